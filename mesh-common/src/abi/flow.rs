@@ -1,0 +1,97 @@
+//! Flows: what was decided for a connection, kept where both of its directions pass.
+
+use super::{Address, pod::pod};
+
+/// Whose conversations a flow key belongs to: the upper eight bits of its scope.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Space {
+    /// Packets on a network, as its endpoints see them.
+    Network = 0,
+    /// Clients' packets to published ports on the node that delivers them, with the backend's VNI.
+    Published = 1,
+    /// Clients' packets to published ports on the node that they enter by.
+    Entry = 2,
+    /// Answers from the outside world to masqueraded tasks.
+    Outside = 3,
+}
+
+/// One direction of a conversation, as its packets look before they are translated.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FlowKey {
+    /// The packet's source.
+    pub source: Address,
+    /// The packet's destination.
+    pub destination: Address,
+    /// The source port, or the identifier of an ICMP echo request.
+    pub source_port: [u8; 2],
+    /// The destination port, or the identifier of an ICMP echo reply.
+    pub destination_port: [u8; 2],
+    /// A [`Space`] in the upper eight bits, a VNI (or 0) below.
+    pub scope: u32,
+    /// The IP protocol number.
+    pub protocol: u8,
+    /// Zero.
+    pub reserved: [u8; 7],
+}
+
+impl FlowKey {
+    /// A scope from its two parts.
+    #[inline(always)]
+    #[must_use]
+    pub const fn scope(space: Space, vni: u32) -> u32 {
+        (space as u32) << 24 | vni
+    }
+}
+
+/// What becomes of a flow's packets.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flow {
+    /// The source that its packets leave with.
+    pub source: Address,
+    /// The destination that its packets leave with.
+    pub destination: Address,
+    /// The source port that its packets leave with.
+    pub source_port: [u8; 2],
+    /// The destination port that its packets leave with.
+    pub destination_port: [u8; 2],
+    /// The backend that was chosen, or 0: entry 0 of the table of backends is never used.
+    pub backend: u32,
+    /// Where a reply leaves the mesh: the [`NodeIndex`](super::NodeIndex) of the entry node, or 0.
+    pub node: u32,
+    /// Flags of the module [`flow_flags`].
+    pub flags: u32,
+    /// When a packet last passed, in seconds of the kernel's monotonic clock.
+    pub seen: u64,
+    /// The service's number.
+    pub service: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// Flags of a [`Flow`].
+pub mod flow_flags {
+    /// This is the direction of the answers.
+    pub const REPLY: u32 = 1;
+    /// The packet leaves for the outside world, by the node's routes.
+    pub const ROUTE: u32 = 2;
+    /// A FIN has passed in this direction.
+    pub const FIN: u32 = 4;
+    /// A RST has passed in this direction.
+    pub const RST: u32 = 8;
+}
+
+pod!(FlowKey, Flow);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_padding() {
+        assert_eq!(size_of::<FlowKey>(), 32 + 4 + 4 + 8);
+        assert_eq!(size_of::<Flow>(), 32 + 4 + 12 + 8 + 8);
+    }
+}

@@ -1,0 +1,49 @@
+//! The nodes of the mesh, and the interfaces of this one.
+
+use super::{Address, pod::pod};
+
+/// Where a node stands in the table of nodes. 0 is no node.
+pub type NodeIndex = u32;
+
+/// A node of the mesh.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Node {
+    /// Its underlay address; `::` in an unused entry.
+    pub address: Address,
+    /// The interface of this node that the underlay route to it leaves by; 0 while there is no route.
+    pub ifindex: u32,
+    /// The longest outer IP packet that the route takes, in bytes.
+    pub mtu: u32,
+}
+
+/// An interface of this node by which the outside world is reached; keyed by interface index.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Uplink {
+    /// What tasks' IPv4 traffic is masqueraded as, or `::`.
+    pub v4: Address,
+    /// What tasks' IPv6 traffic is masqueraded as, or `::`.
+    pub v6: Address,
+    /// The interface's MAC address, zero where it has none.
+    pub mac: [u8; 6],
+    /// Zero.
+    pub reserved: [u8; 2],
+    /// The longest IP packet that it takes, in bytes.
+    pub mtu: u32,
+    /// Zero.
+    pub reserved2: u32,
+}
+
+pod!(Node, Uplink);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_padding() {
+        assert_eq!(size_of::<Node>(), 16 + 8);
+        assert_eq!(size_of::<Uplink>(), 32 + 8 + 8);
+    }
+}

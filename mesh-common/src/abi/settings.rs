@@ -1,0 +1,60 @@
+//! What the programs know of their own node.
+
+use core::{
+    net::{Ipv4Addr, Ipv6Addr},
+    ops::Range,
+};
+
+use super::{Address, pod::pod};
+
+/// The address by which a node's own processes reach published ports, and as which tasks reach the node:
+/// link-local (RFC 3927), never on a wire.
+pub const HOST_ALIAS_V4: Address = Address::from_v4(Ipv4Addr::new(169, 254, 77, 1).octets());
+
+/// The same for IPv6, unique-local (RFC 4193) because a link-local one would need a scope in every socket call.
+pub const HOST_ALIAS_V6: Address =
+    Address::from_v6(Ipv6Addr::new(0xfdfe, 0x6d65, 0x7368, 0, 0, 0, 0, 1).octets());
+
+/// The ports that tasks are masqueraded to: above the range 32768–60999 that Linux gives its own sockets.
+pub const MASQUERADE_PORTS: Range<u16> = 61001..65535;
+
+/// The one entry of the settings' table.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// This node's underlay address.
+    pub address: Address,
+    /// The seed of every flow hash, the same on every node of the cluster.
+    pub seed: u64,
+    /// This node's own index.
+    pub node: u32,
+    /// The inner side of the veth pair by which this node's own packets enter the mesh; its other side is
+    /// `mesh0`.
+    pub host_ifindex: u32,
+    /// The MAC address of `mesh0`.
+    pub host_mac: [u8; 6],
+    /// The VXLAN port.
+    pub vxlan_port: [u8; 2],
+    /// One packet in this many is traced; 0 for none.
+    pub trace_every: u32,
+    /// Flags of the module [`settings_flags`].
+    pub flags: u32,
+}
+
+/// Flags of [`Settings`].
+pub mod settings_flags {
+    /// Answers go straight to the client rather than through the entry node.
+    pub const RETURN_DIRECT: u32 = 1;
+}
+
+pod!(Settings);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_padding() {
+        assert_eq!(size_of::<Settings>(), 16 + 8 + 8 + 8 + 8);
+    }
+}

@@ -1,0 +1,11 @@
+//! The packet pipeline of the mesh, and what kernel and user space agree on.
+//!
+//! The same source is compiled into the eBPF programs and into native tests, so nothing here allocates, panics
+//! or knows of aya or tokio.
+
+#![cfg_attr(not(any(test, feature = "std")), no_std)]
+
+pub mod abi;
+pub mod reason;
+
+pub use reason::Reason;

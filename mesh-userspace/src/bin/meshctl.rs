@@ -1,0 +1,3 @@
+//! The `meshctl` command.
+
+fn main() {}

@@ -1,1 +1,3 @@
 //! The agent of a node: sources → table → plan → apply.
+
+pub mod table;

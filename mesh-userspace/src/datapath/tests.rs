@@ -161,9 +161,9 @@ fn a_link_goes_with_its_interface() {
         datapath.attach_underlay(up0, XdpMode::Auto).unwrap();
         node.scratch.ip(&["link", "del", "up0"]);
         assert_eq!(seen(&datapath), []);
-        assert_eq!(fs::read_dir(node.run_dir.0.join("bpf/links")).unwrap().count(), 3);
+        assert_eq!(datapath.fs.list(attach::LINKS).unwrap().len(), 3);
         datapath.sweep().unwrap();
-        assert_eq!(fs::read_dir(node.run_dir.0.join("bpf/links")).unwrap().count(), 0);
+        assert_eq!(datapath.fs.list(attach::LINKS).unwrap().len(), 0);
 
         // Another interface that happens to get the same index: the stale pin must not be taken for its own.
         node.scratch.ip(&["link", "add", "up0", "index", "900", "type", "veth", "peer", "name", "up1"]);
@@ -258,7 +258,6 @@ fn pins_outlive_the_mount_namespace_that_they_were_made_in() {
         datapath.attach_endpoint(up0).unwrap();
         datapath.attach_cgroup().unwrap();
     });
-    assert!(node.run_dir.0.join(format!("bpf/links/endpoint_tc-{up0}")).exists());
     exec(&|| {
         let mut datapath = node.open();
         assert_eq!(seen(&datapath).len(), 1 + 8);
@@ -297,16 +296,16 @@ fn removing_leaves_nothing_behind() {
 #[test]
 fn a_pinned_map_of_another_shape_is_replaced_and_the_others_stay() {
     let node = Node::new();
-    let maps = node.run_dir.0.join("bpf").join(format!("v{LAYOUT_VERSION}"));
     let settings = Settings { node: 3, ..Settings::default() };
     {
         let mut datapath = node.open();
         datapath.array("SETTINGS").unwrap().set(0, &settings).unwrap();
+        let pin = datapath.fs.path(&format!("v{LAYOUT_VERSION}")).join("SERVICES");
+        fs::remove_file(&pin).unwrap();
+        let older: KernelHashMap<MapData, u32, u32> = KernelHashMap::create(16, 0).unwrap();
+        older.pin(&pin).unwrap();
+        datapath.fs.make_directory("v0").unwrap();
     }
-    fs::remove_file(maps.join("SERVICES")).unwrap();
-    let older: KernelHashMap<MapData, u32, u32> = KernelHashMap::create(16, 0).unwrap();
-    older.pin(maps.join("SERVICES")).unwrap();
-    fs::create_dir(node.run_dir.0.join("bpf/v0")).unwrap();
 
     let mut datapath = node.open();
     let key = ServiceKey { scope: 9, ..ServiceKey::default() };
@@ -314,7 +313,7 @@ fn a_pinned_map_of_another_shape_is_replaced_and_the_others_stay() {
     let found = datapath.hash::<ServiceKey, Service>("SERVICES").unwrap().get(&key).unwrap();
     assert_eq!(found.map(|service| service.id), Some(5));
     assert_eq!(datapath.array::<Settings>("SETTINGS").unwrap().get(0).unwrap(), Some(settings));
-    assert!(!node.run_dir.0.join("bpf/v0").exists());
+    assert!(!datapath.fs.path("v0").exists());
 }
 
 #[test]

@@ -62,10 +62,11 @@ impl Namespace {
         let path = Self::path_of(name_or_path);
         let file = File::open(&path).map_err(|source| match source.kind() {
             io::ErrorKind::NotFound => LinkError::NoNamespace {
-                name: path
-                    .strip_prefix(NAMED)
-                    .map_or_else(|_| path.display().to_string(), |name| name.display().to_string()),
                 path: path.clone(),
+                mend: match path.strip_prefix(NAMED) {
+                    Ok(name) => format!("make it with `ip netns add {}`", name.display()),
+                    Err(_) => "start the task that it belongs to".into(),
+                },
             },
             _ => LinkError::Enter { path: path.clone(), source },
         })?;

@@ -215,6 +215,9 @@ async fn what_is_not_a_namespace_is_named_with_its_mend() {
         text.contains("/run/netns/no-such-namespace") && text.contains("ip netns add no-such-namespace"),
         "{text}"
     );
+    wanted.netns = "/proc/4000000/ns/net".into();
+    let text = links.ensure_endpoint(&wanted).await.unwrap_err().to_string();
+    assert!(text.contains("/proc/4000000/ns/net does not exist: start the task"), "{text}");
     for file in ["/proc/self/ns/mnt", "/proc/self/status"] {
         wanted.netns = file.into();
         let text = links.ensure_endpoint(&wanted).await.unwrap_err().to_string();

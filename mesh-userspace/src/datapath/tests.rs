@@ -365,7 +365,7 @@ fn maps_are_written_and_read_by_their_types() {
     let text = slots.write(slots.len() - 1, &ring[..2]).unwrap_err().to_string();
     assert!(text.contains("SLOTS is full") && text.contains("raise"), "{text}");
 
-    let sums = datapath.counters("DROPS").unwrap().sums().unwrap();
+    let sums = datapath.per_cpu::<u64>("DROPS").unwrap().sums().unwrap();
     assert!(sums.len() >= mesh_common::Reason::ALL.len());
 
     let text = datapath.hash::<u32, u32>("ENDPOINTS").unwrap_err().to_string();

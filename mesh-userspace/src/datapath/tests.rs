@@ -40,15 +40,9 @@ impl Drop for RunDir {
     }
 }
 
-/// The object, where the build leaves it.
+/// The object that the agent embeds.
 fn object() -> Vec<u8> {
-    let path = std::env::var_os("MESH_EBPF_OBJECT").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bpf/mesh-ebpf.o"),
-        PathBuf::from,
-    );
-    fs::read(&path).unwrap_or_else(|error| {
-        panic!("{}: {error}: run `cargo xtask build-ebpf` first", path.display());
-    })
+    fs::read(env!("MESH_EBPF_OBJECT")).unwrap()
 }
 
 /// A node's namespace with a pair of interfaces that are up.

@@ -21,6 +21,7 @@ mod wait;
 
 use std::{
     collections::BTreeMap,
+    net::IpAddr,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     path::{Path, PathBuf},
     sync::{
@@ -30,6 +31,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::Value;
 
 pub use self::{
     command::{output, run},
@@ -56,6 +58,7 @@ pub struct Lab {
     mesh: Mesh,
     nodes: BTreeMap<String, Node>,
     hosts: BTreeMap<String, Host>,
+    switch: Option<underlay::Switch>,
     /// Dropped last: it takes away what the others left.
     record: Arc<Record>,
 }
@@ -105,7 +108,7 @@ impl Lab {
         );
         record::sweep();
         let record = Arc::new(Record::create(prefix)?);
-        Ok(Self { mesh, nodes: BTreeMap::new(), hosts: BTreeMap::new(), record })
+        Ok(Self { mesh, nodes: BTreeMap::new(), hosts: BTreeMap::new(), switch: None, record })
     }
 
     fn build(&mut self) -> Result<()> {
@@ -116,6 +119,7 @@ impl Lab {
             switch.plug(&host.namespace, &name, self.mesh.number(&name)?)?;
             self.hosts.insert(name, host);
         }
+        self.switch = Some(switch);
         for name in self.mesh.tasks() {
             let host = Host::create(&self.record, &name)?;
             self.hosts.insert(name, host);
@@ -220,6 +224,43 @@ impl Lab {
         drop(self.hosts.remove(name).with_context(|| format!("this lab has no host {name}"))?);
         self.record.delete_namespace(name)?;
         self.add_host(name)
+    }
+
+    /// Pulls a host's cable: its interface is gone.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn unplug(&self, host: &str) -> Result<()> {
+        self.host(host).namespace.ip("link delete eth0").map(drop)
+    }
+
+    /// Plugs a host in again, by a new interface of the same name and addresses.
+    ///
+    /// # Errors
+    /// If it is plugged in.
+    pub fn replug(&self, host: &str) -> Result<()> {
+        let switch = self.switch.as_ref().context("the lab was not built")?;
+        switch.plug(&self.host(host).namespace, host, self.mesh.number(host)?)
+    }
+
+    /// The node's end of the veth pair whose other end is a task's interface with an address.
+    ///
+    /// # Errors
+    /// If the task has no such interface, or its other end is not on the node.
+    pub fn host_side(&self, task: &str, address: IpAddr, node: &str) -> Result<String> {
+        let task = self.host(task);
+        let interface = task.interface_of(address)?;
+        let links = |host: &Host, which: &str| -> Result<Value> {
+            let text = host.namespace.ip(&format!("-json link show {which}"))?;
+            serde_json::from_str(&text).context("ip gave no JSON")
+        };
+        let peer = links(task, &interface)?[0]["link_index"].as_u64();
+        let peer = peer.with_context(|| format!("{interface} of {} is no veth", task.name()))?;
+        let on_node = links(self.host(node), "")?;
+        let found =
+            on_node.as_array().into_iter().flatten().find(|link| link["ifindex"].as_u64() == Some(peer));
+        let name = found.and_then(|link| link["ifname"].as_str()).map(str::to_owned);
+        name.with_context(|| format!("{node} has no link {peer}, the peer of {interface} of {}", task.name()))
     }
 
     /// The file of a node's configuration.

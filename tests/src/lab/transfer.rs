@@ -47,7 +47,7 @@ impl Transfer {
         let stop = Arc::new(AtomicBool::new(false));
         let received = Arc::new(AtomicU64::new(0));
         let counter = Arc::clone(&received);
-        let server = thread::spawn(move || receive(&listener, &counter));
+        let server = thread::spawn(move || receive(listener, &counter));
         let connect = || TcpStream::connect_timeout(&dialled, Duration::from_secs(5));
         let stream = client.namespace.inside(connect)?;
         let stream = stream.with_context(|| format!("{} cannot connect to {dialled}", client.name()))?;
@@ -100,8 +100,8 @@ fn send(mut stream: TcpStream, stop: &AtomicBool) -> Result<u64> {
         fill(&mut chunk, number);
         stream.write_all(&chunk)?;
         number += 1;
-        // About 100 MB a second at the most: the rest of the machine is to go on as well.
-        thread::sleep(Duration::from_micros(100));
+        // About 16 MB a second: several at once are to leave some of the machine to what is tested.
+        thread::sleep(Duration::from_millis(1));
     }
     stream.shutdown(std::net::Shutdown::Write)?;
     // The receiver closes when it has everything, so that a reset would be noticed here.
@@ -111,8 +111,10 @@ fn send(mut stream: TcpStream, stop: &AtomicBool) -> Result<u64> {
     Ok(number * CHUNK as u64)
 }
 
-fn receive(listener: &TcpListener, received: &AtomicU64) -> Result<Summary> {
+fn receive(listener: TcpListener, received: &AtomicU64) -> Result<Summary> {
     let (mut stream, _) = listener.accept()?;
+    // The next transfer may listen here.
+    drop(listener);
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
     let (mut chunk, mut expected) = (vec![0; CHUNK], vec![0; CHUNK]);
     let (mut bytes, mut longest_stall, mut last) = (0, Duration::ZERO, Instant::now());

@@ -366,3 +366,31 @@ fn a_client_behind_a_router() -> Result<()> {
         Ok(())
     })
 }
+
+/// XDP is an accelerator: without it tc does the same.
+#[test]
+fn every_way_to_attach_xdp_does_the_same() -> Result<()> {
+    for mode in ["native", "generic", "off"] {
+        round_robin().option("xdp", json!(mode)).test(|lab| {
+            serve_http(lab, "search", 9200)?;
+            for node in NODES {
+                let status = lab.node(node).meshctl("status")?;
+                let programs = status["programs"].as_array().context("no programs in the status")?;
+                let modes: Vec<_> = programs.iter().filter_map(|program| program["mode"].as_str()).collect();
+                let xdp: Vec<_> = modes.iter().filter(|mode| mode.starts_with("xdp")).collect();
+                let right = if mode == "off" { xdp.is_empty() } else { xdp == [&&*format!("xdp {mode}")] };
+                ensure!(right, "{node} with xdp {mode}: {modes:?}");
+                for address in addresses(lab, node)? {
+                    let server = SocketAddr::new(address, 9200);
+                    let answers = ask_tcp(lab.host("client"), server, 20_000..20_030)?;
+                    assert_in_turn(&format!("xdp {mode}, by {address}"), "search", &answers)?;
+                }
+                let sum = lab.host("search.3").publish_random_file("file", 10_000_000)?;
+                let found = lab.host("search.1").curl_sha256("http://10.0.9.13:9200/files/file")?;
+                ensure!(found == sum, "xdp {mode}: 10 MB between tasks arrived changed");
+            }
+            Ok(())
+        })?;
+    }
+    Ok(())
+}

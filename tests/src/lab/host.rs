@@ -91,8 +91,9 @@ impl Host {
     /// # Errors
     /// If it does not listen soon.
     pub fn serve_udp(&self, port: u16) -> Result<()> {
+        // What is asked is read first: socat gives up where it cannot write.
         let listen = format!("UDP6-RECVFROM:{port},fork,ipv6only=0");
-        self.serve("socat", &[&listen, &format!("SYSTEM:echo {}", self.name)])?;
+        self.serve("socat", &[&listen, &format!("SYSTEM:cat >/dev/null; echo {}", self.name)])?;
         self.await_listener("udp", port)
     }
 

@@ -71,6 +71,7 @@ impl Mesh {
     /// # Errors
     /// What the test returns, or what kept the lab from being built.
     pub fn test(self, test: impl FnOnce(&mut Lab) -> Result<()>) -> Result<()> {
+        need_root()?;
         let _turn = record::take_turn()?;
         static LABS: AtomicU32 = AtomicU32::new(1);
         let number = LABS.fetch_add(1, Ordering::Relaxed);
@@ -102,10 +103,7 @@ impl Mesh {
 
 impl Lab {
     fn bare(mesh: Mesh, prefix: &str) -> Result<Self> {
-        ensure!(
-            nix::unistd::geteuid().is_root(),
-            "the lab makes network namespaces, so it needs root: run the same command with sudo"
-        );
+        need_root()?;
         record::sweep();
         let record = Arc::new(Record::create(prefix)?);
         Ok(Self { mesh, nodes: BTreeMap::new(), hosts: BTreeMap::new(), switch: None, record })
@@ -304,6 +302,14 @@ impl Lab {
             }
         }
     }
+}
+
+fn need_root() -> Result<()> {
+    ensure!(
+        nix::unistd::geteuid().is_root(),
+        "the lab makes network namespaces, so it needs root: run the same command with sudo"
+    );
+    Ok(())
 }
 
 /// Replaces a file in one step, so that a daemon that watches it never reads half of it.

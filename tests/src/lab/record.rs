@@ -2,7 +2,8 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::Write as _,
+    io::{ErrorKind, Write as _},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -30,9 +31,24 @@ fn root() -> PathBuf {
     std::env::temp_dir().join("mesh-lab")
 }
 
+/// Makes the directory above if it is missing. Everybody may write to its parent, so what is there already is looked
+/// at before root trusts it.
+fn prepare_root() -> Result<()> {
+    let root = root();
+    if let Err(error) = fs::DirBuilder::new().mode(0o700).create(&root)
+        && error.kind() != ErrorKind::AlreadyExists
+    {
+        return Err(error).with_context(|| format!("cannot create {}", root.display()));
+    }
+    let found = fs::symlink_metadata(&root)?;
+    let shown = root.display();
+    ensure!(found.is_dir() && found.uid() == 0, "{shown} is no directory of root's: move it away");
+    Ok(())
+}
+
 /// Waits until no other test's lab is there; the turn ends when the returned file is closed.
 pub(super) fn take_turn() -> Result<File> {
-    fs::create_dir_all(root()).with_context(|| format!("cannot create {}", root().display()))?;
+    prepare_root()?;
     let path = root().join("turn.lock");
     let file = OpenOptions::new().create(true).append(true).open(&path);
     let file = file.with_context(|| format!("cannot open {}", path.display()))?;
@@ -92,12 +108,13 @@ fn ended(pid: i32) -> bool {
 impl Record {
     /// Opens the book of a new lab.
     pub(super) fn create(prefix: &str) -> Result<Self> {
+        prepare_root()?;
         let directory = root().join(prefix);
         ensure!(
             !directory.exists(),
             "a lab with the prefix {prefix} is there already: `cargo xtask lab down` takes it away"
         );
-        fs::create_dir_all(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
+        fs::create_dir(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
         let record = Self { prefix: prefix.to_owned(), directory };
         let own = i32::try_from(std::process::id())?;
         let identity = Identity::of(own).context("cannot read this process's own state in /proc")?;

@@ -13,7 +13,7 @@ use crate::{
 /// The target: eBPF's instructions, little endian.
 const TARGET: &str = "bpfel-unknown-none";
 /// What every unit is compiled with: types (BTF) for the kernel, and line numbers for the verifier's complaints.
-const RUSTFLAGS: &[&str] = &["-Cdebuginfo=2", "-Clink-arg=--btf"];
+const RUSTFLAGS: &[&str] = &["-Cdebuginfo=2", "-Clink-arg=--btf", "-Ctarget-cpu=v3"];
 
 /// An object that stands on the disk.
 pub(crate) struct Built {

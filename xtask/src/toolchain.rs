@@ -36,6 +36,7 @@ impl Toolchain {
         let rustup = process::find("rustup")?;
         let which = |program| {
             let mut rustup = process::independent(&rustup);
+            rustup.env("RUSTUP_AUTO_INSTALL", "0");
             let path = process::answer(rustup.args(["which", "--toolchain", "nightly", program]))?;
             Some(PathBuf::from(path.trim()))
         };

@@ -23,13 +23,17 @@ const LLVM_PROGRAMS: &str = "/usr/lib/llvm-22/bin";
 const DEBIAN_MINIMUM: u32 = 12;
 
 /// Runs apt-get with its arguments while a policy forbids that services be started, whatever policy stands; then puts
-/// things back as they were, also when interrupted. A shell does it, which outlives us.
+/// things back as they were, also when interrupted. A shell does it, which outlives us; one at a time.
 const APT_WITHOUT_SERVICES: &str = r#"
 policy=/usr/sbin/policy-rc.d
 aside=$policy.mesh-setup
+exec 9> /run/lock/mesh-setup
+flock 9
 restore() { rm -f "$policy"; if [ -e "$aside" ]; then mv "$aside" "$policy"; fi; }
 trap restore EXIT
 trap 'exit 130' INT TERM HUP
+# What a killed run left.
+if grep -qs 'While mesh sets up' "$policy"; then rm -f "$policy"; fi
 if [ -e "$policy" ] && [ ! -e "$aside" ]; then mv "$policy" "$aside"; fi
 printf '#!/bin/sh\n# While mesh sets up: no service is started.\nexit 101\n' > "$policy"
 chmod 755 "$policy"
@@ -49,12 +53,12 @@ pub(super) fn install(missing: &[Missing]) -> Result<()> {
             .context("apt cannot read its package lists")?;
         let mut words = vec!["install", "--yes", "--no-install-recommends"];
         words.extend(&packages);
-        progress::step(&format!("installing {} packages by apt", packages.len()), apt(&words)).context(
+        progress::step(&format!("installing packages by apt ({})", packages.len()), apt(&words)).context(
             "apt cannot install the packages; the compiler and LLVM come from Debian's security archive, which must \
              be among apt's sources (bookworm-security for Debian 12)",
         )?;
         if packages.contains(&"nginx-light") {
-            disable("nginx.service")?;
+            disable("nginx")?;
         }
     }
     for one in missing {
@@ -73,9 +77,11 @@ pub(super) fn install(missing: &[Missing]) -> Result<()> {
 
 /// What a person would type to install all of it.
 pub(super) fn commands(missing: &[Missing]) -> Vec<String> {
-    let debian = is_debian();
+    commands_on(is_debian(), missing, &packages(missing))
+}
+
+fn commands_on(debian: bool, missing: &[Missing], packages: &[&str]) -> Vec<String> {
     let mut commands = Vec::new();
-    let packages = packages(missing);
     if debian && !packages.is_empty() {
         commands.push(format!(
             "apt-get update && apt-get install --no-install-recommends {}   # as root",
@@ -110,14 +116,22 @@ pub(super) fn commands(missing: &[Missing]) -> Vec<String> {
 fn packages(missing: &[Missing]) -> Vec<&'static str> {
     let mut packages = Vec::new();
     for one in missing {
-        packages.extend_from_slice(match one.mend {
-            Mend::Packages(packages) => packages,
-            Mend::Compiler => COMPILER_PACKAGES,
-            Mend::Linker => LINKER_PACKAGES,
-            Mend::Component(_) => &[],
-        });
+        match one.mend {
+            Mend::Packages(names) => packages.extend_from_slice(names),
+            // Asked for even if it is here: it may be too old.
+            Mend::Compiler => packages.extend_from_slice(COMPILER_PACKAGES),
+            Mend::Linker => packages.extend(LINKER_PACKAGES.iter().filter(|package| !is_installed(package))),
+            Mend::Component(_) => {}
+        }
     }
     packages
+}
+
+/// Whether dpkg knows the package as installed.
+fn is_installed(package: &str) -> bool {
+    let mut query = process::command("dpkg-query");
+    query.args(["--show", "--showformat=${db:Status-Status}", package]);
+    process::answer(&mut query).is_some_and(|status| status == "installed")
 }
 
 /// apt-get without questions, patient if another one runs, and starting no services.
@@ -131,11 +145,10 @@ fn apt(arguments: &[&str]) -> Command {
     command
 }
 
-/// Keeps a service that apt brought from starting with the machine.
+/// Keeps a service that apt brought from starting with the machine, under systemd as under init.
 fn disable(service: &str) -> Result<()> {
-    let Some(systemctl) = process::find("systemctl") else { return Ok(()) };
-    let mut command = process::command(systemctl);
-    command.args(["disable", "--quiet", service]);
+    let mut command = process::command("/usr/sbin/update-rc.d");
+    command.args([service, "disable"]);
     progress::step(&format!("keeping {service} from starting with the machine"), command)
 }
 
@@ -199,18 +212,26 @@ mod tests {
     }
 
     #[test]
-    fn every_lack_has_a_command() {
-        let commands = commands(&lacking()).join("\n");
+    fn every_lack_has_a_command_on_every_system() {
+        let lacking = lacking();
+        let debian = commands_on(true, &lacking, &packages(&lacking)).join("\n");
         for word in
-            ["cargo install bpf-linker --version=0.13.0", "nginx-light", "rustup component add clippy"]
+            ["rustc-web", "cargo install bpf-linker --version=0.13.0", "nginx-light", "component add clippy"]
         {
-            assert!(commands.contains(word), "{word} is not in:\n{commands}");
+            assert!(debian.contains(word), "{word} is not in:\n{debian}");
         }
+        let other = commands_on(false, &lacking, &packages(&lacking));
+        assert_eq!(other.len(), lacking.len(), "{other:?}");
+        assert!(!other.join("\n").contains("apt-get"), "{other:?}");
     }
 
     #[test]
     fn what_apt_provides_is_asked_of_apt_alone() {
-        assert_eq!(packages(&lacking()).len(), COMPILER_PACKAGES.len() + LINKER_PACKAGES.len() + 1);
-        assert!(packages(&[Missing { what: String::new(), mend: Mend::Component("clippy") }]).is_empty());
+        let packages = packages(&lacking());
+        assert!(packages.contains(&"nginx-light") && packages.contains(&"rustc-web"), "{packages:?}");
+        assert!(
+            super::packages(&[Missing { what: String::new(), mend: Mend::Component("clippy") }]).is_empty()
+        );
+        assert!(!is_installed("no-package-has-this-name"));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::io::{self, IsTerminal as _};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 /// The width of the text, in columns.
 const WIDTH: usize = 100;
@@ -55,16 +55,20 @@ impl Story {
     ) {
         let gap = ANSWERS.saturating_sub(host.chars().count() + 2 + command.chars().count());
         let prompt = format!("    {} {command}{:gap$}", self.painted(DIM, &format!("{host}$")), "");
-        match answer
-            .and_then(|text| check(text.trim_end()).map_err(|e| e.context(text.clone())).map(|()| text))
-        {
+        let checked = answer.and_then(|text| {
+            check(text.trim_end()).with_context(|| text.trim_end().replace('\n', " "))?;
+            Ok(text)
+        });
+        match checked {
             Ok(text) => {
                 self.right += 1;
                 println!("{prompt} {:38} {}", text.trim_end(), self.painted(GREEN, "✓"));
             }
             Err(error) => {
                 self.wrong += 1;
-                println!("{prompt} {} {}", self.painted(RED, "✗"), format!("{error:#}").replace('\n', " "));
+                // The last line says what went wrong; the ones before it are the command, which stands here already.
+                let error = format!("{error:#}");
+                println!("{prompt} {} {}", self.painted(RED, "✗"), error.lines().last().unwrap_or_default());
             }
         }
     }

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Result, ensure};
 use etherparse::{IpNumber, PacketBuilder};
-use mesh_tests::lab::{Host, Lab, Mesh, RawSocket, Web, eventually, mac_of, reachable_tcp};
+use mesh_tests::lab::{Host, Lab, Mesh, RawSocket, Underlay, Web, eventually, mac_of, reachable_tcp};
 
 const BLUE: u32 = 4097;
 const GREEN: u32 = 4098;
@@ -255,31 +255,36 @@ fn another_networks_mac_address_leads_nowhere() -> Result<()> {
 
 #[test]
 fn tunnel_packets_of_a_task_are_dropped_and_counted() -> Result<()> {
-    mesh().test(|lab| {
-        let socket = task_socket(lab, "g1", "10.0.10.11")?;
-        let (own, gateway) = (mac("10.0.10.11")?, mac("10.0.10.1")?);
-        // From a task's node, to which the other node listens, into blue.
-        let tunnelled = vxlan(BLUE, &marked("10.0.9.11", "10.0.9.12")?);
-        for node in ["192.0.2.1", "192.0.2.2"] {
-            let frame = udp_frame((own, "10.0.10.11"), (gateway, node), VXLAN_PORT, &tunnelled)?;
-            lost(lab, node, "g1", ("n1", "tunnel_forged", 3), || {
-                (0..3).try_for_each(|_| socket.send(&frame))
-            })?;
-        }
-        for node in ["2001:db8::1", "2001:db8::2"] {
-            let frame = udp_frame((own, "fd00:10::a00:a0b"), (gateway, node), VXLAN_PORT, &tunnelled)?;
-            lost(lab, node, "g1", ("n1", "tunnel_forged", 3), || {
-                (0..3).try_for_each(|_| socket.send(&frame))
-            })?;
-        }
-        // To another task, which then would send it on.
-        let peer = mac("10.0.10.12")?;
-        let frame =
-            udp_frame((own, "10.0.10.11"), (peer, "10.0.10.12"), VXLAN_PORT, &vxlan(GREEN, &tunnelled))?;
-        let seen = sightings(lab, "g1", || socket.send(&frame))?;
-        ensure!(seen.iter().all(|task| task == "g2"), "a tunnel in a tunnel was opened twice: {seen:?}");
-        Ok(())
-    })
+    for underlay in [Underlay::V4, Underlay::V6] {
+        mesh().underlay(underlay).test(|lab| {
+            let socket = task_socket(lab, "g1", "10.0.10.11")?;
+            let (own, gateway) = (mac("10.0.10.11")?, mac("10.0.10.1")?);
+            // From a task's node, to which the other node listens, into blue.
+            let tunnelled = vxlan(BLUE, &marked("10.0.9.11", "10.0.9.12")?);
+            let to = |node: IpAddr| {
+                let source = if node.is_ipv4() { "10.0.10.11" } else { "fd00:10::a00:a0b" };
+                udp_frame((own, source), (gateway, &node.to_string()), VXLAN_PORT, &tunnelled)
+            };
+            for node in ["n1", "n2"] {
+                let frame = to(lab.mesh().address(node)?)?;
+                let counted = ("n1", "tunnel_forged", 3);
+                lost(lab, node, "g1", counted, || (0..3).try_for_each(|_| socket.send(&frame)))?;
+                // A node's other address is no way round.
+                for address in [lab.mesh().address_v4(node)?, lab.mesh().address_v6(node)?] {
+                    let frame = to(address)?;
+                    let seen = sightings(lab, "g1", || (0..3).try_for_each(|_| socket.send(&frame)))?;
+                    ensure!(seen.is_empty(), "by {address}: seen in {seen:?}");
+                }
+            }
+            // To another task, whose node might open it once more.
+            let to = (mac("10.0.10.12")?, "10.0.10.12");
+            let frame = udp_frame((own, "10.0.10.11"), to, VXLAN_PORT, &vxlan(GREEN, &tunnelled))?;
+            let seen = sightings(lab, "g1", || socket.send(&frame))?;
+            ensure!(seen.iter().all(|task| task == "g2"), "a tunnel in a tunnel was opened twice: {seen:?}");
+            Ok(())
+        })?;
+    }
+    Ok(())
 }
 
 /// Headers in front of the UDP header are no way round.
@@ -357,22 +362,31 @@ fn rewrite_checksum(header: &mut [u8]) {
 
 #[test]
 fn tunnel_packets_of_strangers_are_dropped_and_counted() -> Result<()> {
-    mesh().test(|lab| {
-        let client = lab.host("client");
-        let tunnelled = vxlan(BLUE, &marked("10.0.9.11", "10.0.9.12")?);
-        for node in ["192.0.2.2", "2001:db8::2"] {
-            let node = SocketAddr::new(node.parse()?, VXLAN_PORT);
-            lost(lab, "a stranger", "client", ("n2", "not_a_peer", 5), || {
+    for underlay in [Underlay::V4, Underlay::V6] {
+        mesh().underlay(underlay).test(|lab| {
+            let client = lab.host("client");
+            let tunnelled = vxlan(BLUE, &marked("10.0.9.11", "10.0.9.12")?);
+            let send = |address: IpAddr| -> Result<()> {
                 client.namespace.inside(|| {
-                    let any: IpAddr = if node.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
+                    let any: IpAddr = if address.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
                     let socket = UdpSocket::bind((any, 0))?;
-                    (0..5).try_for_each(|_| socket.send_to(&tunnelled, node).map(drop))
-                })??;
-                Ok(())
-            })?;
-        }
-        Ok(())
-    })
+                    // A refusal of the packet before is an error of the next: it is as good as a drop.
+                    for _ in 0..5 {
+                        let _ = socket.send_to(&tunnelled, (address, VXLAN_PORT));
+                    }
+                    Ok(())
+                })?
+            };
+            let node = lab.mesh().address("n2")?;
+            lost(lab, "a stranger", "client", ("n2", "not_a_peer", 5), || send(node))?;
+            for address in [lab.mesh().address_v4("n2")?, lab.mesh().address_v6("n2")?] {
+                let seen = sightings(lab, "client", || send(address))?;
+                ensure!(seen.is_empty(), "a stranger's, by {address}: seen in {seen:?}");
+            }
+            Ok(())
+        })?;
+    }
+    Ok(())
 }
 
 /// Who can send as a node has that node's rights, and no more.

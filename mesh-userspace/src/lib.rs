@@ -1,8 +1,11 @@
 //! The agent of a node: sources → table → plan → apply.
 
-pub mod datapath;
-pub mod links;
-pub mod table;
 
 #[cfg(test)]
+
+pub mod config;
+pub mod datapath;
+pub mod links;
 mod scratch;
+pub mod spec;
+pub mod table;

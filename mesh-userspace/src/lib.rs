@@ -1,3 +1,5 @@
 //! The agent of a node: sources → table → plan → apply.
 
+pub mod api;
+pub mod cli;
 pub mod table;

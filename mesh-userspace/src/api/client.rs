@@ -61,7 +61,7 @@ pub enum ClientError {
         after: Duration,
     },
     /// The daemon said no.
-    #[error("{}; {}", .body.error, .body.mend)]
+    #[error("{body}")]
     Refused {
         /// With this status.
         status: StatusCode,

@@ -12,7 +12,7 @@ use std::{
 use futures::Stream;
 use mesh_common::abi;
 
-use super::types::{Attach, MapUse, NetworkCreate, Problem, Program, ServiceCreate, TraceLine};
+use super::types::{Attach, MapUse, NetworkCreate, Problem, Program, ServiceCreate};
 use crate::table::Table;
 
 /// The agent, as the API sees it: one published picture of what is, and a few things to ask for.
@@ -33,6 +33,10 @@ pub trait Control: Send + Sync + 'static {
     /// [`mesh_common::Reason`].
     fn drops(&self) -> impl Future<Output = Result<Vec<u64>, Refusal>> + Send;
 
+    /// Packets and bytes seen since the maps were made, summed over the processors, indexed by
+    /// [`abi::Counter::index`].
+    fn counters(&self) -> impl Future<Output = Result<Vec<abi::Counter>, Refusal>> + Send;
+
     /// How full the kernel's maps are.
     fn map_uses(&self) -> impl Future<Output = Result<Vec<MapUse>, Refusal>> + Send;
 
@@ -45,8 +49,8 @@ pub trait Control: Send + Sync + 'static {
     fn down(&self) -> impl Future<Output = Result<(), Refusal>> + Send;
 }
 
-/// Traced packets as they pass.
-pub type TraceStream = Pin<Box<dyn Stream<Item = TraceLine> + Send>>;
+/// Traced packets as they pass, as the programs wrote them.
+pub type TraceStream = Pin<Box<dyn Stream<Item = abi::Trace> + Send>>;
 
 /// A picture of the mesh as this node has applied it.
 #[derive(Clone)]
@@ -111,6 +115,8 @@ pub trait Lookup: Send + Sync {
     fn service_name(&self, id: u32) -> Option<String>;
     /// The name of the node with this index.
     fn node_name(&self, index: abi::NodeIndex) -> Option<String>;
+    /// The name of this node's interface with this index.
+    fn interface_name(&self, index: u32) -> Option<String>;
 }
 
 /// The flows of this node.
@@ -157,7 +163,7 @@ pub struct Refusal {
     pub kind: RefusalKind,
     /// What is wrong, without a full stop.
     pub error: String,
-    /// What to do about it, without a full stop.
+    /// What to do about it, without a full stop; empty where the error says it already.
     pub mend: String,
 }
 
@@ -185,8 +191,14 @@ impl Refusal {
 
 impl Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}; {}", self.error, self.mend)
+        tell(f, &self.error, &self.mend)
     }
 }
 
 impl std::error::Error for Refusal {}
+
+/// What is wrong and what mends it, as one sentence.
+pub(super) fn tell(f: &mut fmt::Formatter<'_>, error: &str, mend: &str) -> fmt::Result {
+    f.write_str(error)?;
+    if mend.is_empty() { Ok(()) } else { write!(f, "; {mend}") }
+}

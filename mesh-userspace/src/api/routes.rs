@@ -199,7 +199,9 @@ async fn drops<C: Control>(State(api): State<Api<C>>) -> Answer<Vec<DropCount>> 
 }
 
 async fn stats<C: Control>(State(api): State<Api<C>>) -> Answer<Stats> {
-    Ok(Json(views::stats(&api.control.drops().await?, api.control.map_uses().await?)))
+    let drops = api.control.drops().await?;
+    let counters = api.control.counters().await?;
+    Ok(Json(views::stats(&drops, &counters, api.control.map_uses().await?)))
 }
 
 async fn explain<C: Control>(
@@ -219,7 +221,9 @@ async fn trace<C: Control>(
         // A sender that is gone has stopped as well.
         let _ = stopped.wait_for(|stopped| *stopped).await;
     };
-    let bytes = lines.take_until(Box::pin(end)).map(|line| {
+    let tracer = views::Tracer::new();
+    let bytes = lines.take_until(Box::pin(end)).map(move |record| {
+        let line = tracer.line(&api.control.snapshot(), &record);
         // A line has only strings and numbers in it, which JSON always takes; a lost one would be no harm.
         let mut text = serde_json::to_vec(&line).unwrap_or_default();
         text.push(b'\n');

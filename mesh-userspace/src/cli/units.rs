@@ -34,6 +34,22 @@ pub(super) fn count(value: u64) -> String {
     grouped
 }
 
+/// Bytes, in the greatest decimal unit that leaves at least one, with a digit after the point.
+pub(super) fn bytes(value: u64) -> String {
+    const UNITS: [(u64, &str); 6] = [
+        (1_000_000_000_000_000_000, "EB"),
+        (1_000_000_000_000_000, "PB"),
+        (1_000_000_000_000, "TB"),
+        (1_000_000_000, "GB"),
+        (1_000_000, "MB"),
+        (1_000, "kB"),
+    ];
+    match UNITS.into_iter().find(|(size, _)| value >= *size) {
+        Some((size, unit)) => format!("{}.{} {unit}", value / size, value % size / (size / 10)),
+        None => format!("{value} B"),
+    }
+}
+
 /// A part of a whole in per cent, with one digit after the point.
 pub(super) fn percent(part: u64, whole: u64) -> String {
     if whole == 0 {
@@ -78,6 +94,20 @@ mod tests {
             (u64::MAX, "18,446,744,073,709,551,615"),
         ] {
             assert_eq!(count(value), text);
+        }
+    }
+
+    #[test]
+    fn bytes_have_units() {
+        for (value, text) in [
+            (0, "0 B"),
+            (999, "999 B"),
+            (1_000, "1.0 kB"),
+            (1_999_999, "1.9 MB"),
+            (1_740_000_000, "1.7 GB"),
+            (u64::MAX, "18.4 EB"),
+        ] {
+            assert_eq!(bytes(value), text);
         }
     }
 

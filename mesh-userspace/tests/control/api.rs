@@ -1,6 +1,11 @@
 //! Each path of the API, and what it says to wrong requests.
 
-use std::{num::NonZeroU32, path::Path, sync::atomic::Ordering, time::Duration};
+use std::{
+    num::NonZeroU32,
+    path::Path,
+    sync::atomic::Ordering,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use futures::StreamExt;
 use mesh_common::Reason;
@@ -190,6 +195,9 @@ async fn drops_name_every_reason_also_for_a_kernel_that_knows_fewer() {
     assert_eq!(counted[1].sentence, Reason::Gateway.sentence());
     let stats = server.client().stats().await.unwrap();
     assert_eq!((stats.dropped, stats.maps[0].entries), (5, 12));
+    let hooks: Vec<_> =
+        stats.hooks.iter().map(|hook| (hook.hook.as_str(), hook.outcome.as_str(), hook.bytes)).collect();
+    assert_eq!(hooks, [("xdp", "transmit", 500)]);
     server.fake.drops.lock().unwrap().clear();
     assert!(server.client().drops().await.unwrap().iter().all(|drop| drop.packets == 0));
 }
@@ -209,14 +217,24 @@ async fn every_kind_of_refusal_has_its_status() {
         assert_eq!(error.to_string(), "the disk is full; empty it");
         assert_eq!(refused(error).0, status);
     }
+    // Where the error says the mend already.
+    *server.fake.refuse.lock().unwrap() = Some(Refusal::new(RefusalKind::Invalid, "wrong. Mend it.", ""));
+    assert_eq!(server.client().drops().await.unwrap_err().to_string(), "wrong. Mend it.");
 }
 
 #[tokio::test]
 async fn a_trace_runs_as_long_as_it_is_listened_to() {
     let server = Server::start();
     let mut lines = server.client().trace(NonZeroU32::new(5).unwrap()).await.unwrap();
-    assert_eq!(lines.next().await.unwrap().unwrap().at, 1_700_000_000_000_000);
-    assert_eq!(lines.next().await.unwrap().unwrap().at, 1_700_000_000_000_001);
+    let first = lines.next().await.unwrap().unwrap();
+    assert_eq!((first.hook.as_str(), first.outcome.as_str(), first.length), ("underlay", "deliver", 74));
+    assert_eq!((first.interface.as_str(), first.out.as_deref()), ("eth0", Some("interface 7")));
+    assert_eq!((first.tunnel, first.reason), (None, None));
+    assert_eq!(first.packet.unwrap().source, Some("198.51.100.9:40000".parse().unwrap()));
+    // The machine started some time ago, and some time after 1970.
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    assert!(u128::from(first.at) < now.as_micros() && first.at > 1_700_000_000_000_000, "{}", first.at);
+    lines.next().await.unwrap().unwrap();
     assert_eq!(server.fake.traced.load(Ordering::SeqCst), 5);
     drop(lines);
     for _ in 0..1000 {

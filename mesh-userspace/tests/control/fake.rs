@@ -22,7 +22,7 @@ use mesh_userspace::{
         Uplink, bind,
         client::Client,
         server,
-        types::{MapUse, Program, TraceLine},
+        types::{MapUse, Program},
     },
     table::{Endpoint, Network, Node, Protocol, PublishMode, PublishedPort, Scheduler, Service, Table},
 };
@@ -137,6 +137,10 @@ impl Lookup for Maps {
 
     fn service_name(&self, id: u32) -> Option<String> {
         Some((*self.names.get(usize::try_from(id.checked_sub(1)?).unwrap())?).to_owned())
+    }
+
+    fn interface_name(&self, index: u32) -> Option<String> {
+        (index == 2).then(|| "eth0".to_owned())
     }
 
     fn node_name(&self, index: abi::NodeIndex) -> Option<String> {
@@ -439,6 +443,27 @@ impl Fake {
     }
 }
 
+/// The trace of a TCP packet from 198.51.100.9:40000 to 192.0.2.1:9200 that came in by interface 2 and is delivered by
+/// interface 7; seen so many nanoseconds after the machine started.
+fn record(time: u64) -> abi::Trace {
+    let mut bytes = [0; abi::TRACE_BYTES];
+    bytes[12..14].copy_from_slice(&[8, 0]);
+    bytes[14..34].copy_from_slice(&[0x45, 0, 0, 60, 0, 0, 0, 0, 64, 6, 0, 0, 198, 51, 100, 9, 192, 0, 2, 1]);
+    bytes[34..38].copy_from_slice(&[0x9c, 0x40, 0x23, 0xf0]);
+    bytes[47] = 2;
+    abi::Trace {
+        time,
+        ifindex: 2,
+        target: 7,
+        length: 74,
+        hook: abi::Hook::Underlay as u8,
+        outcome: abi::Outcome::Deliver as u8,
+        reason: 0,
+        captured: 74,
+        bytes,
+    }
+}
+
 /// Tells that nobody listens to a trace any longer.
 struct Traced(Arc<AtomicU32>);
 
@@ -475,6 +500,13 @@ impl Control for Fake {
         Ok(self.drops.lock().unwrap().clone())
     }
 
+    async fn counters(&self) -> Result<Vec<abi::Counter>, Refusal> {
+        let mut counters = vec![abi::Counter::default(); usize::try_from(abi::Counter::COUNT).unwrap()];
+        let index = abi::Counter::index(abi::Hook::Xdp, abi::Outcome::Transmit);
+        counters[usize::try_from(index).unwrap()] = abi::Counter { packets: 5, bytes: 500 };
+        Ok(counters)
+    }
+
     async fn map_uses(&self) -> Result<Vec<MapUse>, Refusal> {
         Ok(vec![MapUse { name: "FLOWS".to_owned(), entries: 12, capacity: 65_536 }])
     }
@@ -482,19 +514,9 @@ impl Control for Fake {
     async fn trace(&self, every: u32) -> Result<TraceStream, Refusal> {
         self.traced.store(every, Ordering::SeqCst);
         let guard = Traced(Arc::clone(&self.traced));
-        let line = |number: u64| TraceLine {
-            at: 1_700_000_000_000_000 + number,
-            program: "underlay_tc".to_owned(),
-            interface: Some("eth0".to_owned()),
-            source: Some("198.51.100.9:40000".parse().unwrap()),
-            destination: Some("192.0.2.1:9200".parse().unwrap()),
-            protocol: Some("tcp".to_owned()),
-            length: 74,
-            verdict: "deliver".to_owned(),
-        };
         let numbered = stream::unfold((0, guard), move |(number, guard)| async move {
             tokio::time::sleep(Duration::from_millis(1)).await;
-            Some((line(number), (number + 1, guard)))
+            Some((record(number), (number + 1, guard)))
         });
         let limit = self.lines.lock().unwrap().unwrap_or(usize::MAX);
         Ok(Box::pin(numbered.take(limit)))

@@ -6,14 +6,17 @@ mod requests;
 mod traffic;
 mod views;
 
+use std::fmt::{self, Display};
+
 use serde::{Deserialize, Serialize};
 
+use super::control::tell;
 use crate::table::Protocol;
 
 pub use explain::{Choice, ExplainQuery, Explanation, Share, Verdict};
 pub use place::{Place, PlaceError};
 pub use requests::{Attach, FlowFilter, NetworkCreate, ServiceCreate, TraceQuery, Vip};
-pub use traffic::{DropCount, Flow, FlowKind, Flows, MapUse, Stats, TraceLine};
+pub use traffic::{Datagram, DropCount, Flow, FlowKind, Flows, HookCount, MapUse, Stats, TraceLine, Tunnel};
 pub use views::{
     Backend, Counts, Endpoint, EndpointState, Network, Node, Peer, Problem, Program, Service, Status,
 };
@@ -32,8 +35,14 @@ pub const fn protocol_name(protocol: Protocol) -> &'static str {
 pub struct ErrorBody {
     /// What is wrong, without a full stop.
     pub error: String,
-    /// What to do about it, without a full stop.
+    /// What to do about it, without a full stop; empty where the error says it already.
     pub mend: String,
+}
+
+impl Display for ErrorBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        tell(f, &self.error, &self.mend)
+    }
 }
 
 /// The answer to a request that removed something.

@@ -1,5 +1,7 @@
 //! What moves, and what is lost.
 
+use std::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 
 use super::Place;
@@ -78,8 +80,23 @@ pub struct DropCount {
 pub struct Stats {
     /// Packets dropped, for every reason together.
     pub dropped: u64,
+    /// What the programs did with what they saw; what never happened is missing.
+    pub hooks: Vec<HookCount>,
     /// How full the kernel's maps are.
     pub maps: Vec<MapUse>,
+}
+
+/// How often a program did one thing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HookCount {
+    /// Where the packets came from: `endpoint`, `host`, `underlay` or `xdp`.
+    pub hook: String,
+    /// What became of them: `pass`, `drop`, `reply`, `deliver`, `host` or `transmit`.
+    pub outcome: String,
+    /// Packets; one that stands for many (GSO) counts once.
+    pub packets: u64,
+    /// Their bytes, as they came in.
+    pub bytes: u64,
 }
 
 /// How full a kernel map is.
@@ -98,18 +115,44 @@ pub struct MapUse {
 pub struct TraceLine {
     /// When it passed, in microseconds since 1970.
     pub at: u64,
-    /// The program that saw it.
-    pub program: String,
+    /// Where it came from: `endpoint`, `host`, `underlay` or `xdp`.
+    pub hook: String,
     /// The interface that it came in by.
-    pub interface: Option<String>,
-    /// Where it comes from, if it is an IP packet.
-    pub source: Option<Place>,
-    /// Where it is addressed to, if it is an IP packet.
-    pub destination: Option<Place>,
-    /// Its protocol.
-    pub protocol: Option<String>,
-    /// Its length in bytes.
+    pub interface: String,
+    /// Bytes of the frame as it came in.
     pub length: u32,
-    /// What became of it.
-    pub verdict: String,
+    /// What became of it: `pass`, `drop`, `reply`, `deliver`, `host` or `transmit`.
+    pub outcome: String,
+    /// Why it was dropped.
+    pub reason: Option<String>,
+    /// The interface that it left by.
+    pub out: Option<String>,
+    /// The tunnel around it as it left.
+    pub tunnel: Option<Tunnel>,
+    /// The packet as it left; none where it was too short to be read.
+    pub packet: Option<Datagram>,
+}
+
+/// A VXLAN tunnel around a packet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tunnel {
+    /// The network's VNI.
+    pub vni: u32,
+    /// The node that sent it.
+    pub source: IpAddr,
+    /// The node that it goes to.
+    pub destination: IpAddr,
+}
+
+/// A packet, as far as its first bytes tell.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Datagram {
+    /// `tcp`, `udp`, `icmp`, `icmpv6`, `arp`, or the number of the IP protocol or of the EtherType (`0x88cc`).
+    pub protocol: String,
+    /// Where it comes from.
+    pub source: Option<Place>,
+    /// Where it goes.
+    pub destination: Option<Place>,
+    /// The TCP flags, the sort of an ICMP or ARP packet, or `fragment`.
+    pub detail: Option<String>,
 }

@@ -112,7 +112,7 @@ fn place(address: abi::Address, port: [u8; 2]) -> Place {
 }
 
 /// The name of a protocol by its number (IANA's assigned Internet protocol numbers).
-fn protocol(number: u8) -> String {
+pub(super) fn protocol(number: u8) -> String {
     match number {
         1 => "icmp".to_owned(),
         6 => protocol_name(Protocol::Tcp).to_owned(),

@@ -2,22 +2,28 @@
 
 mod explain;
 mod flows;
+mod packet;
+mod trace;
 
 use std::{net::IpAddr, time::SystemTime};
 
-use mesh_common::Reason;
+use mesh_common::{
+    Reason,
+    abi::{Counter, Hook, Outcome},
+};
 
 use super::{
     Snapshot,
     types::{
-        Backend, Counts, DropCount, Endpoint, EndpointState, MapUse, Network, Node, Peer, Service, Stats,
-        Status,
+        Backend, Counts, DropCount, Endpoint, EndpointState, HookCount, MapUse, Network, Node, Peer, Service,
+        Stats, Status,
     },
 };
 use crate::table;
 
 pub(super) use explain::explain;
 pub(super) use flows::flows;
+pub(super) use trace::Tracer;
 
 /// The daemon and its node.
 pub(super) fn status(snapshot: &Snapshot, now: SystemTime) -> Status {
@@ -173,8 +179,24 @@ pub(super) fn drops(counts: &[u64]) -> Vec<DropCount> {
 }
 
 /// The counters.
-pub(super) fn stats(counts: &[u64], maps: Vec<MapUse>) -> Stats {
-    Stats { dropped: counts.iter().fold(0, |sum, count| sum.saturating_add(*count)), maps }
+pub(super) fn stats(drops: &[u64], counters: &[Counter], maps: Vec<MapUse>) -> Stats {
+    let hooks = Hook::ALL.into_iter().flat_map(|hook| Outcome::ALL.map(|outcome| (hook, outcome)));
+    Stats {
+        dropped: drops.iter().fold(0, |sum, count| sum.saturating_add(*count)),
+        hooks: hooks
+            .filter_map(|(hook, outcome)| {
+                let index = usize::try_from(Counter::index(hook, outcome)).ok()?;
+                let counter = counters.get(index).filter(|counter| counter.packets > 0)?;
+                Some(HookCount {
+                    hook: hook.label().to_owned(),
+                    outcome: outcome.label().to_owned(),
+                    packets: counter.packets,
+                    bytes: counter.bytes,
+                })
+            })
+            .collect(),
+        maps,
+    }
 }
 
 /// The endpoint that has an address on a network.

@@ -1,10 +1,10 @@
 //! What moves, and what is lost.
 
 use crate::{
-    api::types::{DropCount, Flow, FlowKind, Flows, Place, Stats, TraceLine},
+    api::types::{DropCount, Flow, FlowKind, Flows, Stats, TraceLine},
     cli::{
         screen::{Entry, Paint, Tone, table},
-        units::{age, count, percent},
+        units::{age, bytes, count, percent},
     },
 };
 
@@ -103,6 +103,21 @@ pub(in crate::cli) fn stats(stats: &Stats, paint: Paint) -> String {
     let mut text = format!("packets dropped: {}", count(stats.dropped));
     text.push_str(if stats.dropped == 0 { "\n" } else { " (`meshctl drops` says why)\n" });
     text.push('\n');
+    if !stats.hooks.is_empty() {
+        text.push_str(&table(
+            paint,
+            ["FROM", "OUTCOME", "PACKETS", "BYTES"],
+            stats.hooks.iter().map(|hook| {
+                [
+                    hook.hook.as_str().into(),
+                    hook.outcome.as_str().into(),
+                    count(hook.packets).into(),
+                    bytes(hook.bytes).into(),
+                ]
+            }),
+        ));
+        text.push('\n');
+    }
     text.push_str(&table(
         paint,
         ["MAP", "ENTRIES", "CAPACITY", "FULL"],
@@ -126,26 +141,41 @@ pub(in crate::cli) fn stats(stats: &Stats, paint: Paint) -> String {
 
 /// A traced packet, on one line.
 pub(in crate::cli) fn trace(line: &TraceLine) -> String {
-    let end = |place: &Option<Place>| place.map_or_else(|| "?".to_owned(), |place| place.to_string());
     let (seconds, micros) = (line.at / 1_000_000, line.at % 1_000_000);
     let day = seconds % 86_400;
-    let place = line.interface.as_ref().map_or_else(String::new, |interface| format!("@{interface}"));
-    let packet = match (&line.source, &line.destination) {
-        (None, None) => line.protocol.clone().unwrap_or_else(|| "no IP packet".to_owned()),
-        (source, destination) => {
-            let protocol = line.protocol.as_deref().unwrap_or("ip");
-            format!("{protocol} {} → {}", end(source), end(destination))
-        }
-    };
-    format!(
-        "{:02}:{:02}:{:02}.{micros:06}Z {}{place} {packet}, {} bytes: {}\n",
+    let mut text = format!(
+        "{:02}:{:02}:{:02}.{micros:06}Z {} {}: {}",
         day / 3_600,
         day / 60 % 60,
         day % 60,
-        line.program,
-        line.length,
-        line.verdict
-    )
+        line.hook,
+        line.interface,
+        line.outcome
+    );
+    if let Some(reason) = &line.reason {
+        text.push_str(&format!(" as {reason}"));
+    }
+    if let Some(out) = &line.out {
+        text.push_str(&format!(" to {out}"));
+    }
+    text.push_str(", ");
+    if let Some(tunnel) = &line.tunnel {
+        text.push_str(&format!("VXLAN {} {} → {}: ", tunnel.vni, tunnel.source, tunnel.destination));
+    }
+    match &line.packet {
+        Some(packet) => {
+            text.push_str(&packet.protocol);
+            if let (Some(source), Some(destination)) = (packet.source, packet.destination) {
+                text.push_str(&format!(" {source} → {destination}"));
+            }
+            if let Some(detail) = packet.detail.as_ref().filter(|detail| !detail.is_empty()) {
+                text.push_str(&format!(" [{detail}]"));
+            }
+        }
+        None => text.push_str("no frame that can be read"),
+    }
+    text.push_str(&format!(", {} bytes\n", line.length));
+    text
 }
 
 /// A length as a count.
@@ -156,7 +186,7 @@ fn whole(length: usize) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::types::MapUse;
+    use crate::api::types::{Datagram, HookCount, MapUse, Place, Tunnel};
 
     fn place(text: &str) -> Place {
         text.parse().unwrap()
@@ -253,11 +283,23 @@ no_route    1        no route
     #[test]
     fn counters() {
         let map = |name: &str, entries, capacity| MapUse { name: name.to_owned(), entries, capacity };
-        let full = Stats { dropped: 4, maps: vec![map("FLOWS", 65_000, 65_536), map("SERVICES", 3, 65_536)] };
+        let hook = |outcome: &str, packets, bytes| HookCount {
+            hook: "underlay".to_owned(),
+            outcome: outcome.to_owned(),
+            packets,
+            bytes,
+        };
+        let hooks = vec![hook("pass", 12, 840), hook("transmit", 1_200_000, 1_740_000_000)];
+        let full =
+            Stats { dropped: 4, hooks, maps: vec![map("FLOWS", 65_000, 65_536), map("SERVICES", 3, 65_536)] };
         assert_eq!(
             stats(&full, Paint::plain()),
             "\
 packets dropped: 4 (`meshctl drops` says why)
+
+FROM      OUTCOME   PACKETS    BYTES
+underlay  pass      12         840 B
+underlay  transmit  1,200,000  1.7 GB
 
 MAP       ENTRIES  CAPACITY  FULL
 FLOWS     65,000   65,536    99.2 %
@@ -265,7 +307,8 @@ SERVICES  3        65,536    0.0 %
 "
         );
         assert!(
-            stats(&Stats { dropped: 0, maps: vec![] }, Paint::plain()).starts_with("packets dropped: 0\n")
+            stats(&Stats { dropped: 0, hooks: vec![], maps: vec![] }, Paint::plain())
+                .starts_with("packets dropped: 0\n")
         );
     }
 
@@ -273,27 +316,41 @@ SERVICES  3        65,536    0.0 %
     fn traced_packets() {
         let line = TraceLine {
             at: 1_700_000_000_000_042,
-            program: "underlay_tc".to_owned(),
-            interface: Some("eth0".to_owned()),
-            source: Some(place("198.51.100.9:40000")),
-            destination: Some(place("192.0.2.2:9200")),
-            protocol: Some("tcp".to_owned()),
+            hook: "underlay".to_owned(),
+            interface: "eth0".to_owned(),
             length: 74,
-            verdict: "to eth0".to_owned(),
+            outcome: "transmit".to_owned(),
+            reason: None,
+            out: Some("eth0".to_owned()),
+            tunnel: Some(Tunnel {
+                vni: 4097,
+                source: "192.0.2.2".parse().unwrap(),
+                destination: "192.0.2.3".parse().unwrap(),
+            }),
+            packet: Some(Datagram {
+                protocol: "tcp".to_owned(),
+                source: Some(place("198.51.100.9:40000")),
+                destination: Some(place("192.0.2.2:9200")),
+                detail: Some("SYN".to_owned()),
+            }),
         };
         assert_eq!(
             trace(&line),
-            "22:13:20.000042Z underlay_tc@eth0 tcp 198.51.100.9:40000 → 192.0.2.2:9200, 74 bytes: to eth0\n"
+            "22:13:20.000042Z underlay eth0: transmit to eth0, VXLAN 4097 192.0.2.2 → 192.0.2.3: \
+             tcp 198.51.100.9:40000 → 192.0.2.2:9200 [SYN], 74 bytes\n"
         );
-        let arp = TraceLine {
-            source: None,
-            destination: None,
-            protocol: Some("arp".to_owned()),
-            interface: None,
-            length: 42,
-            verdict: "reply".to_owned(),
+        let dropped = TraceLine {
+            outcome: "drop".to_owned(),
+            reason: Some("not_a_peer".to_owned()),
+            out: None,
+            tunnel: None,
+            packet: None,
+            length: 12,
             ..line
         };
-        assert_eq!(trace(&arp), "22:13:20.000042Z underlay_tc arp, 42 bytes: reply\n");
+        assert_eq!(
+            trace(&dropped),
+            "22:13:20.000042Z underlay eth0: drop as not_a_peer, no frame that can be read, 12 bytes\n"
+        );
     }
 }

@@ -1,3 +1,7 @@
 //! The agent of a node: sources → table → plan → apply.
 
+pub mod agent;
+pub mod apply;
+pub mod plan;
+pub mod problem;
 pub mod table;

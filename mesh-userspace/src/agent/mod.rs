@@ -1,0 +1,5 @@
+//! The agent of a node: keeps the kernel as the plan wants it.
+
+pub mod state;
+
+pub use state::State;

@@ -46,20 +46,36 @@ pub trait Map {
     const CAPACITY: u32;
 }
 
+/// The entries of a map.
+pub type Entries<M> = Vec<(<M as Map>::Key, <M as Map>::Value)>;
+
+/// A map has no room left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "The kernel map {map} is full: it takes {capacity} entries. Remove networks, services or endpoints that are no \
+     longer needed."
+)]
+pub struct Full {
+    /// The map's name.
+    pub map: &'static str,
+    /// The most entries that it takes.
+    pub capacity: u32,
+}
+
+impl Full {
+    /// The error of a map.
+    #[must_use]
+    pub const fn of<M: Map>() -> Self {
+        Self { map: M::NAME, capacity: M::CAPACITY }
+    }
+}
+
 /// Why a map could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum MapError {
-    /// The map has no room left.
-    #[error(
-        "The kernel map {map} is full: it takes {capacity} entries. Remove networks, services or endpoints that \
-         are no longer needed."
-    )]
-    Full {
-        /// The map's name.
-        map: &'static str,
-        /// The most entries that it takes.
-        capacity: u32,
-    },
+    /// It has no room left.
+    #[error(transparent)]
+    Full(#[from] Full),
     /// The kernel refused.
     #[error("The kernel refused to {action} the map {map}: {source}")]
     Kernel {
@@ -96,7 +112,7 @@ pub trait Maps {
     ///
     /// # Errors
     /// When the kernel refuses.
-    fn entries<M: Map>(&self) -> Result<Vec<(M::Key, M::Value)>, MapError>;
+    fn entries<M: Map>(&self) -> Result<Entries<M>, MapError>;
 }
 
 /// Declares the maps that the plan fills, in the order in which they are written.
@@ -153,6 +169,14 @@ macro_rules! planned_maps {
         }
 
         impl MapContents {
+            /// Says which map these contents would overflow, if any.
+            pub(super) fn check_capacities(&self) -> Result<(), Full> {
+                $(if self.$field.len() > usize::try_from(<$map as Map>::CAPACITY).unwrap_or(usize::MAX) {
+                    return Err(Full::of::<$map>());
+                })+
+                Ok(())
+            }
+
             /// Calls `visit` with the entries that `wanted` has and `self` has not, or not so, map by map in
             /// the order in which maps are written.
             pub(super) fn missing_from(&self, wanted: &Self, mut visit: impl FnMut(Entry)) {

@@ -1,8 +1,16 @@
 //! From the contents that the maps have to those that they should have.
 
+mod diff;
+mod lower;
 mod maps;
+#[cfg(test)]
+pub(crate) mod memory;
+#[cfg(test)]
+mod tests;
 
+pub use diff::{Operation, diff, execute, read};
+pub use lower::lower;
 pub use maps::{
-    Attachments, Backends, Endpoints, Entry, LocalMacs, Locals, Map, MapContents, MapError, MapKind, Maps,
-    Networks, NodeSettings, Nodes, Peers, Services, Slots, SubnetPrefix, Subnets, Uplinks,
+    Attachments, Backends, Endpoints, Entries, Entry, Full, LocalMacs, Locals, Map, MapContents, MapError,
+    MapKind, Maps, Networks, NodeSettings, Nodes, Peers, Services, Slots, SubnetPrefix, Subnets, Uplinks,
 };

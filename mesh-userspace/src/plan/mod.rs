@@ -9,6 +9,10 @@ mod nodes;
 mod programs;
 pub mod ring;
 mod services;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -188,6 +188,20 @@ impl Default for Options {
 impl Network {
     /// The gateway's addresses: the first of each subnet.
     pub fn gateways(&self) -> impl Iterator<Item = IpAddr> + '_ {
-        self.subnets.iter().filter_map(|subnet| subnet.hosts().next())
+        // `hosts` leaves out an IPv4 subnet's own address, but not an IPv6 subnet's.
+        self.subnets.iter().filter_map(|subnet| subnet.hosts().find(|host| *host != subnet.network()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gateway_is_the_first_address_after_the_subnets_own() {
+        let subnets = ["10.0.9.0/24", "fd00:9::/64"].map(|subnet| subnet.parse().unwrap()).to_vec();
+        let network = Network { vni: 1, subnets, internal: false, mtu: None };
+        let gateways: Vec<String> = network.gateways().map(|gateway| gateway.to_string()).collect();
+        assert_eq!(gateways, ["10.0.9.1", "fd00:9::1"]);
     }
 }

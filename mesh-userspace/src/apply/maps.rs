@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use mesh_common::abi::{
-    self, Address, Attachment, Backend, Endpoint, EndpointKey, LocalMac, MacKey, Network, Pod, Service,
-    ServiceKey, Settings, Slot, SubnetKey, Uplink,
+    self, Address, Attachment, Backend, Endpoint, EndpointKey, Flow, FlowKey, LocalMac, MacKey, Network, Pod,
+    Service, ServiceKey, Settings, Slot, SubnetKey, Uplink,
 };
 
 /// A subnet in the longest-prefix table, laid out as the kernel's `bpf_lpm_trie_key`: the prefix's bits, then
@@ -113,6 +113,13 @@ pub trait Maps {
     /// # Errors
     /// When the kernel refuses.
     fn entries<M: Map>(&self) -> Result<Entries<M>, MapError>;
+
+    /// At most `count` keys of a hash that follow `after` in its own order, or the first ones; fewer only at its
+    /// end. After a key that is gone by now it may begin again.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    fn keys_after<M: Map>(&self, after: Option<&M::Key>, count: usize) -> Result<Vec<M::Key>, MapError>;
 }
 
 /// Declares the maps that the plan fills, in the order in which they are written.
@@ -226,6 +233,18 @@ planned_maps! {
     Slots, slots: "SLOTS" Array[1_048_576] u32 => Slot;
     /// Virtual IPs and published ports.
     Services, services: "SERVICES" Hash[65536] ServiceKey => Service;
+}
+
+/// The flows, which the programs fill.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flows {}
+
+impl Map for Flows {
+    type Key = FlowKey;
+    type Value = Flow;
+    const NAME: &'static str = "FLOWS";
+    const KIND: MapKind = MapKind::Hash;
+    const CAPACITY: u32 = 262_144;
 }
 
 #[cfg(test)]

@@ -56,4 +56,9 @@ impl Maps for MemoryMaps {
     fn entries<M: Map>(&self) -> Result<Entries<M>, MapError> {
         Ok(self.map::<M>().into_iter().flatten().map(|(key, value)| (*key, *value)).collect())
     }
+
+    fn keys_after<M: Map>(&self, after: Option<&M::Key>, count: usize) -> Result<Vec<M::Key>, MapError> {
+        let keys = self.map::<M>().into_iter().flat_map(BTreeMap::keys);
+        Ok(keys.filter(|key| after.is_none_or(|after| *key > after)).take(count).copied().collect())
+    }
 }

@@ -27,7 +27,7 @@ use mesh_common::abi::{
 
 pub use facts::{GateFacts, Interface, LocalAddress, NodeFacts, NodeRoute};
 pub use links::{EndpointLink, GateLink, GateSource, Links, host_interface};
-pub use programs::{Hook, Program, XdpHook};
+pub use programs::Hook;
 
 use crate::{
     apply::SubnetPrefix,
@@ -67,8 +67,8 @@ pub struct Plan {
     pub services: BTreeMap<ServiceKey, PlannedService>,
     /// The links that this node should have.
     pub links: Links,
-    /// Where programs hang.
-    pub hooks: BTreeSet<Hook>,
+    /// What hangs on which interface.
+    pub hooks: BTreeMap<u32, Hook>,
     /// What keeps the plan from being whole, and how to mend it.
     pub problems: Vec<Problem>,
 }

@@ -1,44 +1,22 @@
 //! Where each program hangs.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use mesh_common::abi::Uplink;
 
 use super::NodeFacts;
 use crate::table::{Table, XdpMode};
 
-/// A program of the eBPF object.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Program {
-    /// tc ingress on the host side of a task's veth pair.
+/// What hangs on an interface. The socket programs are not listed: they always hang on the root of the control
+/// groups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    /// `endpoint_tc`, on the host side of a task's veth pair.
     Endpoint,
-    /// tc ingress on the eBPF side of the node's own veth pair.
+    /// `host_tc`, on the eBPF side of the node's own veth pair.
     Host,
-    /// tc ingress on an interface to the outside world.
-    Underlay,
-    /// XDP on such an interface.
-    UnderlayXdp(XdpHook),
-}
-
-/// How the XDP program is attached: [`XdpMode`] without its `off`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum XdpHook {
-    /// By the driver where it can; it is no fault where it cannot.
-    Auto,
-    /// By the driver.
-    Native,
-    /// By the kernel's generic hook.
-    Generic,
-}
-
-/// A program and the interface that it hangs on. The socket programs are not listed: they always hang on the
-/// root of the cgroups.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Hook {
-    /// The interface's index.
-    pub ifindex: u32,
-    /// The program.
-    pub program: Program,
+    /// `underlay_tc`, and `underlay_xdp` in this way, on an interface to the outside world.
+    Underlay(XdpMode),
 }
 
 pub(super) fn hooks(
@@ -46,21 +24,11 @@ pub(super) fn hooks(
     node: &str,
     facts: &NodeFacts,
     uplinks: &BTreeMap<u32, Uplink>,
-) -> BTreeSet<Hook> {
-    let xdp = match table.options.xdp {
-        XdpMode::Auto => Some(XdpHook::Auto),
-        XdpMode::Native => Some(XdpHook::Native),
-        XdpMode::Generic => Some(XdpHook::Generic),
-        XdpMode::Off => None,
-    };
-    let on_uplink = |ifindex: u32| {
-        let tc = Hook { ifindex, program: Program::Underlay };
-        let xdp = xdp.map(|mode| Hook { ifindex, program: Program::UnderlayXdp(mode) });
-        std::iter::once(tc).chain(xdp)
-    };
+) -> BTreeMap<u32, Hook> {
     let ours = |name: &str| table.endpoints.get(name).is_some_and(|endpoint| endpoint.node == node);
+    let underlay = uplinks.keys().map(|ifindex| (*ifindex, Hook::Underlay(table.options.xdp)));
     let endpoints = facts.attached.iter().filter(|(name, _)| ours(name));
-    let endpoints = endpoints.map(|(_, ifindex)| Hook { ifindex: *ifindex, program: Program::Endpoint });
-    let host = facts.gate.map(|gate| Hook { ifindex: gate.host_ifindex, program: Program::Host });
-    uplinks.keys().copied().flat_map(on_uplink).chain(endpoints).chain(host).collect()
+    let endpoints = endpoints.map(|(_, ifindex)| (*ifindex, Hook::Endpoint));
+    let host = facts.gate.map(|gate| (gate.host_ifindex, Hook::Host));
+    underlay.chain(endpoints).chain(host).collect()
 }

@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod apply;
+pub mod links;
 pub mod plan;
 pub mod problem;
 pub mod table;

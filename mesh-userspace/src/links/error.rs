@@ -7,15 +7,14 @@ use std::{io, net::IpAddr, path::PathBuf};
 pub enum LinkError {
     /// The namespace is not there.
     #[error(
-        "network namespace {name} does not exist ({path}): make it with `ip netns add {name}`, or correct \
-         the endpoint's `netns`",
+        "network namespace {path} does not exist: {mend}, or correct the endpoint's `netns`",
         path = path.display()
     )]
     NoNamespace {
-        /// Its name, or its path where it has none.
-        name: String,
         /// Where it was looked for.
         path: PathBuf,
+        /// How it would come to be.
+        mend: String,
     },
     /// The file is there and is no network namespace.
     #[error(

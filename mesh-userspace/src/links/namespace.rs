@@ -4,7 +4,7 @@ use std::{
     fs::File,
     io,
     os::{
-        fd::{AsFd, BorrowedFd},
+        fd::{AsFd, AsRawFd, BorrowedFd},
         unix::fs::MetadataExt,
     },
     path::{Path, PathBuf},
@@ -18,6 +18,9 @@ use super::LinkError;
 
 /// Where `ip netns add` keeps namespaces by name.
 const NAMED: &str = "/run/netns";
+
+/// The socket option of asm-generic/socket.h (Linux 5.14).
+const SO_NETNS_COOKIE: i32 = 71;
 
 /// What tells one network namespace from another: the file on the kernel's nsfs that stands for it. A
 /// namespace that was deleted and made again under the same name has another identity.
@@ -59,10 +62,11 @@ impl Namespace {
         let path = Self::path_of(name_or_path);
         let file = File::open(&path).map_err(|source| match source.kind() {
             io::ErrorKind::NotFound => LinkError::NoNamespace {
-                name: path
-                    .strip_prefix(NAMED)
-                    .map_or_else(|_| path.display().to_string(), |name| name.display().to_string()),
                 path: path.clone(),
+                mend: match path.strip_prefix(NAMED) {
+                    Ok(name) => format!("make it with `ip netns add {}`", name.display()),
+                    Err(_) => "start the task that it belongs to".into(),
+                },
             },
             _ => LinkError::Enter { path: path.clone(), source },
         })?;
@@ -94,6 +98,30 @@ impl Namespace {
     #[must_use]
     pub fn id(&self) -> NamespaceId {
         self.id
+    }
+
+    /// The number by which eBPF programs know it, never given twice while the system runs.
+    pub fn cookie(&self) -> Result<u64, LinkError> {
+        self.run_blocking(|| {
+            let socket = std::net::UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, 0))?;
+            let mut cookie = 0u64;
+            let mut length = nix::libc::socklen_t::try_from(size_of::<u64>()).map_err(io::Error::other)?;
+            // SAFETY: the kernel writes at most `length` bytes to `cookie`, which has as many.
+            let result = unsafe {
+                nix::libc::getsockopt(
+                    socket.as_raw_fd(),
+                    nix::libc::SOL_SOCKET,
+                    SO_NETNS_COOKIE,
+                    std::ptr::from_mut(&mut cookie).cast(),
+                    &raw mut length,
+                )
+            };
+            if result < 0 { Err(io::Error::last_os_error()) } else { Ok(cookie) }
+        })?
+        .map_err(|source| LinkError::Kernel {
+            doing: format!("ask for the cookie of the network namespace {}", self.path.display()),
+            source,
+        })
     }
 
     /// The path that it was opened by.

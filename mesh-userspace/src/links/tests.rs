@@ -3,8 +3,6 @@
 use std::{
     net::IpAddr,
     path::{Path, PathBuf},
-    process::Command,
-    sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
 
@@ -12,52 +10,7 @@ use futures::StreamExt;
 use tokio::time::timeout;
 
 use super::*;
-
-/// A namespace that goes with the test.
-struct Scratch(String);
-
-impl Scratch {
-    fn new(what: &str) -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name =
-            format!("meshlinks-{}-{}-{what}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        run(&["netns", "add", &name]);
-        let scratch = Self(name);
-        scratch.ip(&["link", "set", "lo", "up"]);
-        scratch
-    }
-
-    /// `ip -n NAMESPACE ARGUMENTS…`.
-    fn ip(&self, arguments: &[&str]) -> String {
-        run(&[&["-n", &self.0], arguments].concat())
-    }
-
-    fn sysctl(&self, setting: &str) -> String {
-        let path = Path::new("/proc/sys/net").join(setting);
-        let namespace = Namespace::open(Path::new(&self.0)).unwrap();
-        namespace.run_blocking(|| std::fs::read_to_string(path)).unwrap().unwrap().trim().to_owned()
-    }
-
-    async fn links(&self) -> Links {
-        Links::of(Namespace::open(Path::new(&self.0)).unwrap()).await.unwrap()
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = Command::new("ip").args(["netns", "del", &self.0]).status();
-    }
-}
-
-fn run(arguments: &[&str]) -> String {
-    let output = Command::new("ip").args(arguments).output().expect("the tests need iproute2");
-    assert!(
-        output.status.success(),
-        "ip {arguments:?} (as root?): {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    String::from_utf8(output.stdout).unwrap()
-}
+use crate::scratch::{Scratch, run};
 
 fn endpoint(task: &Scratch) -> EndpointLink {
     EndpointLink {
@@ -262,6 +215,9 @@ async fn what_is_not_a_namespace_is_named_with_its_mend() {
         text.contains("/run/netns/no-such-namespace") && text.contains("ip netns add no-such-namespace"),
         "{text}"
     );
+    wanted.netns = "/proc/4000000/ns/net".into();
+    let text = links.ensure_endpoint(&wanted).await.unwrap_err().to_string();
+    assert!(text.contains("/proc/4000000/ns/net does not exist: start the task"), "{text}");
     for file in ["/proc/self/ns/mnt", "/proc/self/status"] {
         wanted.netns = file.into();
         let text = links.ensure_endpoint(&wanted).await.unwrap_err().to_string();

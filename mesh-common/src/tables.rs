@@ -1,5 +1,7 @@
 //! What the pipeline needs to know: the kernel maps, the routes and the clock.
 
+use core::ops::Deref;
+
 use crate::abi::{
     Address, Attachment, Backend, BackendIndex, Endpoint, EndpointKey, Flow, FlowKey, LocalMac, MacKey,
     Network, Node, NodeIndex, Service, ServiceKey, Settings, Slot, SubnetKey, Uplink,
@@ -29,6 +31,11 @@ pub enum Route {
 
 /// The tables, in the kernel or in memory.
 pub trait Tables {
+    /// A flow as it stands in its table.
+    type Flow<'a>: Deref<Target = Flow>
+    where
+        Self: 'a;
+
     /// Whether this hook can hand a packet to an endpoint or to the node itself. Where it cannot (XDP), such a
     /// packet passes untouched to the hook that can.
     const DELIVERS: bool;
@@ -61,7 +68,7 @@ pub trait Tables {
     fn uplink(&self, ifindex: u32) -> Option<&Uplink>;
 
     /// A flow.
-    fn flow(&self, key: &FlowKey) -> Option<Flow>;
+    fn flow(&self, key: &FlowKey) -> Option<Self::Flow<'_>>;
     /// Remembers a flow, in the place of what was known of it.
     fn put_flow(&self, key: &FlowKey, flow: &Flow);
     /// Remembers a flow if nothing is known of it; says whether it did.

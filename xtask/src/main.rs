@@ -1,15 +1,22 @@
 //! Every command a contributor types.
 
+mod build;
 mod ebpf;
 mod process;
+mod programs;
+mod progress;
 mod project;
+mod setup;
+mod test;
 mod toolchain;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// Every command a contributor types, from the repository's root.
+/// Every command that a contributor to the mesh types.
+///
+/// Each sets up by itself what it finds missing.
 #[derive(Parser)]
 #[command(bin_name = "cargo xtask", disable_help_subcommand = true)]
 struct Arguments {
@@ -19,13 +26,22 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Build the eBPF object alone, into target/bpf/mesh-ebpf.o.
-    BuildEbpf(ebpf::Arguments),
+    /// Install what building and testing takes, or say how to (on Debian 12 and later, as root, it installs)
+    Setup(setup::Arguments),
+    /// Build meshd and meshctl, with the eBPF programs inside, and show what the programs cost
+    Build(build::Arguments),
+    /// Build the eBPF programs alone, into target/bpf/mesh-ebpf.o
+    BuildEbpf,
+    /// Run the lints and every test
+    Test(test::Arguments),
 }
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
-        Command::BuildEbpf(arguments) => ebpf::run(&arguments),
+        Command::Setup(arguments) => setup::run(&arguments),
+        Command::Build(arguments) => build::run(&arguments),
+        Command::BuildEbpf => ebpf::run(),
+        Command::Test(arguments) => return test::run(&arguments),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,14 +1,16 @@
 //! Where the project's files are.
 
-use std::path::PathBuf;
+use std::{ffi::OsString, path::PathBuf};
+
+use crate::process;
 
 /// The repository's root.
 ///
 /// Taken from cargo at run time, so that a moved checkout is followed; from where this crate was compiled otherwise.
 pub(crate) fn root() -> PathBuf {
-    let xtask = std::env::var_os("CARGO_MANIFEST_DIR")
-        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
-    xtask.parent().map_or_else(|| PathBuf::from("."), PathBuf::from)
+    let xtask =
+        std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| OsString::from(env!("CARGO_MANIFEST_DIR")));
+    PathBuf::from(xtask).parent().map_or_else(|| PathBuf::from("."), PathBuf::from)
 }
 
 /// The eBPF crate, which is no member of the workspace.
@@ -30,4 +32,17 @@ pub(crate) fn bpf_target() -> PathBuf {
 /// The eBPF object that meshd embeds.
 pub(crate) fn bpf_object() -> PathBuf {
     bpf_target().join("mesh-ebpf.o")
+}
+
+/// Where the eBPF programs' sizes are recorded.
+pub(crate) fn programs_record() -> PathBuf {
+    root().join("docs/programs.md")
+}
+
+/// The cargo that runs us, or the one on the path.
+pub(crate) fn cargo() -> PathBuf {
+    std::env::var_os("CARGO")
+        .map(PathBuf::from)
+        .or_else(|| process::find("cargo"))
+        .unwrap_or_else(|| "cargo".into())
 }

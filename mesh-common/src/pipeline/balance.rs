@@ -3,7 +3,7 @@
 use super::datagram::{Datagram, tcp};
 use crate::{
     Reason, Tables,
-    abi::{Backend, BackendIndex, Flow, FlowKey, Scheduler, Service, Settings, Space, flow_flags},
+    abi::{Backend, BackendIndex, Flow, Scheduler, Service, Settings, Space, flow_flags},
     hash,
     wire::protocol,
 };
@@ -41,22 +41,21 @@ pub(super) fn choose_at_entry<'a, T: Tables>(
     tables: &'a T,
     settings: &Settings,
     service: &Service,
-    datagram: &Datagram,
+    datagram: &mut Datagram,
 ) -> Result<&'a Backend, Reason> {
     if service.scheduler == Scheduler::Mh as u8 {
         return choose(tables, settings, service, datagram).map(|(_, backend)| backend);
     }
-    let key = datagram.key_in(Space::Entry, 0);
-    if let Some(flow) = tables.flow(&key)
+    if let Some(flow) = tables.flow(datagram.key_in(Space::Entry, 0))
         && flow.service == service.id
         && !is_over(&flow, datagram)
     {
-        mark(tables, &key, &flow, datagram);
+        mark(tables, &flow, datagram);
         return tables.backend(flow.backend).ok_or(Reason::NoBackend);
     }
     let (index, backend) = choose(tables, settings, service, datagram)?;
     let flow = Flow { backend: index, service: service.id, seen: tables.now(), ..Flow::default() };
-    tables.put_flow(&key, &flow);
+    tables.put_flow(&datagram.key, &flow);
     Ok(backend)
 }
 
@@ -66,9 +65,9 @@ pub(super) fn is_over(flow: &Flow, datagram: &Datagram) -> bool {
     datagram.is_syn() && flow.flags & (flow_flags::FIN | flow_flags::RST) != 0
 }
 
-/// Notes in a flow that a packet passed, where there is anything new to note.
+/// Notes in the flow that the datagram was last looked up as that a packet passed, where there is anything new to note.
 #[inline(always)]
-pub(super) fn mark<T: Tables>(tables: &T, key: &FlowKey, flow: &Flow, datagram: &Datagram) {
+pub(super) fn mark<T: Tables>(tables: &T, flow: &Flow, datagram: &Datagram) {
     let mut flags = flow.flags;
     if datagram.tcp_flags & tcp::FIN != 0 {
         flags |= flow_flags::FIN;
@@ -78,6 +77,6 @@ pub(super) fn mark<T: Tables>(tables: &T, key: &FlowKey, flow: &Flow, datagram: 
     }
     let now = tables.now();
     if flags != flow.flags || now != flow.seen {
-        tables.mark_flow(key, now, flags);
+        tables.mark_flow(&datagram.key, now, flags);
     }
 }

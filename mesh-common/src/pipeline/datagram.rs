@@ -41,18 +41,39 @@ pub(super) struct Datagram {
 }
 
 impl Datagram {
+    /// Nothing read yet. `parse` fills it in where it stands: the stack of a program has no room for copies.
+    pub(super) const UNREAD: Self = Self {
+        key: FlowKey {
+            source: Address::UNSPECIFIED,
+            destination: Address::UNSPECIFIED,
+            source_port: [0, 0],
+            destination_port: [0, 0],
+            scope: 0,
+            protocol: 0,
+            reserved: [0; 7],
+        },
+        family: Family::V4,
+        l4: 0,
+        has_ports: false,
+        is_fragment: false,
+        tcp_flags: 0,
+        icmp_type: 0,
+        traffic_class: 0,
+        hop_limit: 0,
+    };
+
     /// Reads the headers of the packet whose network header stands at `l3`.
-    #[inline(always)]
-    pub(super) fn parse<P: Packet>(packet: &P, l3: usize, ether_type: u16) -> Result<Self, Reason> {
+    #[inline(never)]
+    pub(super) fn parse<P: Packet>(&mut self, packet: &P, l3: usize, ether_type: u16) -> Result<(), Reason> {
         match ether_type {
-            ether_type::IPV4 => Self::parse_v4(packet, l3),
-            ether_type::IPV6 => Self::parse_v6(packet, l3),
+            ether_type::IPV4 => self.parse_v4(packet, l3),
+            ether_type::IPV6 => self.parse_v6(packet, l3),
             _ => Err(Reason::UnknownProtocol),
         }
     }
 
     #[inline(always)]
-    fn parse_v4<P: Packet>(packet: &P, l3: usize) -> Result<Self, Reason> {
+    fn parse_v4<P: Packet>(&mut self, packet: &P, l3: usize) -> Result<(), Reason> {
         let header: Ipv4Hdr = packet.read(l3).ok_or(Reason::Malformed)?;
         let header_len = usize::from(header.vihl & 0xf) * 4;
         let total = usize::from(u16::from_be_bytes(header.tot_len));
@@ -64,80 +85,57 @@ impl Datagram {
             return Err(Reason::Malformed);
         }
         let fragment = u16::from_be_bytes(header.frags);
-        let mut this = Self {
-            key: FlowKey {
-                source: Address::from_v4(header.src_addr),
-                destination: Address::from_v4(header.dst_addr),
-                protocol: header.proto,
-                ..FlowKey::default()
-            },
-            family: Family::V4,
-            l4: l3 + header_len,
-            has_ports: false,
-            is_fragment: fragment & 0x3fff != 0,
-            tcp_flags: 0,
-            icmp_type: 0,
-            traffic_class: header.tos,
-            hop_limit: header.ttl,
-        };
-        if fragment & 0x1fff == 0 {
-            this.parse_transport(packet, l3 + total)?;
-        }
-        Ok(this)
+        self.key.source = Address::from_v4(header.src_addr);
+        self.key.destination = Address::from_v4(header.dst_addr);
+        self.key.protocol = header.proto;
+        self.family = Family::V4;
+        self.l4 = l3 + header_len;
+        self.is_fragment = fragment & 0x3fff != 0;
+        self.traffic_class = header.tos;
+        self.hop_limit = header.ttl;
+        if fragment & 0x1fff == 0 { self.parse_transport(packet, l3 + total) } else { Ok(()) }
     }
 
     #[inline(always)]
-    fn parse_v6<P: Packet>(packet: &P, l3: usize) -> Result<Self, Reason> {
+    fn parse_v6<P: Packet>(&mut self, packet: &P, l3: usize) -> Result<(), Reason> {
         let header: Ipv6Hdr = packet.read(l3).ok_or(Reason::Malformed)?;
         let end = l3 + ip_header(Family::V6) + usize::from(u16::from_be_bytes(header.payload_len));
         if header.vcf[0] >> 4 != 6 || end > packet.length() {
             return Err(Reason::Malformed);
         }
-        let mut this = Self {
-            key: FlowKey {
-                source: Address::from_v6(header.src_addr),
-                destination: Address::from_v6(header.dst_addr),
-                protocol: header.next_hdr,
-                ..FlowKey::default()
-            },
-            family: Family::V6,
-            l4: l3 + ip_header(Family::V6),
-            has_ports: false,
-            is_fragment: false,
-            tcp_flags: 0,
-            icmp_type: 0,
-            traffic_class: header.vcf[0] << 4 | header.vcf[1] >> 4,
-            hop_limit: header.hop_limit,
-        };
-        let mut first = true;
+        self.key.source = Address::from_v6(header.src_addr);
+        self.key.destination = Address::from_v6(header.dst_addr);
+        self.family = Family::V6;
+        self.traffic_class = header.vcf[0] << 4 | header.vcf[1] >> 4;
+        self.hop_limit = header.hop_limit;
+        let mut next = header.next_hdr;
+        let mut l4 = l3 + ip_header(Family::V6);
+        let mut is_first = true;
         for _ in 0..EXTENSIONS {
-            let extension: [u8; 4] = match this.key.protocol {
-                protocol::HOP_BY_HOP
-                | protocol::ROUTING
-                | protocol::DESTINATION_OPTIONS
-                | protocol::FRAGMENT => packet.read(this.l4).ok_or(Reason::Malformed)?,
-                _ => break,
-            };
-            if this.key.protocol == protocol::FRAGMENT {
-                let fragment = u16::from_be_bytes([extension[2], extension[3]]);
-                this.is_fragment |= fragment & 0xfff9 != 0;
-                first &= fragment & 0xfff8 == 0;
-                this.l4 += 8;
-            } else {
-                this.l4 += 8 + usize::from(extension[1]) * 8;
-            }
-            this.key.protocol = extension[0];
-            if !first {
+            let is_extension = matches!(
+                next,
+                protocol::HOP_BY_HOP | protocol::ROUTING | protocol::DESTINATION_OPTIONS | protocol::FRAGMENT
+            );
+            if !is_extension || !is_first {
                 break;
             }
+            let extension: [u8; 4] = packet.read(l4).ok_or(Reason::Malformed)?;
+            if next == protocol::FRAGMENT {
+                let fragment = u16::from_be_bytes([extension[2], extension[3]]);
+                self.is_fragment |= fragment & 0xfff9 != 0;
+                is_first = fragment & 0xfff8 == 0;
+                l4 += 8;
+            } else {
+                l4 += 8 + usize::from(extension[1]) * 8;
+            }
+            next = extension[0];
         }
-        if this.l4 > end {
+        if l4 > end {
             return Err(Reason::Malformed);
         }
-        if first {
-            this.parse_transport(packet, end)?;
-        }
-        Ok(this)
+        self.key.protocol = next;
+        self.l4 = l4;
+        if is_first { self.parse_transport(packet, end) } else { Ok(()) }
     }
 
     /// Reads what of the transport header tells flows apart. `end` is where the IP packet says that it ends.
@@ -190,8 +188,9 @@ impl Datagram {
 
     /// The key in a scope.
     #[inline(always)]
-    pub(super) fn key_in(&self, space: Space, vni: u32) -> FlowKey {
-        FlowKey { scope: FlowKey::scope(space, vni), ..self.key }
+    pub(super) fn key_in(&mut self, space: Space, vni: u32) -> &FlowKey {
+        self.key.scope = FlowKey::scope(space, vni);
+        &self.key
     }
 
     /// Whether this opens a connection.

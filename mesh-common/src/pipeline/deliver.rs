@@ -2,10 +2,10 @@
 
 use network_types::eth::EthHdr;
 
-use super::{Step, datagram::Datagram, translate};
+use super::{Step, datagram::Datagram, lookup, translate};
 use crate::{
     Packet, Reason, Tables, Verdict,
-    abi::{EndpointKey, Flow, Settings},
+    abi::{Flow, Settings},
     wire::ether_type,
 };
 
@@ -68,10 +68,10 @@ pub(super) fn answer_from_outside<P: Packet, T: Tables>(
     flow: &Flow,
 ) -> Step {
     let network = tables.network(flow.vni).ok_or(Reason::UnknownNetwork)?;
-    let key = EndpointKey { address: flow.destination, vni: flow.vni, reserved: 0 };
-    let endpoint =
-        tables.endpoint(&key).filter(|endpoint| endpoint.ifindex != 0).ok_or(Reason::NoSuchEndpoint)?;
-    translate::translate(packet, datagram, Datagram::L3, flow)?;
+    let endpoint = lookup::endpoint(tables, flow.vni, &flow.destination)
+        .filter(|endpoint| endpoint.ifindex != 0)
+        .ok_or(Reason::NoSuchEndpoint)?;
+    translate::translate(packet, datagram, &translate::Rewrite::from(flow))?;
     route_on(packet, datagram)?;
     hand_over(packet, datagram, network.gateway_mac, endpoint.mac, endpoint.ifindex)
 }

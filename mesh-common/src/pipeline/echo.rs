@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Turns an echo request into its reply, and sends it back where it came from.
-#[inline(always)]
+#[inline(never)]
 pub(super) fn answer<P: Packet>(packet: &mut P, datagram: &Datagram) -> Step {
     reply(packet, datagram).ok_or(Reason::Malformed)
 }

@@ -5,15 +5,15 @@ use network_types::eth::EthHdr;
 use super::{
     Step, balance,
     datagram::Datagram,
-    deliver, echo, neighbour, outside, published, settle, too_big,
-    translate::translate,
+    deliver, echo, go, lookup, neighbour, outside, published, settle, too_big,
+    translate::{Rewrite, translate},
     tunnel::{self, Tunnel},
 };
 use crate::{
     Packet, Reason, Tables, Verdict,
     abi::{
-        Address, Attachment, Endpoint, EndpointKey, Family, Flow, FlowKey, Service, ServiceKey,
-        Settings, Space, SubnetKey, flow_flags,
+        Address, Attachment, BackendIndex, Endpoint, Family, Flow, FlowKey, Service, Settings, Space,
+        flow_flags,
     },
     wire::ether_type,
 };
@@ -34,11 +34,12 @@ fn endpoint<P: Packet, T: Tables>(packet: &mut P, tables: &T, ifindex: u32) -> S
         return Err(Reason::SourceForged);
     }
     if ethernet.ether_type == ether_type::ARP {
-        return neighbour::arp_from_endpoint(packet, tables, attachment, network);
+        return neighbour::arp_from_endpoint(packet, tables, attachment);
     }
-    let mut datagram = Datagram::parse(packet, Datagram::L3, ethernet.ether_type)?;
+    let mut datagram = Datagram::UNREAD;
+    datagram.parse(packet, Datagram::L3, ethernet.ether_type)?;
     if neighbour::is_solicitation(&datagram) {
-        return neighbour::solicitation_from_endpoint(packet, tables, attachment, network, &datagram);
+        return neighbour::solicitation_from_endpoint(packet, tables, attachment, &datagram);
     }
     // Before the source is looked at: listener reports and router solicitations come from link-local addresses.
     if datagram.key.destination.is_multicast() {
@@ -50,44 +51,43 @@ fn endpoint<P: Packet, T: Tables>(packet: &mut P, tables: &T, ifindex: u32) -> S
     }
     if too_big::is_too_big(packet, network.mtu) {
         let speaker = address_of(network.gateway_v4, network.gateway_v6, datagram.family);
-        return too_big::answer(packet, &datagram, speaker, network.mtu);
+        return too_big::answer(packet, &datagram, &speaker, network.mtu);
     }
     let from = Sender { settings, attachment };
-    if datagram.has_ports {
-        let key = datagram.key_in(Space::Network, attachment.vni);
-        if let Some(flow) = tables.flow(&key)
-            && (flow.flags & flow_flags::REPLY != 0 || !balance::is_over(&flow, &datagram))
-        {
-            balance::mark(tables, &key, &flow, &datagram);
+    let known = if datagram.has_ports {
+        tables
+            .flow(datagram.key_in(Space::Network, attachment.vni))
+            .filter(|flow| flow.flags & flow_flags::REPLY != 0 || !balance::is_over(flow, &datagram))
+    } else {
+        None
+    };
+    let change = if let Some(flow) = known {
+        balance::mark(tables, &flow, &datagram);
+        if flow.flags & flow_flags::ROUTE == 0 {
             return follow(packet, tables, &from, &mut datagram, &flow);
         }
-    }
-    let key = EndpointKey { address: datagram.key.destination, vni: attachment.vni, reserved: 0 };
-    if let Some(endpoint) = tables.endpoint(&key) {
-        return forward(packet, tables, &from, &datagram, endpoint);
-    }
-    if datagram.key.destination == address_of(network.gateway_v4, network.gateway_v6, datagram.family) {
-        return if datagram.is_echo_request() {
-            echo::answer(packet, &datagram)
-        } else {
-            Err(Reason::Gateway)
-        };
-    }
-    let vip = ServiceKey {
-        address: datagram.key.destination,
-        scope: attachment.vni,
-        port: [0, 0],
-        protocol: 0,
-        family: datagram.family as u8,
+        Rewrite::from(&*flow)
+    } else {
+        if let Some(endpoint) = lookup::endpoint(tables, attachment.vni, &datagram.key.destination) {
+            return forward(packet, tables, &from, &datagram, endpoint);
+        }
+        if datagram.key.destination == address_of(network.gateway_v4, network.gateway_v6, datagram.family) {
+            return if datagram.is_echo_request() {
+                echo::answer(packet, &datagram)
+            } else {
+                Err(Reason::Gateway)
+            };
+        }
+        if let Some(service) = lookup::vip(tables, attachment.vni, &datagram.key.destination) {
+            return ask(packet, tables, &from, &mut datagram, service);
+        }
+        if lookup::is_in_subnet(tables, attachment.vni, &datagram.key.destination) {
+            return Err(Reason::NoSuchEndpoint);
+        }
+        outside::masquerade(tables, &mut datagram, attachment)?
     };
-    if let Some(service) = tables.service(&vip) {
-        return ask(packet, tables, &from, &mut datagram, service);
-    }
-    let subnet = SubnetKey { vni: attachment.vni.to_be_bytes(), address: datagram.key.destination.octets() };
-    if tables.in_subnet(&subnet) {
-        return Err(Reason::NoSuchEndpoint);
-    }
-    outside::masquerade(packet, tables, settings, &mut datagram, attachment, network)
+    let way = outside::go(packet, tables, &mut datagram, &change)?;
+    go(packet, tables, &mut datagram, &way)
 }
 
 /// The task that sends, and where it is.
@@ -105,8 +105,8 @@ fn address_of(v4: Address, v6: Address, family: Family) -> Address {
     }
 }
 
-/// A packet of a flow that is known.
-#[inline(always)]
+/// A packet of a flow that is known: from a client to a virtual IP, or from a backend to a client outside.
+#[inline(never)]
 fn follow<P: Packet, T: Tables>(
     packet: &mut P,
     tables: &T,
@@ -114,16 +114,13 @@ fn follow<P: Packet, T: Tables>(
     datagram: &mut Datagram,
     flow: &Flow,
 ) -> Step {
-    if flow.flags & flow_flags::ROUTE != 0 {
-        return outside::go(packet, tables, from.settings, datagram, flow);
-    }
     if flow.node != 0 {
-        translate(packet, datagram, Datagram::L3, flow)?;
-        return published::answer(packet, tables, from.settings, datagram, from.attachment.vni, flow.node);
+        translate(packet, datagram, &Rewrite::from(flow))?;
+        return published::answer(packet, tables, datagram, from.attachment.vni, flow.node);
     }
-    let key = EndpointKey { address: flow.destination, vni: from.attachment.vni, reserved: 0 };
-    let endpoint = tables.endpoint(&key).ok_or(Reason::NoSuchEndpoint)?;
-    translate(packet, datagram, Datagram::L3, flow)?;
+    let endpoint =
+        lookup::endpoint(tables, from.attachment.vni, &flow.destination).ok_or(Reason::NoSuchEndpoint)?;
+    translate(packet, datagram, &Rewrite::from(flow))?;
     forward(packet, tables, from, datagram, endpoint)
 }
 
@@ -140,12 +137,13 @@ fn forward<P: Packet, T: Tables>(
         return deliver::hand_over(packet, datagram, from.attachment.mac, endpoint.mac, endpoint.ifindex);
     }
     let node = tables.node(endpoint.node).ok_or(Reason::NoRoute)?;
-    let tunnel = Tunnel { vni: from.attachment.vni, destination: endpoint.mac, source: from.attachment.mac };
-    tunnel::encapsulate(packet, tables, from.settings, datagram, node, tunnel)
+    let tunnel =
+        Tunnel { node, vni: from.attachment.vni, destination: endpoint.mac, source: from.attachment.mac };
+    tunnel::encapsulate(packet, tables, datagram, &tunnel)
 }
 
 /// A packet to a virtual IP: the choice is kept here, where both directions pass.
-#[inline(always)]
+#[inline(never)]
 fn ask<P: Packet, T: Tables>(
     packet: &mut P,
     tables: &T,
@@ -160,15 +158,28 @@ fn ask<P: Packet, T: Tables>(
         return Err(Reason::Portless);
     }
     let (index, backend) = balance::choose(tables, from.settings, service, datagram)?;
-    let endpoint_key = EndpointKey { address: backend.address, vni: backend.vni, reserved: 0 };
-    let endpoint = tables.endpoint(&endpoint_key).ok_or(Reason::NoSuchEndpoint)?;
+    let endpoint = lookup::endpoint(tables, backend.vni, &backend.address).ok_or(Reason::NoSuchEndpoint)?;
     let key = datagram.key_in(Space::Network, from.attachment.vni);
+    let change = open(tables, service, key, &backend.address, index);
+    translate(packet, datagram, &change)?;
+    forward(packet, tables, from, datagram, endpoint)
+}
+
+/// Remembers a flow from a task through a virtual IP to a backend, in both directions; gives what its packets become.
+#[inline(never)]
+fn open<T: Tables>(
+    tables: &T,
+    service: &Service,
+    key: &FlowKey,
+    backend: &Address,
+    index: BackendIndex,
+) -> Rewrite {
     // A task that reaches itself must not see its own address as the client's: its kernel would drop the packet, so
     // the virtual IP stands for it in both directions.
-    let source = if backend.address == key.source { key.destination } else { key.source };
-    let there = Flow {
+    let source = if *backend == key.source { key.destination } else { key.source };
+    let mut flow = Flow {
         source,
-        destination: backend.address,
+        destination: *backend,
         source_port: key.source_port,
         destination_port: key.destination_port,
         backend: index,
@@ -176,23 +187,24 @@ fn ask<P: Packet, T: Tables>(
         service: service.id,
         ..Flow::default()
     };
+    tables.put_flow(key, &flow);
+    flow.source = key.destination;
+    flow.destination = key.source;
+    flow.source_port = key.destination_port;
+    flow.destination_port = key.source_port;
+    flow.flags = flow_flags::REPLY;
     let back_key = FlowKey {
-        source: backend.address,
+        source: *backend,
         destination: source,
         source_port: key.destination_port,
         destination_port: key.source_port,
-        ..key
+        ..*key
     };
-    let back = Flow {
-        source: key.destination,
-        destination: key.source,
-        source_port: key.destination_port,
-        destination_port: key.source_port,
-        flags: flow_flags::REPLY,
-        ..there
-    };
-    tables.put_flow(&key, &there);
-    tables.put_flow(&back_key, &back);
-    translate(packet, datagram, Datagram::L3, &there)?;
-    forward(packet, tables, from, datagram, endpoint)
+    tables.put_flow(&back_key, &flow);
+    Rewrite {
+        source,
+        destination: *backend,
+        source_port: key.source_port,
+        destination_port: key.destination_port,
+    }
 }

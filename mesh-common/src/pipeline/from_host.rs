@@ -2,7 +2,7 @@
 
 use network_types::eth::EthHdr;
 
-use super::{Step, datagram::Datagram, outside, published, settle};
+use super::{Step, datagram::Datagram, go, lookup, outside, published, settle};
 use crate::{
     Packet, Reason, Tables, Verdict,
     abi::{HOST_ALIAS_V4, HOST_ALIAS_V6},
@@ -16,18 +16,19 @@ pub fn from_host<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Verdict {
 
 #[inline(always)]
 fn host<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Step {
-    let settings = tables.settings().ok_or(Reason::NotAttached)?;
     let ethernet: EthHdr = packet.read(0).ok_or(Reason::Malformed)?;
-    let mut datagram = Datagram::parse(packet, Datagram::L3, ethernet.ether_type)?;
-    let key = datagram.key;
+    let mut datagram = Datagram::UNREAD;
+    datagram.parse(packet, Datagram::L3, ethernet.ether_type)?;
+    let key = &datagram.key;
     if key.destination.is_multicast() {
         return Err(Reason::Multicast);
     }
     if key.destination != HOST_ALIAS_V4 && key.destination != HOST_ALIAS_V6 {
         return Err(Reason::NoRoute);
     }
-    if let Some(service) = published::service(tables, &datagram, key.destination_port) {
-        return published::enter(packet, tables, settings, service, &mut datagram);
+    if let Some(service) = lookup::published(tables, &datagram, key.destination_port) {
+        let way = published::enter(packet, tables, &mut datagram, service)?;
+        return go(packet, tables, &mut datagram, &way);
     }
     outside::answer(packet, tables, &mut datagram).unwrap_or(Err(Reason::NotPublished))
 }

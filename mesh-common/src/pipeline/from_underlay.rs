@@ -3,19 +3,19 @@
 use network_types::eth::EthHdr;
 
 use super::{
-    Step, balance,
+    Step, Way, balance,
     datagram::Datagram,
-    deliver,
+    deliver, go, lookup,
     neighbour::{self, Asker},
     outside,
     published::{self, Arrival},
     settle,
-    translate::translate,
+    translate::{Rewrite, translate},
     tunnel::{self, RETURN_MAC, VNI_PRESENT},
 };
 use crate::{
     Packet, Reason, Tables, Verdict,
-    abi::{EndpointKey, MacKey, Settings, Space},
+    abi::{Address, MacKey, Space},
     wire::{ETHERNET, ether_type, protocol},
 };
 
@@ -31,10 +31,11 @@ fn underlay<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Step {
         return Ok(Verdict::Pass);
     };
     // What the mesh cannot read is not the mesh's: the kernel knows what to do with it.
-    let Ok(mut datagram) = Datagram::parse(packet, Datagram::L3, ethernet.ether_type) else {
+    let mut datagram = Datagram::UNREAD;
+    if datagram.parse(packet, Datagram::L3, ethernet.ether_type).is_err() {
         return Ok(Verdict::Pass);
-    };
-    let key = datagram.key;
+    }
+    let key = &datagram.key;
     if !tables.is_local(key.destination) {
         return Ok(Verdict::Pass);
     }
@@ -43,10 +44,13 @@ fn underlay<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Step {
         && key.destination_port == settings.vxlan_port
         && key.destination == settings.address
     {
-        return tunnelled(packet, tables, settings, &datagram);
+        let outer = Outer { source: key.source, l4: datagram.l4, traffic_class: datagram.traffic_class };
+        let way = tunnelled(packet, tables, &mut datagram, &outer)?;
+        return go(packet, tables, &mut datagram, &way);
     }
-    if let Some(service) = published::service(tables, &datagram, key.destination_port) {
-        return published::enter(packet, tables, settings, service, &mut datagram);
+    if let Some(service) = lookup::published(tables, &datagram, key.destination_port) {
+        let way = published::enter(packet, tables, &mut datagram, service)?;
+        return go(packet, tables, &mut datagram, &way);
     }
     if !T::DELIVERS {
         return Ok(Verdict::Pass);
@@ -54,40 +58,50 @@ fn underlay<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Step {
     outside::answer(packet, tables, &mut datagram).unwrap_or(Ok(Verdict::Pass))
 }
 
+/// What is still of interest of the outer headers once the inner ones are read.
+struct Outer {
+    source: Address,
+    l4: usize,
+    traffic_class: u8,
+}
+
 /// A packet in a tunnel to this node.
-#[inline(always)]
-fn tunnelled<P: Packet, T: Tables>(
+#[inline(never)]
+fn tunnelled<'a, P: Packet, T: Tables>(
     packet: &mut P,
-    tables: &T,
-    settings: &Settings,
-    outer: &Datagram,
-) -> Step {
-    let peer = tables.peer(outer.key.source).ok_or(Reason::NotAPeer)?;
+    tables: &'a T,
+    datagram: &mut Datagram,
+    outer: &Outer,
+) -> Result<Way<'a>, Reason> {
+    let settings = tables.settings().ok_or(Reason::NotAttached)?;
+    let peer = tables.peer(outer.source).ok_or(Reason::NotAPeer)?;
     let vxlan: [u8; 8] = packet.read(outer.l4 + 8).ok_or(Reason::Malformed)?;
     if vxlan[0] & VNI_PRESENT == 0 {
         return Err(Reason::Malformed);
     }
     let vni = u32::from_be_bytes([0, vxlan[4], vxlan[5], vxlan[6]]);
-    let network = tables.network(vni).ok_or(Reason::UnknownNetwork)?;
+    if tables.network(vni).is_none() {
+        return Err(Reason::UnknownNetwork);
+    }
     let inner = outer.l4 + 16;
     let ethernet: EthHdr = packet.read(inner).ok_or(Reason::Malformed)?;
     let is_return = ethernet.dst_addr == RETURN_MAC;
     if !T::DELIVERS && !is_return {
-        return Ok(Verdict::Pass);
+        return Ok(Way::Settled(Verdict::Pass));
     }
     if ethernet.ether_type == ether_type::ARP {
         let node = tables.node(peer).ok_or(Reason::NotAPeer)?;
-        return neighbour::arp_from_tunnel(packet, tables, &Asker { settings, vni, node, inner });
+        return Ok(Way::AskedByArp(Asker { settings, vni, node, inner, mac: ethernet.src_addr }));
     }
-    let mut datagram = Datagram::parse(packet, inner + ETHERNET, ethernet.ether_type)?;
+    *datagram = Datagram::UNREAD;
+    datagram.parse(packet, inner + ETHERNET, ethernet.ether_type)?;
     let bytes = inner + ETHERNET - Datagram::L3;
     if is_return {
-        return published::returned(packet, tables, settings, &mut datagram, bytes);
+        return published::returned(packet, tables, datagram, bytes).map(Way::Settled);
     }
-    if neighbour::is_solicitation(&datagram) {
+    if neighbour::is_solicitation(datagram) {
         let node = tables.node(peer).ok_or(Reason::NotAPeer)?;
-        let asker = Asker { settings, vni, node, inner };
-        return neighbour::solicitation_from_tunnel(packet, tables, &asker, &datagram, ethernet.src_addr);
+        return Ok(Way::Solicited(Asker { settings, vni, node, inner, mac: ethernet.src_addr }));
     }
     if datagram.key.destination.is_multicast() {
         return Err(Reason::Multicast);
@@ -95,27 +109,26 @@ fn tunnelled<P: Packet, T: Tables>(
     if let Some(mark) = tunnel::congestion(outer.traffic_class, datagram.traffic_class)? {
         tunnel::mark_congestion(packet, datagram.family, inner + ETHERNET, mark).ok_or(Reason::Malformed)?;
     }
-    let to = EndpointKey { address: datagram.key.destination, vni, reserved: 0 };
-    if let Some(endpoint) = tables.endpoint(&to) {
+    if let Some(endpoint) = lookup::endpoint(tables, vni, &datagram.key.destination) {
         if endpoint.ifindex == 0 {
             return Err(Reason::NoSuchEndpoint);
         }
-        let from = EndpointKey { address: datagram.key.source, vni, reserved: 0 };
-        let sender = tables.endpoint(&from).filter(|sender| sender.node == peer).ok_or(Reason::PeerForged)?;
-        deliver::unwrap(packet, &mut datagram, bytes)?;
-        if datagram.has_ports {
-            let key = datagram.key_in(Space::Network, vni);
-            if let Some(flow) = tables.flow(&key) {
-                balance::mark(tables, &key, &flow, &datagram);
-                translate(packet, &mut datagram, Datagram::L3, &flow)?;
-            }
+        let sender = lookup::endpoint(tables, vni, &datagram.key.source)
+            .filter(|sender| sender.node == peer)
+            .ok_or(Reason::PeerForged)?;
+        deliver::unwrap(packet, datagram, bytes)?;
+        if datagram.has_ports
+            && let Some(flow) = tables.flow(datagram.key_in(Space::Network, vni))
+        {
+            balance::mark(tables, &flow, datagram);
+            translate(packet, datagram, &Rewrite::from(&*flow))?;
         }
-        return deliver::hand_over(packet, &datagram, sender.mac, endpoint.mac, endpoint.ifindex);
+        return deliver::hand_over(packet, datagram, sender.mac, endpoint.mac, endpoint.ifindex)
+            .map(Way::Settled);
     }
     let to = MacKey { vni, mac: ethernet.dst_addr, reserved: [0; 2] };
     let target = tables.local_mac(&to).ok_or(Reason::NoSuchEndpoint)?;
     let service =
-        published::service(tables, &datagram, datagram.key.destination_port).ok_or(Reason::NotPublished)?;
-    let arrival = Arrival { vni, mac: ethernet.dst_addr, entry: peer, tunnel: bytes };
-    published::deliver(packet, tables, service, &mut datagram, network, target, &arrival)
+        lookup::published(tables, datagram, datagram.key.destination_port).ok_or(Reason::NotPublished)?;
+    Ok(Way::Deliver(Arrival { service, target, vni, mac: ethernet.dst_addr, entry: peer, tunnel: bytes }))
 }

@@ -5,11 +5,12 @@ use network_types::{arp::ArpHdr, eth::EthHdr, ip::Ipv6Hdr};
 use super::{
     Step,
     datagram::Datagram,
+    lookup,
     tunnel::{self, Frame, Tunnel},
 };
 use crate::{
     Packet, Reason, Tables, Verdict,
-    abi::{Address, Attachment, EndpointKey, Family, Network, Node, ServiceKey, Settings},
+    abi::{Address, Attachment, Family, Network, Node, Settings},
     checksum::Sum,
     wire::{ETHERNET, ether_type, icmp, ip_header, protocol},
 };
@@ -26,11 +27,10 @@ fn resolve<T: Tables>(tables: &T, vni: u32, network: &Network, address: Address)
     if address == network.gateway_v4 || address == network.gateway_v6 {
         return Some(network.gateway_mac);
     }
-    if let Some(endpoint) = tables.endpoint(&EndpointKey { address, vni, reserved: 0 }) {
+    if let Some(endpoint) = lookup::endpoint(tables, vni, &address) {
         return Some(endpoint.mac);
     }
-    let vip = ServiceKey { address, scope: vni, port: [0, 0], protocol: 0, family: address.family() as u8 };
-    tables.service(&vip).map(|_| network.gateway_mac)
+    lookup::vip(tables, vni, &address).map(|_| network.gateway_mac)
 }
 
 /// An ARP request whose header stands at `at`, read and checked: the question, and nothing else.
@@ -48,13 +48,13 @@ fn arp_reply(request: &ArpHdr, mac: [u8; 6]) -> ArpHdr {
 }
 
 /// A task asks by ARP.
-#[inline(always)]
+#[inline(never)]
 pub(super) fn arp_from_endpoint<P: Packet, T: Tables>(
     packet: &mut P,
     tables: &T,
     attachment: &Attachment,
-    network: &Network,
 ) -> Step {
+    let network = tables.network(attachment.vni).ok_or(Reason::UnknownNetwork)?;
     let request = arp_request(packet, ETHERNET)?;
     let sender = Address::from_v4(request.spa);
     let target = Address::from_v4(request.tpa);
@@ -80,20 +80,22 @@ pub(super) struct Asker<'a> {
     pub(super) node: &'a Node,
     /// Where the inner Ethernet header stands.
     pub(super) inner: usize,
+    /// The inner source MAC address.
+    pub(super) mac: [u8; 6],
 }
 
 /// A node without meshd asks by ARP, through the tunnel.
-#[inline(always)]
+#[inline(never)]
 pub(super) fn arp_from_tunnel<P: Packet, T: Tables>(packet: &mut P, tables: &T, asker: &Asker<'_>) -> Step {
     let request = arp_request(packet, asker.inner + ETHERNET)?;
-    let key = EndpointKey { address: Address::from_v4(request.tpa), vni: asker.vni, reserved: 0 };
-    let endpoint = tables.endpoint(&key).ok_or(Reason::NoSuchEndpoint)?;
+    let endpoint =
+        lookup::endpoint(tables, asker.vni, &Address::from_v4(request.tpa)).ok_or(Reason::NoSuchEndpoint)?;
     if endpoint.ifindex == 0 {
         return Err(Reason::NoSuchEndpoint);
     }
     let mac = endpoint.mac;
     packet.write(asker.inner + ETHERNET, &arp_reply(&request, mac)).ok_or(Reason::Malformed)?;
-    let tunnel = Tunnel { vni: asker.vni, destination: request.sha, source: mac };
+    let tunnel = Tunnel { node: asker.node, vni: asker.vni, destination: request.sha, source: mac };
     answer_through_tunnel(packet, asker, &tunnel, ether_type::ARP)
 }
 
@@ -101,7 +103,7 @@ pub(super) fn arp_from_tunnel<P: Packet, T: Tables>(packet: &mut P, tables: &T, 
 fn answer_through_tunnel<P: Packet>(
     packet: &mut P,
     asker: &Asker<'_>,
-    tunnel: &Tunnel,
+    tunnel: &Tunnel<'_>,
     inner_ether_type: u16,
 ) -> Step {
     let ethernet: EthHdr = packet.read(0).ok_or(Reason::Malformed)?;
@@ -110,7 +112,7 @@ fn answer_through_tunnel<P: Packet>(
     let swapped =
         EthHdr { dst_addr: ethernet.src_addr, src_addr: ethernet.dst_addr, ether_type: ethernet.ether_type };
     packet.write(0, &swapped).ok_or(Reason::Malformed)?;
-    tunnel::write_outer(packet, asker.settings, asker.node, tunnel, &frame).ok_or(Reason::Malformed)?;
+    tunnel::write_outer(packet, asker.settings, tunnel, &frame).ok_or(Reason::Malformed)?;
     Ok(Verdict::Reply)
 }
 
@@ -129,14 +131,14 @@ fn solicited<P: Packet>(packet: &P, datagram: &Datagram) -> Result<Address, Reas
 }
 
 /// A task asks by neighbour solicitation.
-#[inline(always)]
+#[inline(never)]
 pub(super) fn solicitation_from_endpoint<P: Packet, T: Tables>(
     packet: &mut P,
     tables: &T,
     attachment: &Attachment,
-    network: &Network,
     datagram: &Datagram,
 ) -> Step {
+    let network = tables.network(attachment.vni).ok_or(Reason::UnknownNetwork)?;
     let target = solicited(packet, datagram)?;
     let source = datagram.key.source;
     // Duplicate address detection has no source, and wants no answer unless there is a duplicate.
@@ -155,21 +157,19 @@ pub(super) fn solicitation_from_endpoint<P: Packet, T: Tables>(
 }
 
 /// A node without meshd asks by neighbour solicitation, through the tunnel.
-#[inline(always)]
+#[inline(never)]
 pub(super) fn solicitation_from_tunnel<P: Packet, T: Tables>(
     packet: &mut P,
     tables: &T,
     asker: &Asker<'_>,
     datagram: &Datagram,
-    asker_mac: [u8; 6],
 ) -> Step {
     let target = solicited(packet, datagram)?;
     let source = datagram.key.source;
     if source.is_unspecified() {
         return Err(Reason::Multicast);
     }
-    let key = EndpointKey { address: target, vni: asker.vni, reserved: 0 };
-    let endpoint = tables.endpoint(&key).ok_or(Reason::NoSuchEndpoint)?;
+    let endpoint = lookup::endpoint(tables, asker.vni, &target).ok_or(Reason::NoSuchEndpoint)?;
     if endpoint.ifindex == 0 {
         return Err(Reason::NoSuchEndpoint);
     }
@@ -177,7 +177,7 @@ pub(super) fn solicitation_from_tunnel<P: Packet, T: Tables>(
     let l3 = asker.inner + ETHERNET;
     packet.resize(l3 + ip_header(Family::V6) + NEIGHBOUR_MESSAGE).ok_or(Reason::NoRoom)?;
     write_advertisement(packet, l3, target, source, mac).ok_or(Reason::Malformed)?;
-    let tunnel = Tunnel { vni: asker.vni, destination: asker_mac, source: mac };
+    let tunnel = Tunnel { node: asker.node, vni: asker.vni, destination: asker.mac, source: mac };
     answer_through_tunnel(packet, asker, &tunnel, ether_type::IPV6)
 }
 

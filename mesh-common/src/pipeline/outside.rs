@@ -2,12 +2,17 @@
 
 use network_types::eth::EthHdr;
 
-use super::{Step, balance, datagram::Datagram, deliver, published, translate::translate};
+use super::{
+    Step, Way, balance,
+    datagram::Datagram,
+    deliver, lookup, published,
+    translate::{Rewrite, translate},
+};
 use crate::{
     Hop, Packet, Reason, Route, Tables, Verdict,
     abi::{
-        Attachment, Family, Flow, FlowKey, HOST_ALIAS_V4, HOST_ALIAS_V6, MASQUERADE_PORTS, Network, Settings,
-        Space, flow_flags, network_flags,
+        Address, Attachment, Family, Flow, FlowKey, HOST_ALIAS_V4, HOST_ALIAS_V6, MASQUERADE_PORTS, Space,
+        VNI_MAX, flow_flags, network_flags,
     },
     hash,
     wire::{ether_type, protocol},
@@ -16,20 +21,22 @@ use crate::{
 /// How many masquerading ports are tried for a new flow.
 const TRIES: u16 = 8;
 
-/// A task's packet to an address that is not of its network.
-#[inline(always)]
-pub(super) fn masquerade<P: Packet, T: Tables>(
-    packet: &mut P,
+/// How far apart they lie.
+const STEP: u16 = 509;
+
+/// A task's packet to an address that is not of its network: finds what it goes out as.
+#[inline(never)]
+pub(super) fn masquerade<T: Tables>(
     tables: &T,
-    settings: &Settings,
     datagram: &mut Datagram,
     attachment: &Attachment,
-    network: &Network,
-) -> Step {
+) -> Result<Rewrite, Reason> {
+    let settings = tables.settings().ok_or(Reason::NotAttached)?;
+    let network = tables.network(attachment.vni).ok_or(Reason::UnknownNetwork)?;
     if network.flags & network_flags::INTERNAL != 0 {
         return Err(Reason::Internal);
     }
-    let key = datagram.key;
+    let key = &datagram.key;
     if key.protocol == protocol::UDP && datagram.has_ports && key.destination_port == settings.vxlan_port {
         let is_node = tables.peer(key.destination).is_some() || tables.is_local(key.destination);
         if is_node {
@@ -55,99 +62,87 @@ pub(super) fn masquerade<P: Packet, T: Tables>(
     if source.is_unspecified() {
         return Err(Reason::NoRoute);
     }
-    let flow = open(tables, datagram, attachment.vni, source)?;
-    go(packet, tables, settings, datagram, &flow)
+    let port =
+        open(tables, datagram.key_in(Space::Network, attachment.vni), &source).ok_or(Reason::NoPort)?;
+    Ok(Rewrite {
+        source,
+        destination: datagram.key.destination,
+        source_port: port,
+        destination_port: datagram.key.destination_port,
+    })
 }
 
-/// Finds a free port for a new flow, and remembers the flow in both directions.
-#[inline(always)]
-fn open<T: Tables>(
-    tables: &T,
-    datagram: &Datagram,
-    vni: u32,
-    source: crate::abi::Address,
-) -> Result<Flow, Reason> {
-    let key = datagram.key_in(Space::Network, vni);
+/// Finds a free port for the new flow with this key, and remembers the flow in both directions.
+#[inline(never)]
+fn open<T: Tables>(tables: &T, key: &FlowKey, source: &Address) -> Option<[u8; 2]> {
     let span = MASQUERADE_PORTS.end - MASQUERADE_PORTS.start;
-    let start = hash::flow(u64::from(vni), key.source, key.source_port, key.destination_port, key.protocol);
+    let hash =
+        hash::flow(u64::from(key.scope), key.source, key.source_port, key.destination_port, key.protocol);
+    let first = hash::slot(hash, u32::from(span)) as u16;
     let mut flow = Flow {
-        source,
-        destination: key.destination,
-        source_port: key.source_port,
-        destination_port: key.destination_port,
-        flags: flow_flags::ROUTE,
-        seen: tables.now(),
-        ..Flow::default()
-    };
-    let mut back = Flow {
         source: key.destination,
         destination: key.source,
         source_port: key.destination_port,
         destination_port: key.source_port,
         flags: flow_flags::REPLY,
-        vni,
-        ..flow
+        vni: key.scope & VNI_MAX,
+        seen: tables.now(),
+        ..Flow::default()
     };
     let mut back_key = FlowKey {
         source: key.destination,
-        destination: source,
+        destination: *source,
         source_port: key.destination_port,
+        destination_port: [0, 0],
         scope: FlowKey::scope(Space::Outside, 0),
-        ..key
+        protocol: key.protocol,
+        reserved: [0; 7],
     };
-    back.node = 0;
     for attempt in 0..TRIES {
-        let port =
-            MASQUERADE_PORTS.start + (hash::slot(start, u32::from(span)) as u16 + attempt * 509) % span;
-        back_key.destination_port = port.to_be_bytes();
-        if tables.add_flow(&back_key, &back) {
-            flow.source_port = port.to_be_bytes();
-            tables.put_flow(&key, &flow);
-            return Ok(flow);
+        let port = (MASQUERADE_PORTS.start + (first + attempt * STEP) % span).to_be_bytes();
+        back_key.destination_port = port;
+        if tables.add_flow(&back_key, &flow) {
+            flow.source = *source;
+            flow.destination = key.destination;
+            flow.source_port = port;
+            flow.destination_port = key.destination_port;
+            flow.flags = flow_flags::ROUTE;
+            flow.vni = 0;
+            tables.put_flow(key, &flow);
+            return Some(port);
         }
     }
-    Err(Reason::NoPort)
+    None
 }
 
-/// Sends a masqueraded flow's packet on its way.
+/// Sends a masqueraded packet on its way: it may ask for a port that this very node publishes.
 #[inline(always)]
-pub(super) fn go<P: Packet, T: Tables>(
+pub(super) fn go<'a, P: Packet, T: Tables>(
     packet: &mut P,
-    tables: &T,
-    settings: &Settings,
+    tables: &'a T,
     datagram: &mut Datagram,
-    flow: &Flow,
-) -> Step {
+    change: &Rewrite,
+) -> Result<Way<'a>, Reason> {
     deliver::route_on(packet, datagram)?;
-    translate(packet, datagram, Datagram::L3, flow)?;
+    translate(packet, datagram, change)?;
     if tables.is_local(datagram.key.destination)
-        && let Some(service) = published::service(tables, datagram, datagram.key.destination_port)
+        && let Some(service) = lookup::published(tables, datagram, datagram.key.destination_port)
     {
-        return published::enter(packet, tables, settings, service, datagram);
+        return published::enter(packet, tables, datagram, service);
     }
-    leave(packet, tables, settings, datagram)
+    leave(packet, tables, datagram, 0).map(Way::Settled)
 }
 
-/// Sends a packet by the node's routes: to the node itself, to a masqueraded task of its, or out.
-#[inline(always)]
+/// Sends a packet with a tunnel of so many bytes (0 for none) around it by the node's routes: to the node itself, to a
+/// masqueraded task of its, or out.
+#[inline(never)]
 pub(super) fn leave<P: Packet, T: Tables>(
     packet: &mut P,
     tables: &T,
-    settings: &Settings,
-    datagram: &mut Datagram,
-) -> Step {
-    leave_tunnel(packet, tables, settings, datagram, 0)
-}
-
-/// The same, for a packet with a tunnel of so many bytes around it.
-#[inline(always)]
-pub(super) fn leave_tunnel<P: Packet, T: Tables>(
-    packet: &mut P,
-    tables: &T,
-    settings: &Settings,
     datagram: &mut Datagram,
     tunnel: usize,
 ) -> Step {
+    let settings = tables.settings().ok_or(Reason::NotAttached)?;
     if tables.is_local(datagram.key.destination) {
         deliver::unwrap(packet, datagram, tunnel)?;
         return match answer(packet, tables, datagram) {
@@ -185,8 +180,7 @@ pub(super) fn answer<P: Packet, T: Tables>(
     if !datagram.has_ports || !MASQUERADE_PORTS.contains(&u16::from_be_bytes(datagram.key.destination_port)) {
         return None;
     }
-    let key = datagram.key_in(Space::Outside, 0);
-    let flow = tables.flow(&key)?;
-    balance::mark(tables, &key, &flow, datagram);
+    let flow = tables.flow(datagram.key_in(Space::Outside, 0))?;
+    balance::mark(tables, &flow, datagram);
     Some(deliver::answer_from_outside(packet, tables, datagram, &flow))
 }

@@ -17,8 +17,6 @@ use crate::{
 /// Bytes of the packet that are quoted: the longest IPv4 header and the eight bytes that RFC 792 asks for.
 const QUOTE: usize = 68;
 
-type Quote = [[u8; 4]; QUOTE / 4];
-
 /// Whether the frame's packet is longer than `mtu` bytes.
 #[inline(always)]
 pub(super) fn is_too_big<P: Packet>(packet: &P, mtu: u32) -> bool {
@@ -26,19 +24,18 @@ pub(super) fn is_too_big<P: Packet>(packet: &P, mtu: u32) -> bool {
 }
 
 /// Answers with the error, from `speaker`.
-#[inline(always)]
-pub(super) fn answer<P: Packet>(packet: &mut P, datagram: &Datagram, speaker: Address, mtu: u32) -> Step {
+#[inline(never)]
+pub(super) fn answer<P: Packet>(packet: &mut P, datagram: &Datagram, speaker: &Address, mtu: u32) -> Step {
     // An error is never answered with an error (RFC 1122, section 3.2.2; RFC 4443, section 2.4e).
     if datagram.is_fragment || (!datagram.has_ports && datagram.icmp_type != 0) {
         return Err(Reason::TooBig);
     }
-    reply(packet, datagram, speaker, mtu).ok_or(Reason::TooBig)
+    reply(packet, datagram, *speaker, mtu).ok_or(Reason::TooBig)
 }
 
 #[inline(always)]
 fn reply<P: Packet>(packet: &mut P, datagram: &Datagram, speaker: Address, mtu: u32) -> Option<Verdict> {
     let ethernet: EthHdr = packet.read(0)?;
-    let quote: Quote = packet.read(ETHERNET)?;
     let header = ip_header(datagram.family);
     packet.resize(ETHERNET + header + 8 + QUOTE)?;
     packet.write(
@@ -46,7 +43,7 @@ fn reply<P: Packet>(packet: &mut P, datagram: &Datagram, speaker: Address, mtu: 
         &EthHdr { dst_addr: ethernet.src_addr, src_addr: ethernet.dst_addr, ether_type: ethernet.ether_type },
     )?;
     let client = datagram.key.source;
-    let mut sum = quote.iter().fold(Sum::ZERO, |sum, word| sum.plus32(*word)).plus32(mtu.to_be_bytes());
+    let mut sum = move_quote(packet, ETHERNET + header + 8)?.plus32(mtu.to_be_bytes());
     let length = (8 + QUOTE) as u16;
     let kind = match datagram.family {
         Family::V4 => {
@@ -77,8 +74,24 @@ fn reply<P: Packet>(packet: &mut P, datagram: &Datagram, speaker: Address, mtu: 
     let l4 = ETHERNET + header;
     packet.write(l4, &[kind[0], kind[1], a, b])?;
     packet.write(l4 + 4, &mtu.to_be_bytes())?;
-    packet.write(l4 + 8, &quote)?;
     Some(Verdict::Reply)
+}
+
+/// Moves the packet's first bytes back to where they are quoted, the last first because the places overlap, and sums
+/// them up.
+#[inline(always)]
+fn move_quote<P: Packet>(packet: &mut P, to: usize) -> Option<Sum> {
+    let mut sum = Sum::ZERO;
+    let mut offset = QUOTE;
+    while offset != 0 {
+        offset -= 4;
+        // A loop, not seventeen copies of its body: those would keep all words on the stack at once.
+        offset = core::hint::black_box(offset);
+        let word: [u8; 4] = packet.read(ETHERNET + offset)?;
+        packet.write(to + offset, &word)?;
+        sum = sum.plus32(word);
+    }
+    Some(sum)
 }
 
 #[inline(always)]

@@ -8,14 +8,31 @@ use crate::{
     wire::protocol,
 };
 
-/// Gives the packet at `l3` a flow's addresses and ports, and mends its checksums.
-#[inline(always)]
+/// The addresses and ports that a packet is given.
+#[derive(Clone, Copy)]
+pub(super) struct Rewrite {
+    pub(super) source: Address,
+    pub(super) destination: Address,
+    pub(super) source_port: [u8; 2],
+    pub(super) destination_port: [u8; 2],
+}
+
+impl From<&Flow> for Rewrite {
+    #[inline(always)]
+    fn from(flow: &Flow) -> Self {
+        let &Flow { source, destination, source_port, destination_port, .. } = flow;
+        Self { source, destination, source_port, destination_port }
+    }
+}
+
+/// Gives a packet without a tunnel other addresses and ports, and mends its checksums.
+#[inline(never)]
 pub(super) fn translate<P: Packet>(
     packet: &mut P,
     datagram: &mut Datagram,
-    l3: usize,
-    flow: &Flow,
+    flow: &Rewrite,
 ) -> Result<(), Reason> {
+    let l3 = Datagram::L3;
     let key = &mut datagram.key;
     let addresses = Sum::ZERO
         .plus_address(flow.source)

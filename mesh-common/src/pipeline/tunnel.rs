@@ -31,7 +31,9 @@ pub const fn overhead(outer: Family) -> usize {
 
 /// What a packet is put into a tunnel with.
 #[derive(Clone, Copy)]
-pub(super) struct Tunnel {
+pub(super) struct Tunnel<'a> {
+    /// The node at its other end.
+    pub(super) node: &'a Node,
     pub(super) vni: u32,
     pub(super) destination: [u8; 6],
     pub(super) source: [u8; 6],
@@ -44,15 +46,15 @@ pub(super) fn inner_mtu(node: &Node) -> u32 {
 }
 
 /// Puts the packet into a tunnel to a node.
-#[inline(always)]
+#[inline(never)]
 pub(super) fn encapsulate<P: Packet, T: Tables>(
     packet: &mut P,
     tables: &T,
-    settings: &Settings,
     datagram: &Datagram,
-    node: &Node,
-    tunnel: Tunnel,
+    tunnel: &Tunnel<'_>,
 ) -> Step {
+    let settings = tables.settings().ok_or(Reason::NotAttached)?;
+    let node = tunnel.node;
     let hop = match tables.route_to_node(node) {
         Route::Hop(hop) => hop,
         Route::Later => return Ok(Verdict::Pass),
@@ -73,7 +75,7 @@ pub(super) fn encapsulate<P: Packet, T: Tables>(
             &EthHdr { dst_addr: hop.destination, src_addr: hop.source, ether_type: ether_type::of(outer) },
         )
         .ok_or(Reason::Malformed)?;
-    write_outer(packet, settings, node, &tunnel, &frame).ok_or(Reason::Malformed)?;
+    write_outer(packet, settings, tunnel, &frame).ok_or(Reason::Malformed)?;
     Ok(Verdict::Transmit(hop.ifindex))
 }
 
@@ -91,10 +93,10 @@ pub(super) struct Frame {
 pub(super) fn write_outer<P: Packet>(
     packet: &mut P,
     settings: &Settings,
-    node: &Node,
-    tunnel: &Tunnel,
+    tunnel: &Tunnel<'_>,
     frame: &Frame,
 ) -> Option<()> {
+    let node = tunnel.node;
     let udp_len = (frame.inner_len + INSIDE) as u16;
     let l4 = match node.address.family() {
         Family::V4 => {

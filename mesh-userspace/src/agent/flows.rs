@@ -1,6 +1,6 @@
 //! Forgetting flows that are over, in small slices.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use mesh_common::abi::{BackendIndex, Flow, FlowKey, Space, flow_flags};
 
@@ -18,6 +18,12 @@ pub(crate) const IDLE_FOR: u64 = 900;
 pub(crate) const SLICE: usize = 256;
 
 const TCP: u8 = 6;
+
+/// The kernel's monotonic clock, by which flows are dated.
+pub(crate) fn monotonic() -> Duration {
+    // Linux always has this clock.
+    nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from)
+}
 
 /// Where a sweep stands.
 #[derive(Debug, Default)]

@@ -1,26 +1,143 @@
-//! The snapshot of the agent that its API answers from.
+//! The picture of the agent that its API answers from.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+    time::SystemTime,
+};
 
-use crate::{apply::MapContents, plan::Plan, problem::Problem, table::Table};
+use mesh_common::abi::{self, BackendIndex, NodeIndex};
 
-/// What the agent knew and wanted after its last round.
-#[derive(Clone, Debug)]
-pub struct State {
-    /// This node's name.
-    pub node: String,
-    /// When this agent was started.
-    pub started: SystemTime,
-    /// Counts the tables that were taken over since then, from 1.
-    pub revision: u64,
-    /// The desired state.
-    pub table: Arc<Table>,
-    /// What it means for this node.
-    pub plan: Arc<Plan>,
-    /// The kernel maps as the last round left them: which index stands for which node, backend and service.
-    pub contents: Arc<MapContents>,
-    /// What is wrong, and how to mend it; empty when all is well.
-    pub problems: Vec<Problem>,
-    /// Map entries that had been altered behind the agent's back and were put right, since the start.
-    pub repaired: u64,
+use super::{desired::Desired, round::Outcome};
+use crate::{
+    api::{Attachment, Lookup, Snapshot, Uplink, types},
+    apply::MapContents,
+    datapath::{Attached, Hook},
+    plan::{self, Plan, SEED, ring::BackendId},
+    problem::Problem,
+    table::Table,
+};
+
+/// What stands behind the numbers in the kernel's maps.
+#[derive(Debug)]
+pub(crate) struct Numbers {
+    table: Arc<Table>,
+    plan: Arc<Plan>,
+    contents: Arc<MapContents>,
+}
+
+impl Numbers {
+    pub(crate) const fn new(table: Arc<Table>, plan: Arc<Plan>, contents: Arc<MapContents>) -> Self {
+        Self { table, plan, contents }
+    }
+
+    /// The backends that have left, whose numbers are kept for flows that are under way.
+    pub(crate) fn gone(&self) -> BTreeSet<BackendIndex> {
+        let is_gone = |backend: &abi::Backend| {
+            !self.plan.backends.contains_key(&BackendId { vni: backend.vni, address: backend.address.into() })
+        };
+        self.contents
+            .backends
+            .iter()
+            .filter(|(_, backend)| is_gone(backend))
+            .map(|(index, _)| *index)
+            .collect()
+    }
+}
+
+impl Lookup for Numbers {
+    fn seed(&self) -> u64 {
+        SEED
+    }
+
+    fn service(&self, key: &abi::ServiceKey) -> Option<abi::Service> {
+        self.contents.services.get(key).copied()
+    }
+
+    fn slot(&self, index: u32) -> Option<abi::Slot> {
+        self.contents.slots.get(&index).copied()
+    }
+
+    fn backend(&self, index: BackendIndex) -> Option<abi::Backend> {
+        self.contents.backends.get(&index).copied()
+    }
+
+    fn service_name(&self, id: u32) -> Option<String> {
+        let (key, _) = self.contents.services.iter().find(|(_, service)| service.id == id)?;
+        self.plan.services.get(key).map(|service| service.name.clone())
+    }
+
+    fn node_name(&self, index: NodeIndex) -> Option<String> {
+        let address = IpAddr::from(self.contents.nodes.get(&index)?.address);
+        self.table.nodes.iter().find(|(_, node)| node.address == address).map(|(name, _)| name.clone())
+    }
+}
+
+/// The picture after a round.
+pub(crate) fn snapshot(
+    desired: &Desired,
+    started: SystemTime,
+    outcome: &Outcome,
+    numbers: Arc<Numbers>,
+) -> Snapshot {
+    let facts = &outcome.facts;
+    let table = desired.table();
+    let interface_name = |ifindex: u32| match facts.interface(ifindex) {
+        Some(interface) => interface.name.clone(),
+        None => format!("interface number {ifindex}"),
+    };
+    let uplinks = table.nodes.iter().filter_map(|(name, node)| {
+        let route = facts.routes.get(&node.address)?;
+        Some((name.clone(), Uplink { interface: interface_name(route.ifindex), mtu: route.mtu }))
+    });
+    let ours = table.endpoints.iter().filter(|(_, endpoint)| endpoint.node == desired.node());
+    let attachments =
+        ours.map(|(name, endpoint)| (name.clone(), attachment(name, endpoint.netns.is_some(), outcome)));
+    let mtus = table
+        .networks
+        .iter()
+        .filter_map(|(name, network)| Some((name.clone(), outcome.plan.networks.get(&network.vni)?.mtu)));
+    Snapshot {
+        node: desired.node().to_owned(),
+        started,
+        revision: desired.revision(),
+        table: Arc::clone(table),
+        lookup: numbers,
+        programs: outcome.programs.iter().map(|attached| program(attached, &interface_name)).collect(),
+        uplinks: uplinks.collect::<BTreeMap<_, _>>(),
+        attachments: attachments.collect(),
+        mtus: mtus.collect(),
+        addresses: facts.addresses.iter().map(|local| local.address).collect(),
+        problems: desired.problems().chain(&outcome.problems).map(problem).collect(),
+    }
+}
+
+fn attachment(name: &str, has_namespace: bool, outcome: &Outcome) -> Attachment {
+    let waiting = match outcome.waiting.get(name) {
+        Some(why) => Some(why.clone()),
+        None if !has_namespace => Some("it has no network namespace, so it is not ours to attach".to_owned()),
+        None => None,
+    };
+    let is_attached = outcome.facts.attached.contains_key(name);
+    Attachment { interface: None, host_interface: is_attached.then(|| plan::host_interface(name)), waiting }
+}
+
+fn program(attached: &Attached, interface_name: impl Fn(u32) -> String) -> types::Program {
+    types::Program {
+        target: attached.ifindex.map_or_else(|| "cgroup".to_owned(), interface_name),
+        name: attached.program.clone(),
+        mode: match attached.hook {
+            Hook::Ingress => "tcx ingress",
+            Hook::XdpNative => "xdp native",
+            Hook::XdpGeneric => "xdp generic",
+            Hook::Cgroup => "cgroup",
+        }
+        .to_owned(),
+        id: attached.program_id,
+    }
+}
+
+fn problem(problem: &Problem) -> types::Problem {
+    types::Problem { subject: problem.subject.clone(), message: problem.message.clone() }
 }

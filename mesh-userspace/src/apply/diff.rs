@@ -14,6 +14,16 @@ pub enum Operation {
     Remove(Entry),
 }
 
+impl Operation {
+    /// The name of the map that it changes.
+    #[must_use]
+    pub const fn map(&self) -> &'static str {
+        match self {
+            Self::Put(entry) | Self::Remove(entry) => entry.map(),
+        }
+    }
+}
+
 /// The changes that lead from one contents to another, in an order in which no entry ever names one that is not
 /// there: what is named is written first, and removed last.
 #[must_use]

@@ -32,7 +32,7 @@ pub fn lower(plan: &Plan, current: &MapContents) -> Result<MapContents, Full> {
         host_ifindex: plan.settings.host_ifindex,
         host_mac: plan.settings.host_mac,
         vxlan_port: plan.settings.vxlan_port.to_be_bytes(),
-        trace_every: current.settings.get(&0).map_or(0, |settings| settings.trace_every),
+        trace_every: plan.settings.trace_every,
         flags: plan.settings.flags,
     };
     let endpoints = plan.endpoints.iter().map(|(key, endpoint)| {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use mesh_common::abi::{
     self, Address, Attachment, Backend, Endpoint, EndpointKey, Flow, FlowKey, LocalMac, MacKey, Network, Pod,
-    Service, ServiceKey, Settings, Slot, SubnetKey, Uplink,
+    Service, ServiceKey, Settings, Slot, SubnetKey, Uplink, capacity,
 };
 
 /// A subnet in the longest-prefix table, laid out as the kernel's `bpf_lpm_trie_key`: the prefix's bits, then
@@ -176,6 +176,12 @@ macro_rules! planned_maps {
         }
 
         impl MapContents {
+            /// Each map's name, how many of its entries are used, and how many there is room for.
+            #[must_use]
+            pub fn uses(&self) -> Vec<(&'static str, usize, u32)> {
+                vec![$(($name, self.$field.len(), <$map as Map>::CAPACITY),)+]
+            }
+
             /// Says which map these contents would overflow, if any.
             pub(super) fn check_capacities(&self) -> Result<(), Full> {
                 $(if self.$field.len() > usize::try_from(<$map as Map>::CAPACITY).unwrap_or(usize::MAX) {
@@ -208,31 +214,31 @@ macro_rules! planned_maps {
 
 planned_maps! {
     /// The nodes by index, 0 unused; this node included.
-    Nodes, nodes: "NODES" Array[1024] u32 => abi::Node;
+    Nodes, nodes: "NODES" Array[capacity::NODES] u32 => abi::Node;
     /// What holds for this node.
     NodeSettings, settings: "SETTINGS" Array[1] u32 => Settings;
     /// The indices of the other nodes, by underlay address.
-    Peers, peers: "PEERS" Hash[1024] Address => u32;
+    Peers, peers: "PEERS" Hash[capacity::NODES] Address => u32;
     /// The addresses of this node's own interfaces, with the interface.
-    Locals, locals: "LOCALS" Hash[4096] Address => u32;
+    Locals, locals: "LOCALS" Hash[capacity::LOCALS] Address => u32;
     /// The interfaces to the outside world, by index.
-    Uplinks, uplinks: "UPLINKS" Hash[1024] u32 => Uplink;
+    Uplinks, uplinks: "UPLINKS" Hash[capacity::UPLINKS] u32 => Uplink;
     /// The networks by VNI.
-    Networks, networks: "NETWORKS" Hash[16384] u32 => Network;
+    Networks, networks: "NETWORKS" Hash[capacity::NETWORKS] u32 => Network;
     /// The networks' subnets.
-    Subnets, subnets: "SUBNETS" LpmTrie[16384] SubnetPrefix => u32;
+    Subnets, subnets: "SUBNETS" LpmTrie[capacity::SUBNETS] SubnetPrefix => u32;
     /// The endpoints of all nodes.
-    Endpoints, endpoints: "ENDPOINTS" Hash[65536] EndpointKey => Endpoint;
+    Endpoints, endpoints: "ENDPOINTS" Hash[capacity::ENDPOINTS] EndpointKey => Endpoint;
     /// This node's endpoints by MAC address.
-    LocalMacs, local_macs: "LOCAL_MACS" Hash[16384] MacKey => LocalMac;
+    LocalMacs, local_macs: "LOCAL_MACS" Hash[capacity::LOCAL_ENDPOINTS] MacKey => LocalMac;
     /// What hangs on the host sides of this node's endpoints, by interface index.
-    Attachments, attachments: "ATTACHMENTS" Hash[16384] u32 => Attachment;
+    Attachments, attachments: "ATTACHMENTS" Hash[capacity::LOCAL_ENDPOINTS] u32 => Attachment;
     /// The backends by index, 0 unused; also those that left, for the flows that still name them.
-    Backends, backends: "BACKENDS" Array[65536] u32 => Backend;
+    Backends, backends: "BACKENDS" Array[capacity::BACKENDS] u32 => Backend;
     /// The slots of all rings.
-    Slots, slots: "SLOTS" Array[1_048_576] u32 => Slot;
+    Slots, slots: "SLOTS" Array[capacity::SLOTS] u32 => Slot;
     /// Virtual IPs and published ports.
-    Services, services: "SERVICES" Hash[65536] ServiceKey => Service;
+    Services, services: "SERVICES" Hash[capacity::SERVICES] ServiceKey => Service;
 }
 
 /// The flows, which the programs fill.
@@ -244,7 +250,7 @@ impl Map for Flows {
     type Value = Flow;
     const NAME: &'static str = "FLOWS";
     const KIND: MapKind = MapKind::Hash;
-    const CAPACITY: u32 = 262_144;
+    const CAPACITY: u32 = capacity::FLOWS;
 }
 
 #[cfg(test)]

@@ -276,12 +276,7 @@ fn what_is_named_is_written_first_and_removed_last() {
     let plan = plan_of(&services(&[(2, &[1])]));
     let contents = lower(&plan, &MapContents::default()).unwrap();
     let order = |operations: Vec<Operation>| {
-        let mut names: Vec<&str> = operations
-            .iter()
-            .map(|operation| match operation {
-                Operation::Put(entry) | Operation::Remove(entry) => entry.map(),
-            })
-            .collect();
+        let mut names: Vec<&str> = operations.iter().map(Operation::map).collect();
         names.dedup();
         names
     };

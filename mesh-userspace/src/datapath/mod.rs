@@ -20,6 +20,7 @@ mod cgroup;
 mod error;
 mod home;
 mod map;
+mod planned;
 mod sys;
 
 #[cfg(test)]
@@ -33,12 +34,13 @@ use aya::{
     programs::{Program, ProgramError},
     sys::SyscallError,
 };
-use aya_obj::{EbpfSectionKind, Object, generated::bpf_map_type};
+use aya_obj::{EbpfSectionKind, Object};
 use mesh_common::abi::LAYOUT_VERSION;
 
 pub use attach::{Attached, Hook, XdpOutcome};
 pub use error::DatapathError;
 pub use map::{ArrayTable, CounterTable, HashTable, Raw, TrieTable};
+pub use planned::KernelMaps;
 
 use bpffs::BpfFs;
 use error::chain;
@@ -99,8 +101,8 @@ struct Shape {
     entries: u32,
 }
 
-/// The object's maps that outlive the agent: all but its constants, which are each load's own, and the ring
-/// of its log messages, which is read by one agent only.
+/// The object's maps that outlive the agent: all but its constants, which are each load's own, and the log messages
+/// of a load's programs.
 fn pinnable_maps(object: &[u8]) -> Result<BTreeMap<String, Shape>, DatapathError> {
     let object = Object::parse(object).map_err(|error| DatapathError::Load { why: chain(&error) })?;
     Ok(object
@@ -111,10 +113,7 @@ fn pinnable_maps(object: &[u8]) -> Result<BTreeMap<String, Shape>, DatapathError
                 map.section_kind(),
                 EbpfSectionKind::Rodata | EbpfSectionKind::Data | EbpfSectionKind::Bss
             );
-            let ring = [bpf_map_type::BPF_MAP_TYPE_RINGBUF, bpf_map_type::BPF_MAP_TYPE_PERF_EVENT_ARRAY]
-                .into_iter()
-                .any(|kind| map.map_type() == kind as u32);
-            !constants && !ring && !name.starts_with("AYA_LOG")
+            !constants && !name.starts_with("AYA_LOG")
         })
         .map(|(name, map)| {
             let shape = Shape {

@@ -84,6 +84,8 @@ pub struct PlannedSettings {
     pub host_mac: [u8; 6],
     /// The UDP port of the tunnels.
     pub vxlan_port: u16,
+    /// One packet in this many is traced; 0 for none.
+    pub trace_every: u32,
     /// Flags of [`settings_flags`].
     pub flags: u32,
 }
@@ -176,6 +178,7 @@ pub fn plan(table: &Table, node: &str, facts: &NodeFacts) -> Result<Plan, PlanEr
             host_ifindex: facts.gate.map_or(0, |gate| gate.host_ifindex),
             host_mac: facts.gate.map_or([0; 6], |gate| gate.mesh0_mac),
             vxlan_port: table.options.vxlan_port,
+            trace_every: 0,
             flags: match table.options.r#return {
                 ReturnPath::Tunnel => 0,
                 ReturnPath::Direct => settings_flags::RETURN_DIRECT,

@@ -1,5 +1,7 @@
 //! A packet at the XDP hook.
 
+use core::mem::offset_of;
+
 use aya_ebpf::{bindings::xdp_md, helpers};
 use mesh_common::{
     Packet,
@@ -25,8 +27,7 @@ impl Frame {
 
     #[inline(always)]
     fn bytes(&self) -> Bytes {
-        // SAFETY: the pointer is the hook's context.
-        unsafe { Bytes { start: (*self.context).data as usize, end: (*self.context).data_end as usize } }
+        Bytes::of::<_, { offset_of!(xdp_md, data) }, { offset_of!(xdp_md, data_end) }>(self.context)
     }
 
     #[inline(always)]
@@ -40,8 +41,7 @@ impl Frame {
 impl Packet for Frame {
     #[inline(always)]
     fn length(&self) -> usize {
-        let bytes = self.bytes();
-        bytes.end - bytes.start
+        self.bytes().len()
     }
 
     #[inline(always)]

@@ -4,9 +4,10 @@
 
 #![no_std]
 #![no_main]
-// For `atomic_xadd`: see `tables`.
-#![expect(internal_features, reason = "the kernel's fetch-and-add has no stable name on this target")]
+#![expect(internal_features, reason = "the kernel's fetch-and-add has no stable name on this target: see `tables`")]
 #![feature(core_intrinsics)]
+// For the loads of `access`.
+#![feature(asm_experimental_arch)]
 
 mod access;
 mod frame;
@@ -28,7 +29,7 @@ use aya_ebpf::{
 };
 use mesh_common::{
     Packet as _, Tables as _, Verdict,
-    abi::{Hook, TRACE_BYTES},
+    abi::{Hook, Outcome, TRACE_BYTES},
     pipeline,
 };
 
@@ -83,16 +84,14 @@ pub fn underlay_xdp(context: XdpContext) -> u32 {
             })
         });
     }
-    match verdict {
-        Verdict::Pass => XDP_PASS,
-        Verdict::Reply => XDP_TX,
-        Verdict::Transmit(ifindex) if ifindex == ingress => XDP_TX,
-        Verdict::Transmit(ifindex) => {
-            // SAFETY: plain numbers.
-            (unsafe { helpers::generated::bpf_redirect(ifindex, 0) }) as u32
-        }
+    match verdict.outcome() {
+        Outcome::Pass => XDP_PASS,
+        Outcome::Reply => XDP_TX,
+        Outcome::Transmit if verdict.detail() == ingress => XDP_TX,
+        // SAFETY: plain numbers.
+        Outcome::Transmit => (unsafe { helpers::generated::bpf_redirect(verdict.detail(), 0) }) as u32,
         // This hook delivers nothing: `KernelTables::<true>::DELIVERS` is false.
-        Verdict::Drop(_) | Verdict::Deliver(_) | Verdict::Host(_) => XDP_DROP,
+        Outcome::Drop | Outcome::Deliver | Outcome::Host => XDP_DROP,
     }
 }
 
@@ -126,14 +125,14 @@ fn at_tc_end(
     }
     // SAFETY: plain numbers, and no parameters for the neighbour, which the kernel then finds by the packet's route.
     let result = unsafe {
-        match verdict {
-            Verdict::Pass => return TC_ACT_OK,
-            Verdict::Drop(_) => return TC_ACT_SHOT,
-            Verdict::Reply => helpers::generated::bpf_redirect(ingress, 0),
-            Verdict::Host(ifindex) => helpers::generated::bpf_redirect(ifindex, 0),
-            Verdict::Deliver(ifindex) => helpers::generated::bpf_redirect_peer(ifindex, 0),
-            Verdict::Transmit(ifindex) => {
-                helpers::generated::bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0)
+        match verdict.outcome() {
+            Outcome::Pass => return TC_ACT_OK,
+            Outcome::Drop => return TC_ACT_SHOT,
+            Outcome::Reply => helpers::generated::bpf_redirect(ingress, 0),
+            Outcome::Host => helpers::generated::bpf_redirect(verdict.detail(), 0),
+            Outcome::Deliver => helpers::generated::bpf_redirect_peer(verdict.detail(), 0),
+            Outcome::Transmit => {
+                helpers::generated::bpf_redirect_neigh(verdict.detail(), core::ptr::null_mut(), 0, 0)
             }
         }
     };

@@ -3,7 +3,7 @@
 use aya_ebpf::helpers;
 use mesh_common::{
     Verdict,
-    abi::{Counter, Hook, Settings, TRACE_BYTES, Trace},
+    abi::{Counter, Hook, Outcome, Settings, TRACE_BYTES, Trace},
 };
 
 use crate::maps;
@@ -18,8 +18,8 @@ pub fn count(hook: Hook, verdict: Verdict, length: usize) {
             (*counter).bytes += length as u64;
         }
     }
-    if let Verdict::Drop(reason) = verdict
-        && let Some(drops) = maps::DROPS.get_ptr_mut(reason as u32)
+    if verdict.outcome() == Outcome::Drop
+        && let Some(drops) = maps::DROPS.get_ptr_mut(verdict.detail())
     {
         // SAFETY: as above.
         unsafe { *drops += 1 };
@@ -43,22 +43,17 @@ pub fn trace(
     length: usize,
     load: impl Fn(&mut [u8; TRACE_BYTES]) -> u8,
 ) {
-    let (target, reason) = match verdict {
-        Verdict::Deliver(ifindex) | Verdict::Host(ifindex) | Verdict::Transmit(ifindex) => (ifindex, 0),
-        Verdict::Drop(reason) => (0, reason as u8),
-        Verdict::Pass | Verdict::Reply => (0, 0),
-    };
     let Some(mut entry) = maps::TRACES.reserve::<Trace>(0) else { return };
     let record = entry.as_mut_ptr();
     // SAFETY: the ring's entry is as long as the record, and every field is written before it is handed over.
     unsafe {
         (*record).time = helpers::generated::bpf_ktime_get_ns();
         (*record).ifindex = ifindex;
-        (*record).target = target;
+        (*record).detail = verdict.detail();
         (*record).length = length as u32;
         (*record).hook = hook as u8;
         (*record).outcome = verdict.outcome() as u8;
-        (*record).reason = reason;
+        (*record).reserved = 0;
         (*record).bytes = [0; TRACE_BYTES];
         (*record).captured = load(&mut (*record).bytes);
     }

@@ -1,5 +1,7 @@
 //! A packet at a tc hook.
 
+use core::mem::offset_of;
+
 use aya_ebpf::{
     bindings::{
         __sk_buff, BPF_F_ADJ_ROOM_DECAP_L3_IPV4, BPF_F_ADJ_ROOM_DECAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L2_ETH,
@@ -22,10 +24,6 @@ use crate::access::Bytes;
 /// readable before the pipeline looks.
 const HEADERS: u32 = 192;
 
-/// `bpf_l4_csum_replace` should not make up for the change of an IPv6 header in the card's sum over the frame, which has
-/// no checksum of its own (since Linux 6.16, commit ead7f9b8de65).
-const BPF_F_IPV6: u64 = 1 << 7;
-
 /// A packet at a tc hook.
 #[derive(Clone, Copy)]
 pub struct Skb {
@@ -40,7 +38,7 @@ impl Skb {
         let bytes = this.bytes();
         let length = this.length() as u32;
         let headers = if length < HEADERS { length } else { HEADERS };
-        if bytes.start + headers as usize > bytes.end {
+        if !bytes.reach(headers as usize) {
             // SAFETY: the pointer is the hook's context. Failing leaves the packet as it was, and the pipeline then
             // finds it too short.
             unsafe { helpers::generated::bpf_skb_pull_data(skb, headers) };
@@ -50,8 +48,7 @@ impl Skb {
 
     #[inline(always)]
     fn bytes(&self) -> Bytes {
-        // SAFETY: the pointer is the hook's context.
-        unsafe { Bytes { start: (*self.skb).data as usize, end: (*self.skb).data_end as usize } }
+        Bytes::of::<_, { offset_of!(__sk_buff, data) }, { offset_of!(__sk_buff, data_end) }>(self.skb)
     }
 
     #[inline(always)]
@@ -132,8 +129,6 @@ impl Packet for Skb {
             && !pseudo.is_zero()
         {
             let flags = mangled | u64::from(BPF_F_PSEUDO_HDR);
-            // Only kernels that know the flag take it, and only IPv6 wants it: an IPv4 header's own checksum makes up for
-            // its addresses.
             self.replace_checksum(offset, pseudo, flags)?;
         }
         if !body.is_zero() {

@@ -1,7 +1,9 @@
 //! Every command a contributor types.
 
 mod build;
+mod demo;
 mod ebpf;
+mod lab;
 mod process;
 mod programs;
 mod progress;
@@ -26,6 +28,10 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Show a mesh of three nodes at work: sets up what is missing, builds, checks each answer, cleans up
+    Demo(demo::Arguments),
+    /// The demo's hosts for hands-on work
+    Lab(lab::Arguments),
     /// Install what building and testing takes, or say how to (on Debian 12 and later, as root, it installs)
     Setup(setup::Arguments),
     /// Build meshd and meshctl, with the eBPF programs inside, and show what the programs cost
@@ -38,6 +44,8 @@ enum Command {
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
+        Command::Demo(arguments) => demo::run(&arguments),
+        Command::Lab(arguments) => lab::run(&arguments),
         Command::Setup(arguments) => setup::run(&arguments),
         Command::Build(arguments) => build::run(&arguments),
         Command::BuildEbpf => ebpf::run(),

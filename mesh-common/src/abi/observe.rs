@@ -102,16 +102,16 @@ pub struct Trace {
     pub time: u64,
     /// The interface that it came in by.
     pub ifindex: u32,
-    /// The interface that it leaves by, or 0.
-    pub target: u32,
+    /// The interface that it leaves by, the number of the [`Reason`](crate::Reason) it was dropped for, or 0.
+    pub detail: u32,
     /// Bytes of the frame before anything was done to it.
     pub length: u32,
     /// A [`Hook`].
     pub hook: u8,
     /// An [`Outcome`].
     pub outcome: u8,
-    /// A [`Reason`](crate::Reason) if it was dropped.
-    pub reason: u8,
+    /// Zero.
+    pub reserved: u8,
     /// How many of `bytes` are the frame's.
     pub captured: u8,
     /// The frame's first bytes, as it leaves.

@@ -1,6 +1,6 @@
 //! Reading an IP packet's headers: who speaks to whom.
 
-use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
+use network_types::ip::Ipv4Hdr;
 
 use crate::{
     Packet, Reason,
@@ -25,8 +25,8 @@ pub(super) struct Datagram {
     /// Who speaks to whom; the scope is the asker's to fill in.
     pub(super) key: FlowKey,
     pub(super) family: Family,
-    /// Where the transport header begins.
-    pub(super) l4: usize,
+    /// Where the transport header begins: sixteen bits, so that the verifier knows that it is not negative.
+    l4: u16,
     /// Whether the key's ports are the packet's: TCP, UDP, or an ICMP echo, and no fragment.
     pub(super) has_ports: bool,
     /// A fragment of a longer packet.
@@ -63,7 +63,7 @@ impl Datagram {
     };
 
     /// Reads the headers of the packet whose network header stands at `l3`.
-    #[inline(never)]
+    #[inline(always)]
     pub(super) fn parse<P: Packet>(&mut self, packet: &P, l3: usize, ether_type: u16) -> Result<(), Reason> {
         match ether_type {
             ether_type::IPV4 => self.parse_v4(packet, l3),
@@ -72,7 +72,7 @@ impl Datagram {
         }
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn parse_v4<P: Packet>(&mut self, packet: &P, l3: usize) -> Result<(), Reason> {
         let header: Ipv4Hdr = packet.read(l3).ok_or(Reason::Malformed)?;
         let header_len = usize::from(header.vihl & 0xf) * 4;
@@ -89,26 +89,28 @@ impl Datagram {
         self.key.destination = Address::from_v4(header.dst_addr);
         self.key.protocol = header.proto;
         self.family = Family::V4;
-        self.l4 = l3 + header_len;
+        self.l4 = (l3 + header_len) as u16;
         self.is_fragment = fragment & 0x3fff != 0;
         self.traffic_class = header.tos;
         self.hop_limit = header.ttl;
         if fragment & 0x1fff == 0 { self.parse_transport(packet, l3 + total) } else { Ok(()) }
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn parse_v6<P: Packet>(&mut self, packet: &P, l3: usize) -> Result<(), Reason> {
-        let header: Ipv6Hdr = packet.read(l3).ok_or(Reason::Malformed)?;
-        let end = l3 + ip_header(Family::V6) + usize::from(u16::from_be_bytes(header.payload_len));
-        if header.vcf[0] >> 4 != 6 || end > packet.length() {
+        // Field by field: the whole header would lie on the stack.
+        let [version, flow, ..]: [u8; 4] = packet.read(l3).ok_or(Reason::Malformed)?;
+        let [length_a, length_b, mut next, hop_limit]: [u8; 4] =
+            packet.read(l3 + 4).ok_or(Reason::Malformed)?;
+        self.key.source = packet.read(l3 + 8).ok_or(Reason::Malformed)?;
+        self.key.destination = packet.read(l3 + 24).ok_or(Reason::Malformed)?;
+        let end = l3 + ip_header(Family::V6) + usize::from(u16::from_be_bytes([length_a, length_b]));
+        if version >> 4 != 6 || end > packet.length() {
             return Err(Reason::Malformed);
         }
-        self.key.source = Address::from_v6(header.src_addr);
-        self.key.destination = Address::from_v6(header.dst_addr);
         self.family = Family::V6;
-        self.traffic_class = header.vcf[0] << 4 | header.vcf[1] >> 4;
-        self.hop_limit = header.hop_limit;
-        let mut next = header.next_hdr;
+        self.traffic_class = version << 4 | flow >> 4;
+        self.hop_limit = hop_limit;
         let mut l4 = l3 + ip_header(Family::V6);
         let mut is_first = true;
         for _ in 0..EXTENSIONS {
@@ -134,26 +136,27 @@ impl Datagram {
             return Err(Reason::Malformed);
         }
         self.key.protocol = next;
-        self.l4 = l4;
+        self.l4 = l4 as u16;
         if is_first { self.parse_transport(packet, end) } else { Ok(()) }
     }
 
     /// Reads what of the transport header tells flows apart. `end` is where the IP packet says that it ends.
     #[inline(always)]
     fn parse_transport<P: Packet>(&mut self, packet: &P, end: usize) -> Result<(), Reason> {
+        let l4 = self.l4();
         let minimum = match self.key.protocol {
             protocol::TCP => 20,
             protocol::UDP | protocol::ICMP | protocol::ICMPV6 => 8,
             _ => return Ok(()),
         };
         // A first fragment may be shorter than its transport header (RFC 8200, section 5, forbids it to IPv6).
-        if self.l4 + minimum > end {
+        if l4 + minimum > end {
             return if self.is_fragment { Ok(()) } else { Err(Reason::Malformed) };
         }
-        let words: [[u8; 2]; 4] = packet.read(self.l4).ok_or(Reason::Malformed)?;
+        let words: [[u8; 2]; 4] = packet.read(l4).ok_or(Reason::Malformed)?;
         match self.key.protocol {
             protocol::TCP => {
-                let flags: [u8; 2] = packet.read(self.l4 + 12).ok_or(Reason::Malformed)?;
+                let flags: [u8; 2] = packet.read(l4 + 12).ok_or(Reason::Malformed)?;
                 self.tcp_flags = flags[1];
                 self.take_ports(words[0], words[1]);
             }
@@ -185,6 +188,18 @@ impl Datagram {
 
     /// Where the network header begins, given that it did so behind an Ethernet header only.
     pub(super) const L3: usize = ETHERNET;
+
+    /// Where the transport header begins.
+    #[inline(always)]
+    pub(super) fn l4(&self) -> usize {
+        usize::from(self.l4)
+    }
+
+    /// Takes note that so many bytes before the packet were taken away.
+    #[inline(always)]
+    pub(super) fn move_forward(&mut self, bytes: usize) {
+        self.l4 = self.l4.wrapping_sub(bytes as u16);
+    }
 
     /// The key in a scope.
     #[inline(always)]

@@ -18,7 +18,7 @@ pub(super) fn unwrap<P: Packet>(
 ) -> Result<(), Reason> {
     if tunnel != 0 {
         packet.close(tunnel, datagram.family).ok_or(Reason::NoRoom)?;
-        datagram.l4 -= tunnel;
+        datagram.move_forward(tunnel);
     }
     Ok(())
 }
@@ -35,7 +35,7 @@ pub(super) fn hand_over<P: Packet>(
     let ethernet =
         EthHdr { dst_addr: destination, src_addr: source, ether_type: ether_type::of(datagram.family) };
     packet.write(0, &ethernet).ok_or(Reason::Malformed)?;
-    Ok(Verdict::Deliver(ifindex))
+    Ok(Verdict::deliver(ifindex))
 }
 
 /// Hands a packet without a tunnel to the node itself.
@@ -47,7 +47,7 @@ pub(super) fn hand_to_host<P: Packet>(packet: &mut P, settings: &Settings, datag
         ether_type: ether_type::of(datagram.family),
     };
     packet.write(0, &ethernet).ok_or(Reason::Malformed)?;
-    Ok(Verdict::Host(settings.host_ifindex))
+    Ok(Verdict::host(settings.host_ifindex))
 }
 
 /// Takes one off the hop limit of a packet that this node routes, or refuses it where there is none to spare.

@@ -19,19 +19,19 @@ pub(super) fn answer<P: Packet>(packet: &mut P, datagram: &Datagram) -> Step {
 #[inline(always)]
 fn reply<P: Packet>(packet: &mut P, datagram: &Datagram) -> Option<Verdict> {
     let ethernet: EthHdr = packet.read(0)?;
-    let [kind, code]: [u8; 2] = packet.read(datagram.l4)?;
+    let [kind, code]: [u8; 2] = packet.read(datagram.l4())?;
     let answer =
         if datagram.key.protocol == protocol::ICMPV6 { icmp::V6_ECHO_REPLY } else { icmp::ECHO_REPLY };
     // Swapped addresses leave each checksum as it is; only the type changes.
     let change = Sum::ZERO.plus16([answer, code]).minus(Sum::ZERO.plus16([kind, code]));
     swap_addresses(packet, datagram)?;
-    packet.write(datagram.l4, &[answer, code])?;
-    packet.update_checksum(datagram.l4 + 2, None, change, false)?;
+    packet.write(datagram.l4(), &[answer, code])?;
+    packet.update_checksum(datagram.l4() + 2, None, change, false)?;
     packet.write(
         0,
         &EthHdr { dst_addr: ethernet.src_addr, src_addr: ethernet.dst_addr, ether_type: ethernet.ether_type },
     )?;
-    Some(Verdict::Reply)
+    Some(Verdict::REPLY)
 }
 
 #[inline(always)]

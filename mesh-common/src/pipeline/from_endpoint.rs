@@ -3,7 +3,7 @@
 use network_types::eth::EthHdr;
 
 use super::{
-    Step, balance,
+    Step, Way, balance,
     datagram::Datagram,
     deliver, echo, go, lookup, neighbour, outside, published, settle, too_big,
     translate::{Rewrite, translate},
@@ -61,12 +61,13 @@ fn endpoint<P: Packet, T: Tables>(packet: &mut P, tables: &T, ifindex: u32) -> S
     } else {
         None
     };
-    let change = if let Some(flow) = known {
+    let mut change = Rewrite::NONE;
+    if let Some(flow) = known {
         balance::mark(tables, &flow, &datagram);
         if flow.flags & flow_flags::ROUTE == 0 {
             return follow(packet, tables, &from, &mut datagram, &flow);
         }
-        Rewrite::from(&*flow)
+        change = Rewrite::from(&*flow);
     } else {
         if let Some(endpoint) = lookup::endpoint(tables, attachment.vni, &datagram.key.destination) {
             return forward(packet, tables, &from, &datagram, endpoint);
@@ -84,9 +85,10 @@ fn endpoint<P: Packet, T: Tables>(packet: &mut P, tables: &T, ifindex: u32) -> S
         if lookup::is_in_subnet(tables, attachment.vni, &datagram.key.destination) {
             return Err(Reason::NoSuchEndpoint);
         }
-        outside::masquerade(tables, &mut datagram, attachment)?
-    };
-    let way = outside::go(packet, tables, &mut datagram, &change)?;
+        outside::masquerade(tables, &mut datagram, attachment, &mut change)?;
+    }
+    let mut way = Way::NOWHERE;
+    outside::go(packet, tables, &mut datagram, &change, &mut way)?;
     go(packet, tables, &mut datagram, &way)
 }
 
@@ -160,29 +162,29 @@ fn ask<P: Packet, T: Tables>(
     let (index, backend) = balance::choose(tables, from.settings, service, datagram)?;
     let endpoint = lookup::endpoint(tables, backend.vni, &backend.address).ok_or(Reason::NoSuchEndpoint)?;
     let key = datagram.key_in(Space::Network, from.attachment.vni);
-    let change = open(tables, service, key, &backend.address, index);
+    // A task that reaches itself must not see its own address as the client's: its kernel would drop the packet, so the
+    // virtual IP stands for it in both directions.
+    let source = if backend.address == key.source { key.destination } else { key.source };
+    let change = Rewrite {
+        source,
+        destination: backend.address,
+        source_port: key.source_port,
+        destination_port: key.destination_port,
+    };
+    open(tables, service, key, &change, index);
     translate(packet, datagram, &change)?;
     forward(packet, tables, from, datagram, endpoint)
 }
 
-/// Remembers a flow from a task through a virtual IP to a backend, in both directions; gives what its packets become.
+/// Remembers a flow from a task through a virtual IP to a backend, in both directions.
 #[inline(never)]
-fn open<T: Tables>(
-    tables: &T,
-    service: &Service,
-    key: &FlowKey,
-    backend: &Address,
-    index: BackendIndex,
-) -> Rewrite {
-    // A task that reaches itself must not see its own address as the client's: its kernel would drop the packet, so
-    // the virtual IP stands for it in both directions.
-    let source = if *backend == key.source { key.destination } else { key.source };
+fn open<T: Tables>(tables: &T, service: &Service, key: &FlowKey, change: &Rewrite, backend: BackendIndex) {
     let mut flow = Flow {
-        source,
-        destination: *backend,
-        source_port: key.source_port,
-        destination_port: key.destination_port,
-        backend: index,
+        source: change.source,
+        destination: change.destination,
+        source_port: change.source_port,
+        destination_port: change.destination_port,
+        backend,
         seen: tables.now(),
         service: service.id,
         ..Flow::default()
@@ -194,17 +196,11 @@ fn open<T: Tables>(
     flow.destination_port = key.source_port;
     flow.flags = flow_flags::REPLY;
     let back_key = FlowKey {
-        source: *backend,
-        destination: source,
-        source_port: key.destination_port,
-        destination_port: key.source_port,
+        source: change.destination,
+        destination: change.source,
+        source_port: change.destination_port,
+        destination_port: change.source_port,
         ..*key
     };
     tables.put_flow(&back_key, &flow);
-    Rewrite {
-        source,
-        destination: *backend,
-        source_port: key.source_port,
-        destination_port: key.destination_port,
-    }
 }

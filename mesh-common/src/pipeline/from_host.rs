@@ -2,7 +2,7 @@
 
 use network_types::eth::EthHdr;
 
-use super::{Step, datagram::Datagram, go, lookup, outside, published, settle};
+use super::{Step, Way, datagram::Datagram, go, lookup, outside, published, settle};
 use crate::{
     Packet, Reason, Tables, Verdict,
     abi::{HOST_ALIAS_V4, HOST_ALIAS_V6},
@@ -27,7 +27,8 @@ fn host<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Step {
         return Err(Reason::NoRoute);
     }
     if let Some(service) = lookup::published(tables, &datagram, key.destination_port) {
-        let way = published::enter(packet, tables, &mut datagram, service)?;
+        let mut way = Way::NOWHERE;
+        published::enter(packet, tables, &mut datagram, service, &mut way)?;
         return go(packet, tables, &mut datagram, &way);
     }
     outside::answer(packet, tables, &mut datagram).unwrap_or(Err(Reason::NotPublished))

@@ -15,8 +15,8 @@ use super::{
 };
 use crate::{
     Packet, Reason, Tables, Verdict,
-    abi::{Address, MacKey, Space},
-    wire::{ETHERNET, ether_type, protocol},
+    abi::{Address, Space},
+    wire::{ETHERNET, ether_type, ip_header, protocol},
 };
 
 /// The way of a packet from the wire.
@@ -27,35 +27,41 @@ pub fn from_underlay<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Verdic
 
 #[inline(always)]
 fn underlay<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Step {
-    let (Some(settings), Some(ethernet)) = (tables.settings(), packet.read::<EthHdr>(0)) else {
-        return Ok(Verdict::Pass);
-    };
+    let Some(settings) = tables.settings() else { return Ok(Verdict::PASS) };
+    let Some(ethernet) = packet.read::<EthHdr>(0) else { return Ok(Verdict::PASS) };
     // What the mesh cannot read is not the mesh's: the kernel knows what to do with it.
     let mut datagram = Datagram::UNREAD;
     if datagram.parse(packet, Datagram::L3, ethernet.ether_type).is_err() {
-        return Ok(Verdict::Pass);
+        return Ok(Verdict::PASS);
     }
     let key = &datagram.key;
     if !tables.is_local(key.destination) {
-        return Ok(Verdict::Pass);
+        return Ok(Verdict::PASS);
     }
     if key.protocol == protocol::UDP
         && datagram.has_ports
         && key.destination_port == settings.vxlan_port
         && key.destination == settings.address
     {
-        let outer = Outer { source: key.source, l4: datagram.l4, traffic_class: datagram.traffic_class };
-        let way = tunnelled(packet, tables, &mut datagram, &outer)?;
+        // No node of the mesh sends options or extension headers: the inner headers' places are then known.
+        let l4 = Datagram::L3 + ip_header(datagram.family);
+        if datagram.l4() != l4 {
+            return Err(Reason::Malformed);
+        }
+        let outer = Outer { source: key.source, l4, traffic_class: datagram.traffic_class };
+        let mut way = Way::NOWHERE;
+        tunnelled(packet, tables, &mut datagram, &outer, &mut way)?;
         return go(packet, tables, &mut datagram, &way);
     }
     if let Some(service) = lookup::published(tables, &datagram, key.destination_port) {
-        let way = published::enter(packet, tables, &mut datagram, service)?;
+        let mut way = Way::NOWHERE;
+        published::enter(packet, tables, &mut datagram, service, &mut way)?;
         return go(packet, tables, &mut datagram, &way);
     }
     if !T::DELIVERS {
-        return Ok(Verdict::Pass);
+        return Ok(Verdict::PASS);
     }
-    outside::answer(packet, tables, &mut datagram).unwrap_or(Ok(Verdict::Pass))
+    outside::answer(packet, tables, &mut datagram).unwrap_or(Ok(Verdict::PASS))
 }
 
 /// What is still of interest of the outer headers once the inner ones are read.
@@ -67,13 +73,13 @@ struct Outer {
 
 /// A packet in a tunnel to this node.
 #[inline(never)]
-fn tunnelled<'a, P: Packet, T: Tables>(
+fn tunnelled<P: Packet, T: Tables>(
     packet: &mut P,
-    tables: &'a T,
+    tables: &T,
     datagram: &mut Datagram,
     outer: &Outer,
-) -> Result<Way<'a>, Reason> {
-    let settings = tables.settings().ok_or(Reason::NotAttached)?;
+    way: &mut Way,
+) -> Result<(), Reason> {
     let peer = tables.peer(outer.source).ok_or(Reason::NotAPeer)?;
     let vxlan: [u8; 8] = packet.read(outer.l4 + 8).ok_or(Reason::Malformed)?;
     if vxlan[0] & VNI_PRESENT == 0 {
@@ -87,21 +93,23 @@ fn tunnelled<'a, P: Packet, T: Tables>(
     let ethernet: EthHdr = packet.read(inner).ok_or(Reason::Malformed)?;
     let is_return = ethernet.dst_addr == RETURN_MAC;
     if !T::DELIVERS && !is_return {
-        return Ok(Way::Settled(Verdict::Pass));
+        *way = Way::Settled(Verdict::PASS);
+        return Ok(());
     }
     if ethernet.ether_type == ether_type::ARP {
-        let node = tables.node(peer).ok_or(Reason::NotAPeer)?;
-        return Ok(Way::AskedByArp(Asker { settings, vni, node, inner, mac: ethernet.src_addr }));
+        *way = Way::AskedByArp(Asker { vni, node: peer, inner: inner as u8, mac: ethernet.src_addr });
+        return Ok(());
     }
     *datagram = Datagram::UNREAD;
     datagram.parse(packet, inner + ETHERNET, ethernet.ether_type)?;
     let bytes = inner + ETHERNET - Datagram::L3;
     if is_return {
-        return published::returned(packet, tables, datagram, bytes).map(Way::Settled);
+        *way = Way::Return(bytes as u8);
+        return Ok(());
     }
     if neighbour::is_solicitation(datagram) {
-        let node = tables.node(peer).ok_or(Reason::NotAPeer)?;
-        return Ok(Way::Solicited(Asker { settings, vni, node, inner, mac: ethernet.src_addr }));
+        *way = Way::Solicited(Asker { vni, node: peer, inner: inner as u8, mac: ethernet.src_addr });
+        return Ok(());
     }
     if datagram.key.destination.is_multicast() {
         return Err(Reason::Multicast);
@@ -123,12 +131,19 @@ fn tunnelled<'a, P: Packet, T: Tables>(
             balance::mark(tables, &flow, datagram);
             translate(packet, datagram, &Rewrite::from(&*flow))?;
         }
-        return deliver::hand_over(packet, datagram, sender.mac, endpoint.mac, endpoint.ifindex)
-            .map(Way::Settled);
+        *way =
+            Way::Settled(deliver::hand_over(packet, datagram, sender.mac, endpoint.mac, endpoint.ifindex)?);
+        return Ok(());
     }
-    let to = MacKey { vni, mac: ethernet.dst_addr, reserved: [0; 2] };
-    let target = tables.local_mac(&to).ok_or(Reason::NoSuchEndpoint)?;
     let service =
         lookup::published(tables, datagram, datagram.key.destination_port).ok_or(Reason::NotPublished)?;
-    Ok(Way::Deliver(Arrival { service, target, vni, mac: ethernet.dst_addr, entry: peer, tunnel: bytes }))
+    *way = Way::Deliver(Arrival {
+        service: service.id,
+        target_port: service.target_port,
+        vni,
+        mac: ethernet.dst_addr,
+        entry: peer,
+        tunnel: bytes as u8,
+    });
+    Ok(())
 }

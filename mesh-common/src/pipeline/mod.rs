@@ -29,30 +29,42 @@ use crate::{Packet, Reason, Tables, Verdict};
 /// What a step of the pipeline comes to.
 type Step = Result<Verdict, Reason>;
 
-/// What a step comes to that may leave more to do. Its caller does it: a program has a stack of 512 bytes, and what
-/// called a function need not lie on it any more.
-enum Way<'a> {
+/// What a step comes to that may leave more to do. Its caller does it: a program has a stack of 512 bytes, and the
+/// frame of what came before need not lie on it any more. No references: the verifier forgets what a variant holds.
+///
+/// Functions that stay functions in the program write it where they are told: one that returns more than a register holds
+/// may leave a pointer to its stack in that register, which the verifier refuses.
+enum Way {
     Settled(Verdict),
     /// A client's packet has come to the node of its backend.
-    Deliver(Arrival<'a>),
+    Deliver(Arrival),
+    /// A task's answer to a client has come to the entry node, with so many bytes of tunnel around it.
+    Return(u8),
     /// A node without meshd asks for an address by ARP.
-    AskedByArp(Asker<'a>),
+    AskedByArp(Asker),
     /// A node without meshd asks for an address by neighbour solicitation.
-    Solicited(Asker<'a>),
+    Solicited(Asker),
+}
+
+impl Way {
+    /// None yet.
+    const NOWHERE: Self = Self::Settled(Verdict::PASS);
 }
 
 /// Goes a way to its end.
 #[inline(always)]
-fn go<P: Packet, T: Tables>(packet: &mut P, tables: &T, datagram: &mut Datagram, way: &Way<'_>) -> Step {
-    // Constant: it keeps what only other hooks can do out of this one's program.
+fn go<P: Packet, T: Tables>(packet: &mut P, tables: &T, datagram: &mut Datagram, way: &Way) -> Step {
+    // A constant: it keeps what only other hooks can do out of this one's program.
     if !T::DELIVERS {
         return match way {
             Way::Settled(verdict) => Ok(*verdict),
-            _ => Ok(Verdict::Pass),
+            Way::Return(tunnel) => published::returned(packet, tables, datagram, usize::from(*tunnel)),
+            Way::Deliver(_) | Way::AskedByArp(_) | Way::Solicited(_) => Ok(Verdict::PASS),
         };
     }
     match way {
         Way::Settled(verdict) => Ok(*verdict),
+        Way::Return(tunnel) => published::returned(packet, tables, datagram, usize::from(*tunnel)),
         Way::Deliver(arrival) => published::deliver(packet, tables, datagram, arrival),
         Way::AskedByArp(asker) => neighbour::arp_from_tunnel(packet, tables, asker),
         Way::Solicited(asker) => neighbour::solicitation_from_tunnel(packet, tables, asker, datagram),
@@ -63,6 +75,6 @@ fn go<P: Packet, T: Tables>(packet: &mut P, tables: &T, datagram: &mut Datagram,
 fn settle(step: Step) -> Verdict {
     match step {
         Ok(verdict) => verdict,
-        Err(reason) => Verdict::Drop(reason),
+        Err(reason) => Verdict::drop(reason),
     }
 }

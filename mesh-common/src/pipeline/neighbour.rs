@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     Packet, Reason, Tables, Verdict,
-    abi::{Address, Attachment, Family, Network, Node, Settings},
+    abi::{Address, Attachment, Family, Network, NodeIndex},
     checksum::Sum,
     wire::{ETHERNET, ether_type, icmp, ip_header, protocol},
 };
@@ -70,50 +70,52 @@ pub(super) fn arp_from_endpoint<P: Packet, T: Tables>(
     packet.write(ETHERNET, &arp_reply(&request, mac)).ok_or(Reason::Malformed)?;
     let ethernet = EthHdr { dst_addr: attachment.mac, src_addr: mac, ether_type: ether_type::ARP };
     packet.write(0, &ethernet).ok_or(Reason::Malformed)?;
-    Ok(Verdict::Reply)
+    Ok(Verdict::REPLY)
 }
 
 /// The far side of a question that came through a tunnel: only this node's own endpoints are answered for.
-pub(super) struct Asker<'a> {
-    pub(super) settings: &'a Settings,
+pub(super) struct Asker {
     pub(super) vni: u32,
-    pub(super) node: &'a Node,
-    /// Where the inner Ethernet header stands.
-    pub(super) inner: usize,
+    pub(super) node: NodeIndex,
+    /// Where the inner Ethernet header stands: a byte, so that the verifier knows its range.
+    pub(super) inner: u8,
     /// The inner source MAC address.
     pub(super) mac: [u8; 6],
 }
 
 /// A node without meshd asks by ARP, through the tunnel.
 #[inline(never)]
-pub(super) fn arp_from_tunnel<P: Packet, T: Tables>(packet: &mut P, tables: &T, asker: &Asker<'_>) -> Step {
-    let request = arp_request(packet, asker.inner + ETHERNET)?;
+pub(super) fn arp_from_tunnel<P: Packet, T: Tables>(packet: &mut P, tables: &T, asker: &Asker) -> Step {
+    let request = arp_request(packet, usize::from(asker.inner) + ETHERNET)?;
     let endpoint =
         lookup::endpoint(tables, asker.vni, &Address::from_v4(request.tpa)).ok_or(Reason::NoSuchEndpoint)?;
     if endpoint.ifindex == 0 {
         return Err(Reason::NoSuchEndpoint);
     }
     let mac = endpoint.mac;
-    packet.write(asker.inner + ETHERNET, &arp_reply(&request, mac)).ok_or(Reason::Malformed)?;
-    let tunnel = Tunnel { node: asker.node, vni: asker.vni, destination: request.sha, source: mac };
-    answer_through_tunnel(packet, asker, &tunnel, ether_type::ARP)
+    packet.write(usize::from(asker.inner) + ETHERNET, &arp_reply(&request, mac)).ok_or(Reason::Malformed)?;
+    let node = tables.node(asker.node).ok_or(Reason::NotAPeer)?;
+    let tunnel = Tunnel { node, vni: asker.vni, destination: request.sha, source: mac };
+    answer_through_tunnel(packet, tables, asker, &tunnel, ether_type::ARP)
 }
 
 #[inline(always)]
-fn answer_through_tunnel<P: Packet>(
+fn answer_through_tunnel<P: Packet, T: Tables>(
     packet: &mut P,
-    asker: &Asker<'_>,
+    tables: &T,
+    asker: &Asker,
     tunnel: &Tunnel<'_>,
     inner_ether_type: u16,
 ) -> Step {
+    let settings = tables.settings().ok_or(Reason::NotAttached)?;
     let ethernet: EthHdr = packet.read(0).ok_or(Reason::Malformed)?;
-    let inner_len = packet.length() - asker.inner - ETHERNET;
+    let inner_len = packet.length() - usize::from(asker.inner) - ETHERNET;
     let frame = Frame { inner_ether_type, inner_len, source_port: [0xc0, 0], ecn: 0 };
     let swapped =
         EthHdr { dst_addr: ethernet.src_addr, src_addr: ethernet.dst_addr, ether_type: ethernet.ether_type };
     packet.write(0, &swapped).ok_or(Reason::Malformed)?;
-    tunnel::write_outer(packet, asker.settings, tunnel, &frame).ok_or(Reason::Malformed)?;
-    Ok(Verdict::Reply)
+    tunnel::write_outer(packet, settings, tunnel, &frame).ok_or(Reason::Malformed)?;
+    Ok(Verdict::REPLY)
 }
 
 /// Whether this is a neighbour solicitation, with the hop limit that proves it to be of the link.
@@ -127,7 +129,7 @@ pub(super) fn is_solicitation(datagram: &Datagram) -> bool {
 
 #[inline(always)]
 fn solicited<P: Packet>(packet: &P, datagram: &Datagram) -> Result<Address, Reason> {
-    packet.read(datagram.l4 + 8).ok_or(Reason::Malformed)
+    packet.read(datagram.l4() + 8).ok_or(Reason::Malformed)
 }
 
 /// A task asks by neighbour solicitation.
@@ -153,7 +155,7 @@ pub(super) fn solicitation_from_endpoint<P: Packet, T: Tables>(
     let ethernet = EthHdr { dst_addr: attachment.mac, src_addr: mac, ether_type: ether_type::IPV6 };
     packet.write(0, &ethernet).ok_or(Reason::Malformed)?;
     write_advertisement(packet, ETHERNET, target, source, mac).ok_or(Reason::Malformed)?;
-    Ok(Verdict::Reply)
+    Ok(Verdict::REPLY)
 }
 
 /// A node without meshd asks by neighbour solicitation, through the tunnel.
@@ -161,7 +163,7 @@ pub(super) fn solicitation_from_endpoint<P: Packet, T: Tables>(
 pub(super) fn solicitation_from_tunnel<P: Packet, T: Tables>(
     packet: &mut P,
     tables: &T,
-    asker: &Asker<'_>,
+    asker: &Asker,
     datagram: &Datagram,
 ) -> Step {
     let target = solicited(packet, datagram)?;
@@ -174,11 +176,12 @@ pub(super) fn solicitation_from_tunnel<P: Packet, T: Tables>(
         return Err(Reason::NoSuchEndpoint);
     }
     let mac = endpoint.mac;
-    let l3 = asker.inner + ETHERNET;
+    let l3 = usize::from(asker.inner) + ETHERNET;
     packet.resize(l3 + ip_header(Family::V6) + NEIGHBOUR_MESSAGE).ok_or(Reason::NoRoom)?;
     write_advertisement(packet, l3, target, source, mac).ok_or(Reason::Malformed)?;
-    let tunnel = Tunnel { node: asker.node, vni: asker.vni, destination: asker.mac, source: mac };
-    answer_through_tunnel(packet, asker, &tunnel, ether_type::IPV6)
+    let node = tables.node(asker.node).ok_or(Reason::NotAPeer)?;
+    let tunnel = Tunnel { node, vni: asker.vni, destination: asker.mac, source: mac };
+    answer_through_tunnel(packet, tables, asker, &tunnel, ether_type::IPV6)
 }
 
 #[inline(always)]

@@ -25,12 +25,29 @@ const TRIES: u16 = 8;
 const STEP: u16 = 509;
 
 /// A task's packet to an address that is not of its network: finds what it goes out as.
-#[inline(never)]
+#[inline(always)]
 pub(super) fn masquerade<T: Tables>(
     tables: &T,
     datagram: &mut Datagram,
     attachment: &Attachment,
-) -> Result<Rewrite, Reason> {
+    change: &mut Rewrite,
+) -> Result<(), Reason> {
+    find_source(tables, datagram, attachment, &mut change.source)?;
+    change.destination = datagram.key.destination;
+    change.destination_port = datagram.key.destination_port;
+    change.source_port = open(tables, datagram.key_in(Space::Network, attachment.vni), &change.source)
+        .ok_or(Reason::NoPort)?;
+    Ok(())
+}
+
+/// Finds the address of this node that a task's packet goes out from.
+#[inline(never)]
+fn find_source<T: Tables>(
+    tables: &T,
+    datagram: &Datagram,
+    attachment: &Attachment,
+    source: &mut Address,
+) -> Result<(), Reason> {
     let settings = tables.settings().ok_or(Reason::NotAttached)?;
     let network = tables.network(attachment.vni).ok_or(Reason::UnknownNetwork)?;
     if network.flags & network_flags::INTERNAL != 0 {
@@ -46,7 +63,7 @@ pub(super) fn masquerade<T: Tables>(
     if !datagram.has_ports {
         return Err(Reason::Portless);
     }
-    let source = if tables.is_local(key.destination) {
+    *source = if tables.is_local(key.destination) {
         match datagram.family {
             Family::V4 => HOST_ALIAS_V4,
             Family::V6 => HOST_ALIAS_V6,
@@ -62,14 +79,7 @@ pub(super) fn masquerade<T: Tables>(
     if source.is_unspecified() {
         return Err(Reason::NoRoute);
     }
-    let port =
-        open(tables, datagram.key_in(Space::Network, attachment.vni), &source).ok_or(Reason::NoPort)?;
-    Ok(Rewrite {
-        source,
-        destination: datagram.key.destination,
-        source_port: port,
-        destination_port: datagram.key.destination_port,
-    })
+    Ok(())
 }
 
 /// Finds a free port for the new flow with this key, and remembers the flow in both directions.
@@ -85,9 +95,11 @@ fn open<T: Tables>(tables: &T, key: &FlowKey, source: &Address) -> Option<[u8; 2
         source_port: key.destination_port,
         destination_port: key.source_port,
         flags: flow_flags::REPLY,
+        backend: 0,
+        node: 0,
+        service: 0,
         vni: key.scope & VNI_MAX,
         seen: tables.now(),
-        ..Flow::default()
     };
     let mut back_key = FlowKey {
         source: key.destination,
@@ -117,20 +129,22 @@ fn open<T: Tables>(tables: &T, key: &FlowKey, source: &Address) -> Option<[u8; 2
 
 /// Sends a masqueraded packet on its way: it may ask for a port that this very node publishes.
 #[inline(always)]
-pub(super) fn go<'a, P: Packet, T: Tables>(
+pub(super) fn go<P: Packet, T: Tables>(
     packet: &mut P,
-    tables: &'a T,
+    tables: &T,
     datagram: &mut Datagram,
     change: &Rewrite,
-) -> Result<Way<'a>, Reason> {
+    way: &mut Way,
+) -> Result<(), Reason> {
     deliver::route_on(packet, datagram)?;
     translate(packet, datagram, change)?;
     if tables.is_local(datagram.key.destination)
         && let Some(service) = lookup::published(tables, datagram, datagram.key.destination_port)
     {
-        return published::enter(packet, tables, datagram, service);
+        return published::enter(packet, tables, datagram, service, way);
     }
-    leave(packet, tables, datagram, 0).map(Way::Settled)
+    *way = Way::Settled(leave(packet, tables, datagram, 0)?);
+    Ok(())
 }
 
 /// Sends a packet with a tunnel of so many bytes (0 for none) around it by the node's routes: to the node itself, to a
@@ -152,7 +166,7 @@ pub(super) fn leave<P: Packet, T: Tables>(
     }
     let hop = match tables.route(datagram.key.source, datagram.key.destination) {
         Route::Hop(hop) => hop,
-        Route::Later => return Ok(Verdict::Pass),
+        Route::Later => return Ok(Verdict::PASS),
         Route::None => return Err(Reason::NoRoute),
     };
     deliver::unwrap(packet, datagram, tunnel)?;
@@ -167,7 +181,7 @@ fn transmit<P: Packet>(packet: &mut P, datagram: &Datagram, hop: &Hop) -> Step {
         ether_type: ether_type::of(datagram.family),
     };
     packet.write(0, &ethernet).ok_or(Reason::Malformed)?;
-    Ok(Verdict::Transmit(hop.ifindex))
+    Ok(Verdict::transmit(hop.ifindex))
 }
 
 /// Delivers a packet to this node's address if it is the answer to a masqueraded task.

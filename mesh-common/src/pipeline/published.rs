@@ -9,59 +9,64 @@ use super::{
 };
 use crate::{
     Packet, Reason, Tables, Verdict,
-    abi::{
-        Address, Family, Flow, FlowKey, LocalMac, MacKey, NodeIndex, Service, Space, flow_flags,
-        settings_flags,
-    },
+    abi::{Address, Family, Flow, FlowKey, MacKey, NodeIndex, Service, Space, flow_flags, settings_flags},
 };
 
 /// A client's packet, untouched, at the node that it enters by.
 #[inline(never)]
-pub(super) fn enter<'a, P: Packet, T: Tables>(
+pub(super) fn enter<P: Packet, T: Tables>(
     packet: &mut P,
-    tables: &'a T,
+    tables: &T,
     datagram: &mut Datagram,
-    service: &'a Service,
-) -> Result<Way<'a>, Reason> {
+    service: &Service,
+    way: &mut Way,
+) -> Result<(), Reason> {
     let settings = tables.settings().ok_or(Reason::NotAttached)?;
     if !datagram.has_ports {
         return Err(Reason::Portless);
     }
     let backend = balance::choose_at_entry(tables, settings, service, datagram)?;
     if backend.node == settings.node {
-        let key = MacKey { vni: backend.vni, mac: backend.mac, reserved: [0; 2] };
-        let target = tables.local_mac(&key).ok_or(Reason::NoSuchEndpoint)?;
-        return Ok(Way::Deliver(Arrival {
-            service,
-            target,
+        if !T::DELIVERS {
+            *way = Way::Settled(Verdict::PASS);
+            return Ok(());
+        }
+        *way = Way::Deliver(Arrival {
+            service: service.id,
+            target_port: service.target_port,
             vni: backend.vni,
             mac: backend.mac,
             entry: settings.node,
             tunnel: 0,
-        }));
+        });
+        return Ok(());
     }
     let network = tables.network(backend.vni).ok_or(Reason::UnknownNetwork)?;
     let node = tables.node(backend.node).ok_or(Reason::NoRoute)?;
     let mtu = tunnel::inner_mtu(node);
     if too_big::is_too_big(packet, mtu) {
-        return too_big::answer(packet, datagram, &datagram.key.destination, mtu).map(Way::Settled);
+        *way = Way::Settled(too_big::answer(packet, datagram, &datagram.key.destination, mtu)?);
+        return Ok(());
     }
     let tunnel = Tunnel { node, vni: backend.vni, destination: backend.mac, source: network.gateway_mac };
-    tunnel::encapsulate(packet, tables, datagram, &tunnel).map(Way::Settled)
+    *way = Way::Settled(tunnel::encapsulate(packet, tables, datagram, &tunnel)?);
+    Ok(())
 }
 
 /// How a client's packet came to the node that delivers it, and whom it is for.
 #[derive(Clone, Copy)]
-pub(super) struct Arrival<'a> {
-    pub(super) service: &'a Service,
-    pub(super) target: &'a LocalMac,
+pub(super) struct Arrival {
+    /// The service's number.
+    pub(super) service: u32,
+    /// The backends' port, or 0 to keep the client's.
+    pub(super) target_port: [u8; 2],
     pub(super) vni: u32,
     /// The MAC address of the backend that the entry node chose.
     pub(super) mac: [u8; 6],
     /// The entry node.
     pub(super) entry: NodeIndex,
     /// Bytes of the tunnel around the packet, or 0.
-    pub(super) tunnel: usize,
+    pub(super) tunnel: u8,
 }
 
 /// A client's packet at the node that delivers it: the flow is remembered in both directions.
@@ -70,9 +75,10 @@ pub(super) fn deliver<P: Packet, T: Tables>(
     packet: &mut P,
     tables: &T,
     datagram: &mut Datagram,
-    arrival: &Arrival<'_>,
+    arrival: &Arrival,
 ) -> Step {
-    let Arrival { target, .. } = *arrival;
+    let key = MacKey { vni: arrival.vni, mac: arrival.mac, reserved: [0; 2] };
+    let target = tables.local_mac(&key).ok_or(Reason::NoSuchEndpoint)?;
     let network = tables.network(arrival.vni).ok_or(Reason::UnknownNetwork)?;
     if !datagram.has_ports {
         return Err(Reason::Portless);
@@ -103,7 +109,7 @@ pub(super) fn deliver<P: Packet, T: Tables>(
         source_port: datagram.key.source_port,
         destination_port: target_port,
     };
-    deliver::unwrap(packet, datagram, arrival.tunnel)?;
+    deliver::unwrap(packet, datagram, usize::from(arrival.tunnel))?;
     translate(packet, datagram, &change)?;
     deliver::route_on(packet, datagram)?;
     deliver::hand_over(packet, datagram, network.gateway_mac, arrival.mac, target.ifindex)
@@ -111,9 +117,8 @@ pub(super) fn deliver<P: Packet, T: Tables>(
 
 /// Remembers a flow in both directions; gives the backend's port.
 #[inline(never)]
-fn open<T: Tables>(tables: &T, key: &FlowKey, backend: &Address, arrival: &Arrival<'_>) -> [u8; 2] {
-    let service = arrival.service;
-    let target_port = if service.target_port == [0, 0] { key.destination_port } else { service.target_port };
+fn open<T: Tables>(tables: &T, key: &FlowKey, backend: &Address, arrival: &Arrival) -> [u8; 2] {
+    let target_port = if arrival.target_port == [0, 0] { key.destination_port } else { arrival.target_port };
     let mut flow = Flow {
         source: key.source,
         destination: *backend,
@@ -121,7 +126,7 @@ fn open<T: Tables>(tables: &T, key: &FlowKey, backend: &Address, arrival: &Arriv
         destination_port: target_port,
         node: arrival.entry,
         seen: tables.now(),
-        service: service.id,
+        service: arrival.service,
         ..Flow::default()
     };
     tables.put_flow(key, &flow);
@@ -178,7 +183,7 @@ pub(super) fn returned<P: Packet, T: Tables>(
         return Err(Reason::ReturnForged);
     }
     if tables.is_local(key.destination) && !T::DELIVERS {
-        return Ok(Verdict::Pass);
+        return Ok(Verdict::PASS);
     }
     outside::leave(packet, tables, datagram, tunnel)
 }

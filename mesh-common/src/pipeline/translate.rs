@@ -17,6 +17,16 @@ pub(super) struct Rewrite {
     pub(super) destination_port: [u8; 2],
 }
 
+impl Rewrite {
+    /// None yet.
+    pub(super) const NONE: Self = Self {
+        source: Address::UNSPECIFIED,
+        destination: Address::UNSPECIFIED,
+        source_port: [0, 0],
+        destination_port: [0, 0],
+    };
+}
+
 impl From<&Flow> for Rewrite {
     #[inline(always)]
     fn from(flow: &Flow) -> Self {
@@ -33,6 +43,7 @@ pub(super) fn translate<P: Packet>(
     flow: &Rewrite,
 ) -> Result<(), Reason> {
     let l3 = Datagram::L3;
+    let l4 = datagram.l4();
     let key = &mut datagram.key;
     let addresses = Sum::ZERO
         .plus_address(flow.source)
@@ -45,7 +56,6 @@ pub(super) fn translate<P: Packet>(
 
     write_addresses(packet, datagram.family, l3, flow.source, flow.destination, addresses)
         .ok_or(Reason::Malformed)?;
-    let l4 = datagram.l4;
     let written = match key.protocol {
         protocol::TCP | protocol::UDP => {
             let [a, b] = flow.source_port;

@@ -57,7 +57,7 @@ pub(super) fn encapsulate<P: Packet, T: Tables>(
     let node = tunnel.node;
     let hop = match tables.route_to_node(node) {
         Route::Hop(hop) => hop,
-        Route::Later => return Ok(Verdict::Pass),
+        Route::Later => return Ok(Verdict::PASS),
         Route::None => return Err(Reason::NoRoute),
     };
     let inner = packet.length() - ETHERNET;
@@ -76,7 +76,7 @@ pub(super) fn encapsulate<P: Packet, T: Tables>(
         )
         .ok_or(Reason::Malformed)?;
     write_outer(packet, settings, tunnel, &frame).ok_or(Reason::Malformed)?;
-    Ok(Verdict::Transmit(hop.ifindex))
+    Ok(Verdict::transmit(hop.ifindex))
 }
 
 /// What the headers of a tunnel say of the packet inside.

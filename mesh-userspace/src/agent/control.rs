@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use arc_swap::ArcSwap;
-use mesh_common::abi::{Flow, FlowKey, capacity};
+use mesh_common::abi::{Counter, Flow, FlowKey, capacity};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
@@ -19,7 +19,7 @@ use super::{
 use crate::{
     api::{Change, Changed, Control, FlowDump, Refusal, RefusalKind, Snapshot, TraceStream, types::MapUse},
     apply::{Flows, MapError, Maps},
-    datapath::{Datapath, DatapathError},
+    datapath::Datapath,
 };
 
 /// The agent's last word, which is read without waiting for it.
@@ -76,9 +76,23 @@ impl Control for AgentControl {
     }
 
     async fn drops(&self) -> Result<Vec<u64>, Refusal> {
-        let sums =
-            |datapath: &Datapath| -> Result<Vec<u64>, DatapathError> { datapath.counters("DROPS")?.sums() };
-        sums(&lock(&self.datapath)).map_err(|error| failed(&error))
+        let datapath = lock(&self.datapath);
+        datapath.per_cpu("DROPS").and_then(|drops| drops.sums()).map_err(|error| failed(&error))
+    }
+
+    async fn counters(&self) -> Result<Vec<Counter>, Refusal> {
+        let datapath = lock(&self.datapath);
+        let sum = |sum: Counter, one: Counter| Counter {
+            packets: sum.packets.wrapping_add(one.packets),
+            bytes: sum.bytes.wrapping_add(one.bytes),
+        };
+        let counters = datapath.per_cpu::<Counter>("COUNTERS").map_err(|error| failed(&error))?;
+        (0..counters.len())
+            .map(|index| {
+                let of_each = counters.get(index).map_err(|error| failed(&error))?;
+                Ok(of_each.into_iter().fold(Counter::default(), sum))
+            })
+            .collect()
     }
 
     async fn map_uses(&self) -> Result<Vec<MapUse>, Refusal> {

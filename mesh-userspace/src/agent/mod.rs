@@ -184,9 +184,8 @@ impl Agent {
         let server = tokio::spawn(api::server::serve(listener, control, is_true(stopped)));
         let sweeper =
             tokio::spawn(sweep(Arc::clone(&self.datapath), Arc::clone(&published), Arc::clone(&self.flows)));
-        if let Some(ring) = lock(&self.datapath).take_ring("TRACES") {
-            tokio::spawn(self.tracer.clone().run(ring));
-        }
+        let ring = lock(&self.datapath).take_ring("TRACES")?;
+        let tracer = tokio::spawn(self.tracer.clone().run(ring));
         let mut file = match FileWatch::new(&options.config) {
             Ok(watch) => Some(watch),
             Err(error) => {
@@ -201,6 +200,7 @@ impl Agent {
         let end = self.serve(&published, &mut signals, &mut file, &mut network).await;
         tell_systemd(&[NotifyState::Stopping]);
         sweeper.abort();
+        tracer.abort();
         match end {
             End::Signal => tracing::info!("ending; the data plane stays"),
             End::Down(answer) => {
@@ -305,11 +305,7 @@ impl Agent {
     async fn round(&mut self) -> Result<Published, RoundError> {
         self.kernel.trace_every = self.tracer.every();
         let outcome: Outcome = self.kernel.round(self.desired.table(), self.desired.node()).await?;
-        let numbers = Arc::new(Numbers::new(
-            Arc::clone(self.desired.table()),
-            Arc::clone(&outcome.plan),
-            Arc::clone(&outcome.contents),
-        ));
+        let numbers = Arc::new(Numbers::new(self.desired.table(), &outcome));
         let snapshot = state::snapshot(&self.desired, self.started, &outcome, Arc::clone(&numbers));
         Ok(Published { snapshot: Arc::new(snapshot), numbers, uses: Arc::new(outcome.contents.uses()) })
     }
@@ -420,4 +416,12 @@ fn tell_systemd(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         tracing::debug!(%error, "systemd could not be told");
     }
+}
+
+/// The host's name; empty where it has none that can be read.
+#[must_use]
+pub fn hostname() -> String {
+    nix::sys::utsname::uname()
+        .map(|names| names.nodename().to_string_lossy().into_owned())
+        .unwrap_or_default()
 }

@@ -25,11 +25,18 @@ pub(crate) struct Numbers {
     table: Arc<Table>,
     plan: Arc<Plan>,
     contents: Arc<MapContents>,
+    interfaces: BTreeMap<u32, String>,
 }
 
 impl Numbers {
-    pub(crate) const fn new(table: Arc<Table>, plan: Arc<Plan>, contents: Arc<MapContents>) -> Self {
-        Self { table, plan, contents }
+    pub(crate) fn new(table: &Arc<Table>, outcome: &Outcome) -> Self {
+        let names = outcome.facts.interfaces.iter();
+        Self {
+            table: Arc::clone(table),
+            plan: Arc::clone(&outcome.plan),
+            contents: Arc::clone(&outcome.contents),
+            interfaces: names.map(|interface| (interface.index, interface.name.clone())).collect(),
+        }
     }
 
     /// The backends that have left, whose numbers are kept for flows that are under way.
@@ -71,6 +78,10 @@ impl Lookup for Numbers {
     fn node_name(&self, index: NodeIndex) -> Option<String> {
         let address = IpAddr::from(self.contents.nodes.get(&index)?.address);
         self.table.nodes.iter().find(|(_, node)| node.address == address).map(|(name, _)| name.clone())
+    }
+
+    fn interface_name(&self, index: u32) -> Option<String> {
+        self.interfaces.get(&index).cloned()
     }
 }
 

@@ -69,7 +69,8 @@ impl Tracer {
 
     /// Passes on what the kernel traces, for as long as the agent lives.
     pub(crate) async fn run(self, ring: RingBuf<MapData>) {
-        let mut ring = match AsyncFd::with_interest(ring, Interest::READABLE) {
+        // SAFETY: the ring's descriptor is its map's, which it owns and keeps open as the same file for its life.
+        let mut ring = match unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) } {
             Ok(ring) => ring,
             Err(error) => {
                 return tracing::warn!(%error, "packets cannot be traced: the ring cannot be waited for");

@@ -2,7 +2,7 @@
 
 use std::{fmt::Debug, os::fd::AsFd};
 
-use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, lpm_trie};
+use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, RingBuf, lpm_trie};
 use mesh_common::abi::Pod;
 
 use super::{Datapath, DatapathError, error::chain, sys};
@@ -38,10 +38,10 @@ pub struct TrieTable<'a, K: Pod, V: Pod> {
     map: LpmTrie<&'a mut MapData, Raw<K>, Raw<V>>,
 }
 
-/// An array of counters, each of which every CPU has one of its own of.
-pub struct CounterTable<'a> {
+/// An array that every CPU has one of its own of.
+pub struct PerCpuTable<'a, V: Pod> {
     name: &'a str,
-    map: PerCpuArray<&'a MapData, u64>,
+    map: PerCpuArray<&'a MapData, Raw<V>>,
 }
 
 impl Datapath {
@@ -76,11 +76,17 @@ impl Datapath {
         Ok(TrieTable { name, capacity, map })
     }
 
-    /// The counters `name`.
-    pub fn counters(&self, name: &str) -> Result<CounterTable<'_>, DatapathError> {
+    /// The array `name` of which every CPU has one of its own.
+    pub fn per_cpu<V: Pod>(&self, name: &str) -> Result<PerCpuTable<'_, V>, DatapathError> {
         let (name, map) = self.maps.get_key_value(name).ok_or_else(|| missing(name))?;
         let map = PerCpuArray::try_from(map).map_err(|error| shape(name, &error))?;
-        Ok(CounterTable { name, map })
+        Ok(PerCpuTable { name, map })
+    }
+
+    /// The ring `name`, to be read by its taker alone: the next call finds none.
+    pub fn take_ring(&mut self, name: &str) -> Result<RingBuf<MapData>, DatapathError> {
+        let map = self.maps.remove(name).ok_or_else(|| missing(name))?;
+        RingBuf::try_from(map).map_err(|error| shape(name, &error))
     }
 
     /// The names of all maps.
@@ -207,17 +213,32 @@ impl<K: Pod + Debug, V: Pod> TrieTable<'_, K, V> {
     }
 }
 
-impl CounterTable<'_> {
+impl<V: Pod> PerCpuTable<'_, V> {
+    /// How many entries each CPU's has.
+    #[must_use]
+    pub fn len(&self) -> u32 {
+        self.map.len()
+    }
+
+    /// Whether it has none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The entry at `index`, of each CPU in turn.
+    pub fn get(&self, index: u32) -> Result<Vec<V>, DatapathError> {
+        self.map
+            .get(&index, 0)
+            .map(|values| values.iter().map(|value| value.0).collect())
+            .map_err(|error| entry("read", self.name, &index, &error))
+    }
+}
+
+impl PerCpuTable<'_, u64> {
     /// The sums over all CPUs, by index.
     pub fn sums(&self) -> Result<Vec<u64>, DatapathError> {
-        (0..self.map.len())
-            .map(|index| {
-                self.map
-                    .get(&index, 0)
-                    .map(|values| values.iter().copied().fold(0, u64::wrapping_add))
-                    .map_err(|error| entry("read", self.name, &index, &error))
-            })
-            .collect()
+        (0..self.len()).map(|index| Ok(self.get(index)?.into_iter().fold(0, u64::wrapping_add))).collect()
     }
 }
 

@@ -34,12 +34,12 @@ use aya::{
     programs::{Program, ProgramError},
     sys::SyscallError,
 };
-use aya_obj::{EbpfSectionKind, Object};
+use aya_obj::{EbpfSectionKind, Object, generated::bpf_map_type};
 use mesh_common::abi::LAYOUT_VERSION;
 
 pub use attach::{Attached, Hook, XdpOutcome};
 pub use error::DatapathError;
-pub use map::{ArrayTable, CounterTable, HashTable, Raw, TrieTable};
+pub use map::{ArrayTable, HashTable, PerCpuTable, Raw, TrieTable};
 pub use planned::KernelMaps;
 
 use bpffs::BpfFs;
@@ -74,7 +74,9 @@ impl Datapath {
         }
         loader.override_global("NETNS_COOKIE", &netns_cookie, true);
         let mut ebpf = loader.load(object).map_err(|error| DatapathError::Load { why: chain(&error) })?;
-        for (name, program) in ebpf.programs_mut() {
+        let mut programs: Vec<(&str, &mut Program)> = ebpf.programs_mut().collect();
+        programs.sort_unstable_by_key(|(name, _)| *name);
+        for (name, program) in programs {
             load(name, program)?;
         }
 
@@ -98,11 +100,12 @@ struct Shape {
     kind: u32,
     key: u32,
     value: u32,
-    entries: u32,
+    /// None for a ring, whose size in bytes aya rounds to what the machine's pages allow.
+    entries: Option<u32>,
 }
 
-/// The object's maps that outlive the agent: all but its constants, which are each load's own, and the log messages
-/// of a load's programs.
+/// The object's maps that outlive the agent: all but its constants, which are each load's own, and those of
+/// aya-log, which belong to one agent.
 fn pinnable_maps(object: &[u8]) -> Result<BTreeMap<String, Shape>, DatapathError> {
     let object = Object::parse(object).map_err(|error| DatapathError::Load { why: chain(&error) })?;
     Ok(object
@@ -116,11 +119,12 @@ fn pinnable_maps(object: &[u8]) -> Result<BTreeMap<String, Shape>, DatapathError
             !constants && !name.starts_with("AYA_LOG")
         })
         .map(|(name, map)| {
+            let ring = map.map_type() == bpf_map_type::BPF_MAP_TYPE_RINGBUF as u32;
             let shape = Shape {
                 kind: map.map_type(),
                 key: map.key_size(),
                 value: map.value_size(),
-                entries: map.max_entries(),
+                entries: (!ring).then(|| map.max_entries()),
             };
             (name, shape)
         })
@@ -134,7 +138,7 @@ fn discard_if_unlike(path: &Path, name: &str, wanted: &Shape) -> Result<(), Data
             kind: info.map_type().map_or(u32::MAX, |kind| kind as u32),
             key: info.key_size(),
             value: info.value_size(),
-            entries: info.max_entries(),
+            entries: wanted.entries.map(|_| info.max_entries()),
         }),
         Err(MapError::SyscallError(SyscallError { io_error, .. }))
             if io_error.kind() == io::ErrorKind::NotFound =>
@@ -170,8 +174,15 @@ fn load(name: &str, program: &mut Program) -> Result<(), DatapathError> {
         ProgramError::LoadError { io_error, verifier_log } => DatapathError::Refused {
             program: name.to_owned(),
             source: io_error,
-            log: verifier_log.to_string(),
+            log: last_lines(&verifier_log.to_string()),
         },
         other => DatapathError::Load { why: format!("the program {name}: {}", chain(&other)) },
     })
+}
+
+/// The end of the verifier's log, which says what it refused and where; the whole may have megabytes.
+fn last_lines(log: &str) -> String {
+    const KEPT: usize = 40;
+    let lines: Vec<&str> = log.trim_end().lines().collect();
+    lines.get(lines.len().saturating_sub(KEPT)..).unwrap_or_default().join("\n")
 }

@@ -6,7 +6,7 @@ use std::{
     os::fd::{AsFd, BorrowedFd},
 };
 
-use aya::maps::{Map as KernelMap, MapData, RingBuf};
+use aya::maps::{Map as KernelMap, MapData};
 use nix::libc;
 
 use super::{Datapath, sys};
@@ -28,13 +28,6 @@ impl Datapath {
     #[must_use]
     pub fn kernel_maps(&self) -> KernelMaps<'_> {
         KernelMaps(self.maps.iter().filter_map(|(name, map)| Some((name.as_str(), open(map)?))).collect())
-    }
-}
-
-impl Datapath {
-    /// A ring of the programs' messages, to be read by one reader; none if it is not there, or was taken before.
-    pub fn take_ring(&mut self, name: &str) -> Option<RingBuf<MapData>> {
-        RingBuf::try_from(self.maps.remove(name)?).ok()
     }
 }
 

@@ -40,15 +40,9 @@ impl Drop for RunDir {
     }
 }
 
-/// The object, where the build leaves it.
+/// The object that the agent embeds.
 fn object() -> Vec<u8> {
-    let path = std::env::var_os("MESH_EBPF_OBJECT").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bpf/mesh-ebpf.o"),
-        PathBuf::from,
-    );
-    fs::read(&path).unwrap_or_else(|error| {
-        panic!("{}: {error}: run `cargo xtask build-ebpf` first", path.display());
-    })
+    fs::read(env!("MESH_EBPF_OBJECT")).unwrap()
 }
 
 /// A node's namespace with a pair of interfaces that are up.
@@ -365,7 +359,7 @@ fn maps_are_written_and_read_by_their_types() {
     let text = slots.write(slots.len() - 1, &ring[..2]).unwrap_err().to_string();
     assert!(text.contains("SLOTS is full") && text.contains("raise"), "{text}");
 
-    let sums = datapath.counters("DROPS").unwrap().sums().unwrap();
+    let sums = datapath.per_cpu::<u64>("DROPS").unwrap().sums().unwrap();
     assert!(sums.len() >= mesh_common::Reason::ALL.len());
 
     let text = datapath.hash::<u32, u32>("ENDPOINTS").unwrap_err().to_string();

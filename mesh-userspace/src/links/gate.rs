@@ -47,7 +47,7 @@ pub struct GateFacts {
 }
 
 impl Links {
-    /// Makes the gate what it should be.
+    /// Makes the gate what it should be. On a kernel that runs without IPv6 there is no such way.
     pub async fn ensure_gate(&self, wanted: &Gate) -> Result<GateFacts, LinkError> {
         let (inner, outer) = match self.find_gate().await? {
             Some(pair) => pair,
@@ -57,33 +57,30 @@ impl Links {
         let inner_mac = inner.mac.ok_or_else(|| vanished(&inner))?;
         let outer_mac = outer.mac.ok_or_else(|| vanished(&outer))?;
 
-        let v6 = wanted.ways.iter().map(|way| way.alias).find(IpAddr::is_ipv6);
-        self.namespace
+        let v6 = wanted.ways.iter().any(|way| way.alias.is_ipv6());
+        let has_ipv6 = self
+            .namespace
             .run(move || {
                 sysctl::set_ipv6(GATE_HOST, Ipv6::Off)?;
                 sysctl::set_loose_reverse_path(GATE_NAME)?;
-                match v6 {
-                    Some(address) if !sysctl::has_ipv6() => {
-                        Err(LinkError::NoIpv6 { address, interface: GATE_NAME.into() })
-                    }
-                    Some(_) => sysctl::set_ipv6(GATE_NAME, Ipv6::Bare),
-                    None => sysctl::set_ipv6(GATE_NAME, Ipv6::Off),
-                }
+                sysctl::set_ipv6(GATE_NAME, if v6 { Ipv6::Bare } else { Ipv6::Off })?;
+                Ok::<bool, LinkError>(sysctl::has_ipv6())
             })
             .await??;
+        let ways: Vec<GateWay> =
+            wanted.ways.iter().filter(|way| has_ipv6 || way.alias.is_ipv4()).copied().collect();
 
         for link in [&outer, &inner] {
             self.netlink.shape(link, None, wanted.mtu, None).await?;
             self.netlink.raise(link).await?;
         }
-        let own: Vec<IpNet> =
-            wanted.ways.iter().filter(|way| way.own).map(|way| IpNet::from(way.source)).collect();
+        let own: Vec<IpNet> = ways.iter().filter(|way| way.own).map(|way| IpNet::from(way.source)).collect();
         self.netlink.ensure_addresses(&inner, &own).await?;
         for ipv6 in [false, true] {
-            let way = wanted.ways.iter().find(|way| way.alias.is_ipv6() == ipv6);
+            let way = ways.iter().find(|way| way.alias.is_ipv6() == ipv6);
             self.ensure_way(&inner, ipv6, way).await?;
         }
-        for way in &wanted.ways {
+        for way in &ways {
             self.netlink.ensure_neighbour(&inner, way.alias, outer_mac).await?;
         }
         Ok(GateFacts { host_ifindex: outer.index, mesh0_ifindex: inner.index, mesh0_mac: inner_mac })

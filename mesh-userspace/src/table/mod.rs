@@ -3,7 +3,11 @@
 //! Every name resolves, every address is allocated and every rule of [`crate::spec`] holds, so whoever reads
 //! a [`Table`] has nothing left to refuse.
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::PathBuf,
+};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -87,13 +91,13 @@ pub struct Network {
 /// A name with backends behind it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Service {
-    /// The virtual IPs by network: one for each family that the network has; none with `dnsrr`.
+    /// The virtual IPs by network: one for each family that the network has, IPv4 first; none with `dnsrr`.
     pub vips: BTreeMap<String, Vec<IpAddr>>,
     /// How a backend is chosen.
     pub scheduler: Scheduler,
     /// Whether its name stands for a virtual IP or for the tasks' addresses.
     pub endpoint_mode: EndpointMode,
-    /// The ports that nodes answer on for it.
+    /// The ports that nodes answer on for it, in their order.
     pub ports: Vec<PublishedPort>,
     /// Addresses routed to several nodes, on each of which it answers.
     pub external: Vec<IpAddr>,
@@ -165,11 +169,11 @@ pub struct Endpoint {
     pub service: Option<String>,
     /// The network.
     pub network: String,
-    /// Its addresses: one for each family that the network has.
+    /// Its addresses: one for each family that the network has, IPv4 first.
     pub addresses: Vec<IpAddr>,
     /// Its MAC address.
     pub mac: [u8; 6],
-    /// The task's network namespace; none where the endpoint is not ours to attach (a node without meshd).
+    /// The path of the task's network namespace; none where the endpoint is not ours to attach (a node without meshd).
     pub netns: Option<PathBuf>,
 }
 
@@ -186,11 +190,47 @@ impl Default for Options {
 }
 
 impl Network {
-    /// The gateway's addresses: the first of each subnet.
+    /// The gateways' addresses: the first of each subnet.
     pub fn gateways(&self) -> impl Iterator<Item = IpAddr> + '_ {
-        // `hosts` leaves out an IPv4 subnet's own address, but not an IPv6 subnet's.
-        self.subnets.iter().filter_map(|subnet| subnet.hosts().find(|host| *host != subnet.network()))
+        self.subnets.iter().map(gateway)
     }
+
+    /// The gateways' MAC address, which follows from the first IPv4 gateway's address, or from the first IPv6
+    /// one's where there is no IPv4.
+    #[must_use]
+    pub fn gateway_mac(&self) -> Option<[u8; 6]> {
+        let v4 = self.gateways().find(IpAddr::is_ipv4);
+        v4.or_else(|| self.gateways().next()).map(mac_of)
+    }
+}
+
+/// The gateway of a subnet: the address after the one that stands for the subnet itself.
+#[must_use]
+pub fn gateway(subnet: &IpNet) -> IpAddr {
+    match subnet {
+        IpNet::V4(subnet) => Ipv4Addr::from_bits(subnet.network().to_bits() | 1).into(),
+        IpNet::V6(subnet) => Ipv6Addr::from_bits(subnet.network().to_bits() | 1).into(),
+    }
+}
+
+/// The MAC address that follows from an address: 02:42, and the IPv4 address or the last four bytes of the IPv6
+/// one.
+#[must_use]
+pub const fn mac_of(address: IpAddr) -> [u8; 6] {
+    let [a, b, c, d] = match address {
+        IpAddr::V4(v4) => v4.octets(),
+        IpAddr::V6(v6) => {
+            let [.., a, b, c, d] = v6.octets();
+            [a, b, c, d]
+        }
+    };
+    [0x02, 0x42, a, b, c, d]
+}
+
+/// A MAC address as people write it.
+#[must_use]
+pub fn mac_text([a, b, c, d, e, f]: [u8; 6]) -> String {
+    format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
 }
 
 #[cfg(test)]
@@ -198,10 +238,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_gateway_is_the_first_address_after_the_subnets_own() {
-        let subnets = ["10.0.9.0/24", "fd00:9::/64"].map(|subnet| subnet.parse().unwrap()).to_vec();
-        let network = Network { vni: 1, subnets, internal: false, mtu: None };
+    fn a_gateway_is_the_first_address_of_its_subnet() {
+        let network = Network {
+            vni: 4097,
+            subnets: vec!["fd00:9::/64".parse().unwrap(), "10.0.9.0/24".parse().unwrap()],
+            internal: false,
+            mtu: None,
+        };
         let gateways: Vec<String> = network.gateways().map(|gateway| gateway.to_string()).collect();
-        assert_eq!(gateways, ["10.0.9.1", "fd00:9::1"]);
+        assert_eq!(gateways, ["fd00:9::1", "10.0.9.1"]);
+        assert_eq!(network.gateway_mac(), Some([0x02, 0x42, 10, 0, 9, 1]));
+    }
+
+    #[test]
+    fn a_mac_address_follows_from_either_family() {
+        assert_eq!(mac_text(mac_of("10.0.9.11".parse().unwrap())), "02:42:0a:00:09:0b");
+        assert_eq!(mac_text(mac_of("fd00:9::a00:90b".parse().unwrap())), "02:42:0a:00:09:0b");
     }
 }

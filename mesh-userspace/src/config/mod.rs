@@ -1,0 +1,125 @@
+//! The YAML file: what a user writes, read with the place of every word, and every fault of it found.
+
+mod file;
+mod keys;
+mod reader;
+mod sections;
+mod syntax;
+mod yaml;
+
+use std::{fs::File, io::Read, path::Path, path::PathBuf};
+
+use crate::{
+    spec::{Fault, Faults, Origin, Spec, listed, quoted, resolve},
+    table::Table,
+};
+
+/// The longest file that is read, in bytes: enough for tens of thousands of endpoints.
+const LONGEST_FILE: u64 = 4 << 20;
+
+/// What a file says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loaded {
+    /// What concerns only the daemon that reads it.
+    pub local: LocalConfig,
+    /// What is asked for of the mesh.
+    pub spec: Spec,
+}
+
+/// What concerns only the daemon that reads the file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalConfig {
+    /// Where the control socket and the bpffs are.
+    pub run_dir: PathBuf,
+    /// Where the daemon keeps what outlives it.
+    pub state_dir: PathBuf,
+}
+
+impl Default for LocalConfig {
+    fn default() -> Self {
+        Self { run_dir: PathBuf::from("/run/mesh"), state_dir: PathBuf::from("/var/lib/mesh") }
+    }
+}
+
+/// Reads a file. What it asks for is not yet held against the rules: [`resolve`] does that.
+///
+/// # Errors
+/// Every fault of its text, and if it has any, also every rule that the rest of it breaks.
+pub fn load(path: &Path) -> Result<Loaded, Faults> {
+    let name = path.display().to_string();
+    parse(&name, &read(&name, path)?)
+}
+
+/// Reads a file and holds it against every rule.
+///
+/// # Errors
+/// Every fault of it, in the order of their places.
+pub fn check(path: &Path) -> Result<(Loaded, Table), Faults> {
+    let loaded = load(path)?;
+    let table = resolve(&loaded.spec)?;
+    Ok((loaded, table))
+}
+
+/// Reads the text of a file, whose name is used in faults.
+///
+/// # Errors
+/// As [`load`].
+pub fn parse(file: &str, text: &[u8]) -> Result<Loaded, Faults> {
+    file::read(file, text)
+}
+
+/// The node that a daemon is: the one that it was told, or else the one named like its host.
+///
+/// # Errors
+/// There is no such node in the table.
+pub fn pick_node(table: &Table, told: Option<&str>, hostname: &str) -> Result<String, Fault> {
+    let there = match table.nodes.len() {
+        0 => "the file names no nodes".to_owned(),
+        _ => {
+            let names: Vec<&str> = table.nodes.keys().map(String::as_str).collect();
+            format!("the nodes are {}", listed(&names, "and"))
+        }
+    };
+    if let Some(told) = told {
+        return match table.nodes.contains_key(told) {
+            true => Ok(told.to_owned()),
+            false => Err(Fault::new(
+                Origin::command("meshd --node"),
+                format!("There is no node {}; {there}.", quoted(told)),
+            )),
+        };
+    }
+    // A host's name with and without its domain is the same host.
+    let short = hostname.split('.').next().unwrap_or(hostname);
+    let mut same_host = table.nodes.keys().filter(|name| name.split('.').next() == Some(short));
+    match (table.nodes.contains_key(hostname), same_host.next(), same_host.next()) {
+        (true, ..) => Ok(hostname.to_owned()),
+        (false, Some(name), None) if name == short || hostname == short => Ok(name.clone()),
+        _ => Err(Fault::new(
+            Origin::command("meshd"),
+            format!(
+                "No node is named like this host, {}; name one with --node NAME ({there}).",
+                quoted(hostname)
+            ),
+        )),
+    }
+}
+
+fn read(name: &str, path: &Path) -> Result<Vec<u8>, Faults> {
+    let fault = |sentence: String| {
+        Faults::from(Fault::new(Origin::File { file: name.into(), line: 1, column: 1 }, sentence))
+    };
+    let refused = |error: std::io::Error| {
+        fault(format!("The file cannot be read ({error}); name a readable one with --config FILE."))
+    };
+    let mut text = Vec::new();
+    let file = File::open(path).map_err(refused)?;
+    file.take(LONGEST_FILE + 1).read_to_end(&mut text).map_err(refused)?;
+    if text.len() as u64 > LONGEST_FILE {
+        return Err(fault(format!(
+            "The file is longer than {} MiB; make sure that it is the mesh's.",
+            LONGEST_FILE >> 20
+        )));
+    }
+    Ok(text)
+}

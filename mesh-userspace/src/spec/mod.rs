@@ -1,0 +1,155 @@
+//! What is asked for, by the file and by commands, with the place where each thing was asked for.
+//!
+//! Nothing here is checked yet: names may lead nowhere and addresses may clash. [`resolve()`] holds it against
+//! every rule, allocates what was left open, and gives the [`Table`](crate::table::Table).
+
+mod change;
+mod fault;
+mod parse;
+mod ports;
+mod resolve;
+mod suggest;
+
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+pub(crate) use self::fault::{listed, quoted};
+pub use self::{
+    fault::{Fault, Faults, Given, Origin},
+    parse::{Mac, mac, netns},
+    ports::published_ports,
+    resolve::resolve,
+};
+pub(crate) use self::{
+    parse::NETNS_DIRECTORY,
+    resolve::{Unreadable, faults_beside},
+    suggest::nearest,
+};
+use crate::table::{EndpointMode, PublishedPort, ReturnPath, Scheduler, XdpMode};
+
+/// Everything that is asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Spec {
+    /// What holds for the whole mesh.
+    pub options: Options,
+    /// The nodes by name.
+    pub nodes: BTreeMap<String, Node>,
+    /// The networks by name.
+    pub networks: BTreeMap<String, Network>,
+    /// The services by name.
+    pub services: BTreeMap<String, Service>,
+    /// The tasks' attachments to networks, in the order in which they were asked for.
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// What holds for the whole mesh; what is not given has its default.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Options {
+    /// The UDP port of the tunnels.
+    pub vxlan_port: Option<Given<u16>>,
+    /// How the XDP program is attached.
+    pub xdp: Option<XdpMode>,
+    /// How answers return to clients of published ports.
+    pub r#return: Option<ReturnPath>,
+    /// The interfaces on which published ports are served; empty for each that is not a task's.
+    pub interfaces: Vec<Given<String>>,
+}
+
+/// A host of the mesh.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Node {
+    /// Where it was asked for.
+    #[serde(skip)]
+    pub origin: Origin,
+    /// Its underlay address.
+    pub address: Given<IpAddr>,
+    /// The interface that holds the address; found by the address where none is named.
+    #[serde(default)]
+    pub interface: Option<Given<String>>,
+}
+
+/// An isolated network.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Network {
+    /// Where it was asked for.
+    #[serde(skip)]
+    pub origin: Origin,
+    /// Its VXLAN network identifier; allocated if none is given.
+    pub vni: Option<Given<u32>>,
+    /// Its subnets; one is allocated if none is given.
+    pub subnets: Vec<Given<IpNet>>,
+    /// No way to the world outside.
+    pub internal: bool,
+    /// Bytes of the longest IP packet; what the underlay leaves if it is not given.
+    pub mtu: Option<Given<u32>>,
+    /// What was allocated for it before: kept as long as nobody else asks for it. See [`Spec::remember`].
+    pub remembered: RememberedNetwork,
+}
+
+/// What was allocated for a network before.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RememberedNetwork {
+    /// Its VXLAN network identifier.
+    pub vni: Option<u32>,
+    /// Its subnet.
+    pub subnet: Option<IpNet>,
+}
+
+/// A name with backends behind it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Service {
+    /// Where it was asked for.
+    #[serde(skip)]
+    pub origin: Origin,
+    /// The networks that it is on.
+    pub networks: Vec<Given<String>>,
+    /// Virtual IPs by network; allocated where none is given.
+    pub vips: BTreeMap<String, Vec<Given<IpAddr>>>,
+    /// How a backend is chosen.
+    pub scheduler: Scheduler,
+    /// Whether its name stands for a virtual IP or for the tasks' addresses.
+    pub endpoint_mode: EndpointMode,
+    /// The ports that nodes answer on for it.
+    pub ports: Vec<Given<PublishedPort>>,
+    /// The virtual IPs that it had before, by network: kept as long as nobody else asks for them. See
+    /// [`Spec::remember`].
+    pub remembered: BTreeMap<String, Vec<IpAddr>>,
+}
+
+/// A task's attachment to a network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Endpoint {
+    /// Where it was asked for.
+    #[serde(skip)]
+    pub origin: Origin,
+    /// Its name.
+    pub name: Given<String>,
+    /// The node that the task runs on.
+    pub node: Given<String>,
+    /// The service that it is a backend of.
+    #[serde(default)]
+    pub service: Option<Given<String>>,
+    /// The network.
+    pub network: Given<String>,
+    /// Its addresses, at most one of each family; what is not given is derived or allocated.
+    #[serde(default)]
+    pub addresses: Vec<Given<IpAddr>>,
+    /// Its MAC address; 02:42 and the IPv4 address if it is not given.
+    #[serde(default)]
+    pub mac: Option<Given<Mac>>,
+    /// The task's network namespace, as a path; none where the endpoint is not ours to attach.
+    #[serde(default)]
+    pub netns: Option<Given<PathBuf>>,
+    /// The addresses that it had before: kept as long as nobody else asks for them. See [`Spec::remember`].
+    #[serde(default)]
+    pub remembered: Vec<IpAddr>,
+}

@@ -1,0 +1,398 @@
+//! The rules of networks, and the allocation of VNIs and subnets.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    net::{Ipv4Addr, Ipv6Addr},
+};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use mesh_common::abi::VNI_MAX;
+
+use super::{Judge, in_order};
+use crate::{
+    spec::{Given, Network, Origin, quoted},
+    table,
+};
+
+/// The first VNI that is allocated, as in Docker Swarm.
+const FIRST_VNI: u32 = 4096;
+/// The smallest MTU of IPv4 (RFC 791: every host takes 576 bytes).
+const LEAST_MTU: u32 = 576;
+/// The smallest MTU of IPv6 (RFC 8200, section 5).
+const LEAST_MTU_V6: u32 = 1280;
+/// The longest IP packet whose length fits its header.
+const GREATEST_MTU: u32 = 65535;
+
+/// Where an overlay network cannot be, and why.
+const RESERVED: [(IpNet, &str); 12] = {
+    const fn v4(a: u8, b: u8, c: u8, prefix: u8) -> IpNet {
+        IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, 0), prefix))
+    }
+    const fn v6(a: u16, b: u16, c: u16, f: u16, prefix: u8) -> IpNet {
+        IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, 0, 0, f, 0, 0), prefix))
+    }
+    [
+        (v4(0, 0, 0, 8), "addresses of \"this host\""),
+        (v4(127, 0, 0, 8), "loopback addresses"),
+        (v4(169, 254, 0, 16), "link-local addresses"),
+        (v4(224, 0, 0, 4), "multicast addresses"),
+        (v4(240, 0, 0, 4), "addresses reserved by IPv4"),
+        (v6(0, 0, 0, 0, 96), "loopback and IPv4-compatible addresses"),
+        (v6(0, 0, 0, 0xffff, 96), "IPv4 addresses written as IPv6"),
+        (v6(0xfe80, 0, 0, 0, 10), "link-local addresses"),
+        (v6(0xff00, 0, 0, 0, 8), "multicast addresses"),
+        (v6(0xfdfe, 0x6d65, 0x7368, 0, 64), "addresses that the mesh uses inside of each node"),
+        (v6(0x64, 0xff9b, 0, 0, 96), "addresses of NAT64"),
+        (v6(0x100, 0, 0, 0, 64), "addresses that are discarded"),
+    ]
+};
+
+impl<'a> Judge<'a> {
+    pub(super) fn networks(&mut self) -> BTreeMap<String, table::Network> {
+        let spec = self.spec;
+        let vnis = self.vnis();
+        for (name, network) in &spec.networks {
+            self.subnets(name, network);
+            self.mtu(name, network);
+        }
+        let allocated = self.allocated_subnets();
+        spec.networks
+            .iter()
+            .map(|(name, network)| {
+                let subnets = if network.subnets.is_empty() {
+                    allocated.get(name.as_str()).copied().into_iter().collect()
+                } else {
+                    network.subnets.iter().map(|subnet| subnet.value).collect()
+                };
+                (
+                    name.clone(),
+                    table::Network {
+                        vni: vnis.get(name.as_str()).copied().unwrap_or_default(),
+                        subnets,
+                        internal: network.internal,
+                        mtu: network.mtu.as_ref().map(|mtu| mtu.value),
+                    },
+                )
+            })
+            .collect()
+    }
+
+    /// The networks' VNIs: those that are given; the first free for others of the file; then, for what came by
+    /// commands, those that it had before, or the first free.
+    fn vnis(&mut self) -> HashMap<&'a str, u32> {
+        let given = self.given_vnis();
+        let mut taken: HashSet<u32> = given.values().copied().collect();
+        let mut vnis = given;
+        let open: Vec<(&str, &Network)> =
+            in_order(self.spec.networks.iter().filter(|(_, network)| network.vni.is_none()), |network| {
+                &network.origin
+            });
+        let (file, commands) =
+            open.split_at(open.partition_point(|(_, network)| !network.origin.is_command()));
+        let mut from = FIRST_VNI;
+        // A specification cannot hold as many networks as there are VNIs, so some is free.
+        let mut first_free = |taken: &mut HashSet<u32>| {
+            let vni = (from..=VNI_MAX).find(|vni| taken.insert(*vni)).unwrap_or_default();
+            from = vni;
+            vni
+        };
+        for (name, _) in file {
+            vnis.insert(name, first_free(&mut taken));
+        }
+        for (name, network) in commands {
+            if let Some(vni) = network.remembered.vni.filter(|vni| (1..=VNI_MAX).contains(vni))
+                && taken.insert(vni)
+            {
+                vnis.insert(name, vni);
+            }
+        }
+        for (name, _) in commands {
+            if !vnis.contains_key(name) {
+                vnis.insert(name, first_free(&mut taken));
+            }
+        }
+        vnis
+    }
+
+    fn given_vnis(&mut self) -> HashMap<&'a str, u32> {
+        let spec = self.spec;
+        let mut given: Vec<(&str, &Given<u32>)> = spec
+            .networks
+            .iter()
+            .filter_map(|(name, network)| Some((name.as_str(), network.vni.as_ref()?)))
+            .collect();
+        given.sort_by_key(|(_, vni)| &vni.origin);
+        let mut vnis = HashMap::new();
+        let mut holders: HashMap<u32, (&str, &Origin)> = HashMap::new();
+        for (name, vni) in given {
+            if vni.value == 0 || vni.value > VNI_MAX {
+                self.fault(
+                    &vni.origin,
+                    format!(
+                        "The network {} cannot have the VNI {}; take one from 1 to {VNI_MAX}.",
+                        quoted(name),
+                        vni.value
+                    ),
+                );
+            } else if let Some((other, there)) = holders.get(&vni.value) {
+                self.fault(
+                    &vni.origin,
+                    format!(
+                        "The network {} has the VNI {}, which the network {} has too ({}); each needs its own.",
+                        quoted(name),
+                        vni.value,
+                        quoted(other),
+                        there.seen_from(&vni.origin)
+                    ),
+                );
+            } else {
+                holders.insert(vni.value, (name, &vni.origin));
+                vnis.insert(name, vni.value);
+            }
+        }
+        vnis
+    }
+
+    fn subnets(&mut self, name: &str, network: &Network) {
+        for subnet in &network.subnets {
+            self.subnet(name, subnet);
+        }
+        // Two prefixes are either apart or one in the other, so it is enough to compare each, in the order of
+        // their addresses, with the last one that it might lie in.
+        let mut subnets: Vec<&Given<IpNet>> = network.subnets.iter().collect();
+        subnets.sort_by_key(|subnet| (subnet.value.network(), subnet.value.prefix_len()));
+        let mut outer: Option<&Given<IpNet>> = None;
+        for subnet in subnets {
+            match outer {
+                Some(outer) if outer.value.contains(&subnet.value.network()) => {
+                    let (first, second) =
+                        if outer.origin <= subnet.origin { (outer, subnet) } else { (subnet, outer) };
+                    self.fault(
+                        &second.origin,
+                        format!(
+                            "The subnet {} of the network {} overlaps its subnet {} ({}); give it another or leave it away.",
+                            second.value,
+                            quoted(name),
+                            first.value,
+                            first.origin.seen_from(&second.origin)
+                        ),
+                    );
+                }
+                _ => outer = Some(subnet),
+            }
+        }
+    }
+
+    fn subnet(&mut self, name: &str, subnet: &Given<IpNet>) {
+        let net = subnet.value;
+        if net.trunc() != net {
+            self.fault(
+                &subnet.origin,
+                format!(
+                    "The subnet {net} of the network {} is an address within a subnet; write {}.",
+                    quoted(name),
+                    net.trunc()
+                ),
+            );
+        }
+        let longest = if net.addr().is_ipv4() { 30 } else { 126 };
+        if net.prefix_len() > longest {
+            self.without_room.insert(name.to_owned());
+            self.fault(
+                &subnet.origin,
+                format!(
+                    "The subnet {net} of the network {} has no room for a gateway and a task; take a prefix of \
+                     /{longest} or shorter.",
+                    quoted(name)
+                ),
+            );
+        }
+        if let Some((_, why)) = RESERVED.iter().find(|(reserved, _)| overlap(*reserved, net)) {
+            self.fault(
+                &subnet.origin,
+                format!(
+                    "The subnet {net} of the network {} holds {why}; take a private one, such as {}.",
+                    quoted(name),
+                    if net.addr().is_ipv4() { "10.0.9.0/24" } else { "fd00:9::/64" }
+                ),
+            );
+        }
+        if let Some((node, address)) = self
+            .spec
+            .nodes
+            .iter()
+            .map(|(node, asked)| (node, asked.address.value))
+            .find(|(_, address)| net.contains(address))
+        {
+            self.fault(
+                &subnet.origin,
+                format!(
+                    "The subnet {net} of the network {} holds the address {address} of the node {}; take one that \
+                     is not in use outside the mesh.",
+                    quoted(name),
+                    quoted(node)
+                ),
+            );
+        }
+    }
+
+    fn mtu(&mut self, name: &str, network: &Network) {
+        let Some(mtu) = &network.mtu else { return };
+        let v6 = network.subnets.iter().any(|subnet| subnet.value.addr().is_ipv6());
+        let least = if v6 { LEAST_MTU_V6 } else { LEAST_MTU };
+        if !(least..=GREATEST_MTU).contains(&mtu.value) {
+            self.fault(
+                &mtu.origin,
+                format!(
+                    "The network {} cannot have the MTU {}; {} needs one from {least} to {GREATEST_MTU} bytes.",
+                    quoted(name),
+                    mtu.value,
+                    if v6 { "IPv6" } else { "IPv4" }
+                ),
+            );
+        }
+    }
+
+    /// A /24 of 10.0.0.0/8 for each network that names no subnet.
+    fn allocated_subnets(&mut self) -> HashMap<&'a str, IpNet> {
+        let spec = self.spec;
+        let mut pool = Pool::default();
+        for network in spec.networks.values() {
+            for subnet in &network.subnets {
+                pool.occupy(subnet.value);
+            }
+        }
+        for node in spec.nodes.values() {
+            pool.occupy(node.address.value.into());
+        }
+        let open = in_order(
+            spec.networks.iter().filter(|(name, network)| {
+                network.subnets.is_empty() && !self.unreadable.networks.contains(*name)
+            }),
+            |network| &network.origin,
+        );
+        let (file, commands) =
+            open.split_at(open.partition_point(|(_, network)| !network.origin.is_command()));
+        let mut allocated = HashMap::new();
+        for (name, network) in file {
+            self.allocate_subnet(name, network, &mut pool, &mut allocated);
+        }
+        for (name, network) in commands {
+            if let Some(subnet) = network.remembered.subnet
+                && pool.take(subnet)
+            {
+                allocated.insert(*name, subnet);
+            }
+        }
+        for (name, network) in commands {
+            if !allocated.contains_key(name) {
+                self.allocate_subnet(name, network, &mut pool, &mut allocated);
+            }
+        }
+        allocated
+    }
+
+    fn allocate_subnet(
+        &mut self,
+        name: &'a str,
+        network: &Network,
+        pool: &mut Pool,
+        allocated: &mut HashMap<&'a str, IpNet>,
+    ) {
+        match pool.next() {
+            Some(subnet) => {
+                allocated.insert(name, subnet);
+            }
+            None => {
+                self.without_room.insert(name.to_owned());
+                self.fault(
+                    &network.origin,
+                    format!(
+                        "No /24 of 10.0.0.0/8 is left for the network {}; give it subnets.",
+                        quoted(name)
+                    ),
+                );
+            }
+        }
+    }
+}
+
+fn overlap(a: IpNet, b: IpNet) -> bool {
+    a.contains(&b.network()) || b.contains(&a.network())
+}
+
+/// The /24s of 10.0.0.0/8, in their order.
+struct Pool {
+    /// By how much the number of subnets that cover a /24 differs from that of the /24 before it.
+    steps: Vec<i32>,
+    /// Which /24s are taken, once the steps have been summed.
+    taken: Option<Vec<bool>>,
+    next: usize,
+}
+
+impl Default for Pool {
+    fn default() -> Self {
+        Self { steps: vec![0; Self::SIZE + 1], taken: None, next: 0 }
+    }
+}
+
+impl Pool {
+    const SIZE: usize = 1 << 16;
+    const FIRST: u32 = Ipv4Addr::new(10, 0, 0, 0).to_bits();
+
+    /// Keeps what overlaps a subnet from being allocated.
+    fn occupy(&mut self, subnet: IpNet) {
+        let IpNet::V4(subnet) = subnet else { return };
+        let last = Self::FIRST + 0x00ff_ffff;
+        let start = subnet.network().to_bits().max(Self::FIRST);
+        let end = subnet.broadcast().to_bits().min(last);
+        if start > end {
+            return;
+        }
+        if let Some(step) = self.steps.get_mut(Self::index(start)) {
+            *step += 1;
+        }
+        if let Some(step) = self.steps.get_mut(Self::index(end) + 1) {
+            *step -= 1;
+        }
+    }
+
+    const fn index(address: u32) -> usize {
+        ((address - Self::FIRST) >> 8) as usize
+    }
+
+    fn taken(&mut self) -> &mut Vec<bool> {
+        self.taken.get_or_insert_with(|| {
+            let sums = self.steps.iter().scan(0, |covered, step| {
+                *covered += step;
+                Some(*covered > 0)
+            });
+            sums.take(Self::SIZE).collect()
+        })
+    }
+
+    /// Takes a /24 of the pool if it is free.
+    fn take(&mut self, subnet: IpNet) -> bool {
+        let IpNet::V4(v4) = subnet else { return false };
+        if v4.prefix_len() != 24 || v4.trunc() != v4 || v4.network().octets().first() != Some(&10) {
+            return false;
+        }
+        match self.taken().get_mut(Self::index(v4.network().to_bits())) {
+            Some(taken) => !std::mem::replace(taken, true),
+            None => false,
+        }
+    }
+
+    /// Takes the first free /24.
+    fn next(&mut self) -> Option<IpNet> {
+        let from = self.next;
+        let taken = self.taken();
+        let index = (from..taken.len()).find(|index| taken.get(*index) == Some(&false))?;
+        if let Some(taken) = taken.get_mut(index) {
+            *taken = true;
+        }
+        self.next = index + 1;
+        let address = Ipv4Addr::from_bits(Self::FIRST + (u32::try_from(index).ok()? << 8));
+        Some(Ipv4Net::new(address, 24).ok()?.into())
+    }
+}

@@ -135,11 +135,11 @@ pub struct FlowDump {
 pub enum Change {
     /// A new network.
     CreateNetwork(NetworkCreate),
-    /// A network and nothing on it goes.
+    /// A network with nothing on it goes.
     RemoveNetwork(String),
     /// A new service.
     CreateService(ServiceCreate),
-    /// A service goes; its tasks stay on their networks.
+    /// A service without backends goes.
     RemoveService(String),
     /// A task joins a network on this node.
     Attach(Attach),

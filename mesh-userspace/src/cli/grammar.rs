@@ -33,6 +33,7 @@ pub struct Cli {
     #[arg(
         long,
         global = true,
+        help_heading = "Global options",
         env = "MESH_SOCKET",
         default_value = "/run/mesh/meshd.sock",
         value_name = "PATH"
@@ -40,7 +41,7 @@ pub struct Cli {
     pub(super) socket: PathBuf,
 
     /// How to print: a table for people, or JSON or YAML for programs
-    #[arg(long, short, global = true, value_enum, default_value_t = Output::Table, value_name = "FORMAT")]
+    #[arg(long, short, global = true, help_heading = "Global options", value_enum, default_value_t = Output::Table, value_name = "FORMAT")]
     pub(super) output: Output,
 
     #[command(subcommand)]
@@ -274,7 +275,7 @@ Examples:
         #[arg(long = "vip", value_name = "ADDRESS", value_parser = args::vip)]
         vips: Vec<Vip>,
     },
-    /// Remove services; their tasks stay on their networks
+    /// Remove services that have no task left
     #[command(visible_alias = "remove", after_help = "Example:\n  meshctl services rm search")]
     Rm(Names),
 }

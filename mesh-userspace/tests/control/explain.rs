@@ -282,7 +282,15 @@ async fn a_task_that_speaks_to_the_world_is_masqueraded() {
     assert_eq!(told.verdict, Verdict::Outside);
     assert_eq!(told.summary, "leaves blue for the world outside through n1");
     let told = ask(&server, "10.0.9.11:1", "192.0.2.2:9200").await;
-    because(&told, "n2 takes it for a client's of search's published port 9200/tcp");
+    because(&told, "n1 masquerades it");
+    because(&told, "the slot depends on the port that n1 masquerades with");
+    assert_eq!((told.verdict, told.choice.as_ref().unwrap().shares.len()), (Verdict::Delivered, 3));
+    instead(&told, "a task on a network of search reaches it by its virtual IP");
+    // Its own node, and another port of it.
+    let told = ask(&server, "10.0.9.11:1", "192.0.2.1:9200").await;
+    assert_eq!(told.verdict, Verdict::Delivered);
+    let told = ask(&server, "10.0.9.11:1", "192.0.2.1:22").await;
+    assert_eq!(told.verdict, Verdict::Outside);
 }
 
 #[tokio::test]

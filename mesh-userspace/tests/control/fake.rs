@@ -454,11 +454,11 @@ fn record(time: u64) -> abi::Trace {
     abi::Trace {
         time,
         ifindex: 2,
-        target: 7,
+        detail: 7,
         length: 74,
         hook: abi::Hook::Underlay as u8,
         outcome: abi::Outcome::Deliver as u8,
-        reason: 0,
+        reserved: 0,
         captured: 74,
         bytes,
     }

@@ -41,12 +41,11 @@ impl Tracer {
             length: record.length,
             outcome: outcome.map_or_else(|| record.outcome.to_string(), |outcome| outcome.label().to_owned()),
             reason: (outcome == Some(Outcome::Drop)).then(|| {
-                let reason =
-                    Reason::ALL.into_iter().find(|reason| *reason as u32 == u32::from(record.reason));
-                reason.map_or_else(|| record.reason.to_string(), |reason| reason.label().to_owned())
+                let reason = Reason::ALL.into_iter().find(|reason| *reason as u32 == record.detail);
+                reason.map_or_else(|| record.detail.to_string(), |reason| reason.label().to_owned())
             }),
             out: matches!(outcome, Some(Outcome::Deliver | Outcome::Host | Outcome::Transmit))
-                .then(|| interface(record.target)),
+                .then(|| interface(record.detail)),
             tunnel: frame.as_ref().and_then(|frame| frame.tunnel.clone()),
             packet: frame.map(|frame| frame.packet),
         }

@@ -20,6 +20,7 @@ mod cgroup;
 mod error;
 mod home;
 mod map;
+mod planned;
 mod sys;
 
 #[cfg(test)]
@@ -39,6 +40,7 @@ use mesh_common::abi::LAYOUT_VERSION;
 pub use attach::{Attached, Hook, XdpOutcome};
 pub use error::DatapathError;
 pub use map::{ArrayTable, HashTable, PerCpuTable, Raw, TrieTable};
+pub use planned::KernelMaps;
 
 use bpffs::BpfFs;
 use error::chain;

@@ -12,6 +12,7 @@ use std::{
 };
 
 use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info, bpf_link_type, bpf_prog_info};
+use mesh_common::abi::Pod;
 use nix::libc;
 
 /// What a program is attached to.
@@ -204,4 +205,50 @@ fn owned(result: libc::c_long) -> io::Result<OwnedFd> {
     let fd = i32::try_from(check(result)?).map_err(io::Error::other)?;
     // SAFETY: the kernel has just made this descriptor for us alone.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// The value of a key, if the map has it. The map's keys and values must be as long as these types.
+pub(super) fn lookup<K: Pod, V: Pod + Default>(map: BorrowedFd<'_>, key: &K) -> io::Result<Option<V>> {
+    let mut value = V::default();
+    let mut attr = element(map, Some(key));
+    attr.__bindgen_anon_2.__bindgen_anon_1.value = std::ptr::from_mut(&mut value) as u64;
+    Ok(unless_absent(bpf(bpf_cmd::BPF_MAP_LOOKUP_ELEM, &mut attr))?.then_some(value))
+}
+
+/// Sets the value of a key. The map's keys and values must be as long as these types.
+pub(super) fn update<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K, value: &V) -> io::Result<()> {
+    let mut attr = element(map, Some(key));
+    attr.__bindgen_anon_2.__bindgen_anon_1.value = std::ptr::from_ref(value) as u64;
+    bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr).map(drop)
+}
+
+/// Removes a key; false if it was not there. The map's keys must be as long as this type.
+pub(super) fn delete<K: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<bool> {
+    unless_absent(bpf(bpf_cmd::BPF_MAP_DELETE_ELEM, &mut element(map, Some(key))))
+}
+
+/// The key after another in the map's own order, or its first. The map's keys must be as long as this type.
+pub(super) fn next_key<K: Pod + Copy>(map: BorrowedFd<'_>, after: Option<&K>) -> io::Result<Option<K>> {
+    // Any bytes are a key, and the kernel writes all of them.
+    let mut next = std::mem::MaybeUninit::<K>::zeroed();
+    let mut attr = element(map, after);
+    attr.__bindgen_anon_2.__bindgen_anon_1.next_key = next.as_mut_ptr() as u64;
+    let found = unless_absent(bpf(bpf_cmd::BPF_MAP_GET_NEXT_KEY, &mut attr))?;
+    // SAFETY: zeroes, like any bytes, are a valid value of such a type.
+    Ok(found.then(|| unsafe { next.assume_init() }))
+}
+
+fn element<K: Pod>(map: BorrowedFd<'_>, key: Option<&K>) -> bpf_attr {
+    let mut attr = empty_attr();
+    attr.__bindgen_anon_2.map_fd = raw(map);
+    attr.__bindgen_anon_2.key = key.map_or(0, |key| std::ptr::from_ref(key) as u64);
+    attr
+}
+
+fn unless_absent(result: io::Result<libc::c_long>) -> io::Result<bool> {
+    match result {
+        Ok(_) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+        Err(error) => Err(error),
+    }
 }

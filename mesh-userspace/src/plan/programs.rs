@@ -1,0 +1,34 @@
+//! Where each program hangs.
+
+use std::collections::BTreeMap;
+
+use mesh_common::abi::Uplink;
+
+use super::NodeFacts;
+use crate::table::{Table, XdpMode};
+
+/// What hangs on an interface. The socket programs are not listed: they always hang on the root of the control
+/// groups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    /// `endpoint_tc`, on the host side of a task's veth pair.
+    Endpoint,
+    /// `host_tc`, on the eBPF side of the node's own veth pair.
+    Host,
+    /// `underlay_tc`, and `underlay_xdp` in this way, on an interface to the outside world.
+    Underlay(XdpMode),
+}
+
+pub(super) fn hooks(
+    table: &Table,
+    node: &str,
+    facts: &NodeFacts,
+    uplinks: &BTreeMap<u32, Uplink>,
+) -> BTreeMap<u32, Hook> {
+    let ours = |name: &str| table.endpoints.get(name).is_some_and(|endpoint| endpoint.node == node);
+    let underlay = uplinks.keys().map(|ifindex| (*ifindex, Hook::Underlay(table.options.xdp)));
+    let endpoints = facts.attached.iter().filter(|(name, _)| ours(name));
+    let endpoints = endpoints.map(|(_, ifindex)| (*ifindex, Hook::Endpoint));
+    let host = facts.gate.map(|gate| (gate.host_ifindex, Hook::Host));
+    underlay.chain(endpoints).chain(host).collect()
+}

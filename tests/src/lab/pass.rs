@@ -54,6 +54,8 @@ const INSTRUCTIONS: [[u8; 8]; 2] = [[0xb7, 0, 0, 0, 2, 0, 0, 0], [0x95, 0, 0, 0,
 const BPF_PROG_LOAD: libc::c_int = 5;
 const BPF_OBJ_PIN: libc::c_int = 6;
 const BPF_PROG_TYPE_XDP: u32 = 6;
+/// The program takes packets of more than a page, without which it may not hang where the MTU is a jumbo frame's.
+const BPF_F_XDP_HAS_FRAGS: u32 = 1 << 5;
 
 /// The beginning of `bpf_attr` for `BPF_PROG_LOAD`; the kernel takes what follows for zero.
 #[repr(C)]
@@ -62,6 +64,11 @@ struct ProgramLoad {
     instruction_count: u32,
     instructions: u64,
     license: u64,
+    log_level: u32,
+    log_size: u32,
+    log_buffer: u64,
+    kernel_version: u32,
+    flags: u32,
 }
 
 /// `bpf_attr` for `BPF_OBJ_PIN`.
@@ -78,6 +85,11 @@ fn load() -> io::Result<OwnedFd> {
         instruction_count: INSTRUCTIONS.len() as u32,
         instructions: INSTRUCTIONS.as_ptr() as u64,
         license: c"GPL".as_ptr() as u64,
+        log_level: 0,
+        log_size: 0,
+        log_buffer: 0,
+        kernel_version: 0,
+        flags: BPF_F_XDP_HAS_FRAGS,
     };
     // SAFETY: the addresses in the attributes are of what outlives the call, as long as it says, or ended by zero.
     let descriptor = unsafe { bpf(BPF_PROG_LOAD, &attributes) }?;

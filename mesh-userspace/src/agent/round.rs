@@ -131,7 +131,7 @@ impl Kernel {
                 // The plan tells of a node without a route.
                 Ok(_) => {}
                 Err(error) => {
-                    tracing::debug!(node = name, %error, "the route to a node could not be asked for")
+                    tracing::debug!(node = name, %error, "the route to a node could not be asked for");
                 }
             }
         }

@@ -115,7 +115,7 @@ pub(crate) fn snapshot(
         revision: desired.revision(),
         table: Arc::clone(table),
         lookup: numbers,
-        programs: outcome.programs.iter().map(|attached| program(attached, &interface_name)).collect(),
+        programs: outcome.programs.iter().map(|attached| program(attached, interface_name)).collect(),
         uplinks: uplinks.collect::<BTreeMap<_, _>>(),
         attachments: attachments.collect(),
         mtus: mtus.collect(),

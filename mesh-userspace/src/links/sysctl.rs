@@ -45,6 +45,13 @@ pub(super) fn set_loose_reverse_path(name: &str) -> Result<(), LinkError> {
     set(&format!("ipv4/conf/{name}/rp_filter"), "2")
 }
 
+/// Lets the programs ask for routes as if packets had come in by this interface (`bpf_fib_lookup` wants an interface that
+/// forwards), so that the node's own settings need not change. No packet that the kernel would forward comes in by it.
+pub(super) fn set_forwarding(name: &str) -> Result<(), LinkError> {
+    set(&format!("ipv4/conf/{name}/forwarding"), "1")?;
+    if has_ipv6() { set(&format!("ipv6/conf/{name}/forwarding"), "1") } else { Ok(()) }
+}
+
 /// Whether this kernel runs with IPv6.
 pub(super) fn has_ipv6() -> bool {
     fs::exists("/proc/sys/net/ipv6").unwrap_or(false)

@@ -200,9 +200,9 @@ impl<const XDP: bool> Tables for KernelTables<XDP> {
     fn turn(&self, service: u32) -> u64 {
         let Some(cursor) = maps::CURSORS.get_ptr_mut(service) else { return 0 };
         // SAFETY: the pointer is the map's, aligned to eight bytes, and every access to a cursor is atomic. The standard
-        // library keeps `fetch_add` from targets without compare-and-swap, though this one can do it. Not relaxed: that
-        // LLVM makes an addition which fetches nothing, whether or not the old value is used.
-        unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::SeqCst }>(cursor, 1) }
+        // library keeps `fetch_add` from targets without compare-and-swap, though this one can do it. Relaxed, LLVM takes the
+        // instruction that does not fetch.
+        unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::AcqRel }>(cursor, 1) }
     }
 
     #[inline(always)]

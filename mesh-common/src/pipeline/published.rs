@@ -9,7 +9,10 @@ use super::{
 };
 use crate::{
     Packet, Reason, Tables, Verdict,
-    abi::{Address, Family, Flow, FlowKey, MacKey, NodeIndex, Service, Space, flow_flags, settings_flags},
+    abi::{
+        Address, Family, Flow, FlowKey, HOST_ALIAS_V4, HOST_ALIAS_V6, MacKey, NodeIndex, Service, Space,
+        flow_flags, settings_flags,
+    },
 };
 
 /// A client's packet, untouched, at the node that it enters by.
@@ -176,10 +179,9 @@ pub(super) fn returned<P: Packet, T: Tables>(
     tunnel: usize,
 ) -> Step {
     let key = &datagram.key;
-    if !datagram.has_ports
-        || !tables.is_local(key.source)
-        || lookup::published(tables, datagram, key.source_port).is_none()
-    {
+    // What answers this node's own processes comes from the alias that they were sent to.
+    let is_ours = tables.is_local(key.source) || key.source == HOST_ALIAS_V4 || key.source == HOST_ALIAS_V6;
+    if !datagram.has_ports || !is_ours || lookup::published(tables, datagram, key.source_port).is_none() {
         return Err(Reason::ReturnForged);
     }
     if tables.is_local(key.destination) && !T::DELIVERS {

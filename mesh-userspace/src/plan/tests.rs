@@ -168,6 +168,21 @@ fn attached_endpoints_fill_the_tables_of_their_interfaces() {
 }
 
 #[test]
+fn xdp_stays_off_veth_pairs_unless_it_was_asked_for() {
+    let mut facts = facts();
+    facts.interfaces[1].kind = "veth".into();
+    let mut table = search();
+    for (asked, expected) in [
+        (XdpMode::Auto, XdpMode::Off),
+        (XdpMode::Native, XdpMode::Native),
+        (XdpMode::Generic, XdpMode::Generic),
+    ] {
+        table.options.xdp = asked;
+        assert_eq!(plan(&table, "n1", &facts).unwrap().hooks[&2], Hook::Underlay(expected));
+    }
+}
+
+#[test]
 fn the_underlay_is_every_interface_that_is_not_the_meshs_own() {
     let mut facts = facts();
     facts.interfaces.push(Interface {

@@ -23,7 +23,11 @@ pub use from_host::from_host;
 pub use from_underlay::from_underlay;
 pub use tunnel::overhead;
 
-use self::{datagram::Datagram, neighbour::Asker, published::Arrival};
+use self::{
+    datagram::Datagram,
+    neighbour::Asker,
+    published::{Arrival, Forward},
+};
 use crate::{Packet, Reason, Tables, Verdict};
 
 /// What a step of the pipeline comes to.
@@ -36,6 +40,8 @@ type Step = Result<Verdict, Reason>;
 /// may leave a pointer to its stack in that register, which the verifier refuses.
 enum Way {
     Settled(Verdict),
+    /// A client's packet goes on to the node of its backend.
+    Forward(Forward),
     /// A client's packet has come to the node of its backend.
     Deliver(Arrival),
     /// A task's answer to a client has come to the entry node, with so many bytes of tunnel around it.
@@ -58,12 +64,14 @@ fn go<P: Packet, T: Tables>(packet: &mut P, tables: &T, datagram: &mut Datagram,
     if !T::DELIVERS {
         return match way {
             Way::Settled(verdict) => Ok(*verdict),
+            Way::Forward(to) => published::forward(packet, tables, datagram, to),
             Way::Return(tunnel) => published::returned(packet, tables, datagram, usize::from(*tunnel)),
             Way::Deliver(_) | Way::AskedByArp(_) | Way::Solicited(_) => Ok(Verdict::PASS),
         };
     }
     match way {
         Way::Settled(verdict) => Ok(*verdict),
+        Way::Forward(to) => published::forward(packet, tables, datagram, to),
         Way::Return(tunnel) => published::returned(packet, tables, datagram, usize::from(*tunnel)),
         Way::Deliver(arrival) => published::deliver(packet, tables, datagram, arrival),
         Way::AskedByArp(asker) => neighbour::arp_from_tunnel(packet, tables, asker),

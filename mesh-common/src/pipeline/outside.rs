@@ -141,7 +141,7 @@ pub(super) fn go<P: Packet, T: Tables>(
     if tables.is_local(datagram.key.destination)
         && let Some(service) = lookup::published(tables, datagram, datagram.key.destination_port)
     {
-        return published::enter(packet, tables, datagram, service, way);
+        return published::enter(tables, datagram, service, way);
     }
     *way = Way::Settled(leave(packet, tables, datagram, 0)?);
     Ok(())

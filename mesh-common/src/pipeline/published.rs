@@ -15,10 +15,9 @@ use crate::{
     },
 };
 
-/// A client's packet, untouched, at the node that it enters by.
+/// A client's packet at the node that it enters by.
 #[inline(never)]
-pub(super) fn enter<P: Packet, T: Tables>(
-    packet: &mut P,
+pub(super) fn enter<T: Tables>(
     tables: &T,
     datagram: &mut Datagram,
     service: &Service,
@@ -44,16 +43,35 @@ pub(super) fn enter<P: Packet, T: Tables>(
         });
         return Ok(());
     }
-    let network = tables.network(backend.vni).ok_or(Reason::UnknownNetwork)?;
-    let node = tables.node(backend.node).ok_or(Reason::NoRoute)?;
+    *way = Way::Forward(Forward { node: backend.node, vni: backend.vni, mac: backend.mac });
+    Ok(())
+}
+
+/// Whom a client's packet is for on another node.
+#[derive(Clone, Copy)]
+pub(super) struct Forward {
+    node: NodeIndex,
+    vni: u32,
+    /// The backend's MAC address.
+    mac: [u8; 6],
+}
+
+/// Sends a client's packet, untouched, to the node of its backend.
+#[inline(always)]
+pub(super) fn forward<P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    datagram: &Datagram,
+    to: &Forward,
+) -> Step {
+    let network = tables.network(to.vni).ok_or(Reason::UnknownNetwork)?;
+    let node = tables.node(to.node).ok_or(Reason::NoRoute)?;
     let mtu = tunnel::inner_mtu(node);
     if too_big::is_too_big(packet, mtu) {
-        *way = Way::Settled(too_big::answer(packet, datagram, &datagram.key.destination, mtu)?);
-        return Ok(());
+        return too_big::answer(packet, datagram, &datagram.key.destination, mtu);
     }
-    let tunnel = Tunnel { node, vni: backend.vni, destination: backend.mac, source: network.gateway_mac };
-    *way = Way::Settled(tunnel::encapsulate(packet, tables, datagram, &tunnel)?);
-    Ok(())
+    let tunnel = Tunnel { node, vni: to.vni, destination: to.mac, source: network.gateway_mac };
+    tunnel::encapsulate(packet, tables, datagram, &tunnel)
 }
 
 /// How a client's packet came to the node that delivers it, and whom it is for.
@@ -179,12 +197,14 @@ pub(super) fn returned<P: Packet, T: Tables>(
     tunnel: usize,
 ) -> Step {
     let key = &datagram.key;
-    // What answers this node's own processes comes from the alias that they were sent to.
-    let is_ours = tables.is_local(key.source) || key.source == HOST_ALIAS_V4 || key.source == HOST_ALIAS_V6;
-    if !datagram.has_ports || !is_ours || lookup::published(tables, datagram, key.source_port).is_none() {
+    // Clients speak to this node's addresses; its own processes, and they alone, to the alias.
+    let is_host = tables.is_local(key.destination);
+    let is_alias = key.source == HOST_ALIAS_V4 || key.source == HOST_ALIAS_V6;
+    let was_asked = tables.is_local(key.source) || is_alias && is_host;
+    if !datagram.has_ports || !was_asked || lookup::published(tables, datagram, key.source_port).is_none() {
         return Err(Reason::ReturnForged);
     }
-    if tables.is_local(key.destination) && !T::DELIVERS {
+    if is_host && !T::DELIVERS {
         return Ok(Verdict::PASS);
     }
     outside::leave(packet, tables, datagram, tunnel)

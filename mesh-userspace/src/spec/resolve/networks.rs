@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    net::{Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -16,6 +16,8 @@ use crate::{
 
 /// The first VNI that is allocated, as in Docker Swarm.
 const FIRST_VNI: u32 = 4096;
+/// How many subnets a network may have: nobody needs more, and each address is held against all of them.
+const MOST_SUBNETS: usize = 16;
 /// The smallest MTU of IPv4 (RFC 791: every host takes 576 bytes).
 const LEAST_MTU: u32 = 576;
 /// The smallest MTU of IPv6 (RFC 8200, section 5).
@@ -51,8 +53,10 @@ impl<'a> Judge<'a> {
     pub(super) fn networks(&mut self) -> BTreeMap<String, table::Network> {
         let spec = self.spec;
         let vnis = self.vnis();
+        let nodes: BTreeMap<IpAddr, &str> =
+            spec.nodes.iter().map(|(name, node)| (node.address.value, name.as_str())).collect();
         for (name, network) in &spec.networks {
-            self.subnets(name, network);
+            self.subnets(name, network, &nodes);
             self.mtu(name, network);
         }
         let allocated = self.allocated_subnets();
@@ -153,9 +157,20 @@ impl<'a> Judge<'a> {
         vnis
     }
 
-    fn subnets(&mut self, name: &str, network: &Network) {
+    fn subnets(&mut self, name: &str, network: &Network, nodes: &BTreeMap<IpAddr, &str>) {
+        if let Some(subnet) = network.subnets.get(MOST_SUBNETS) {
+            self.without_room.insert(name.to_owned());
+            self.fault(
+                &subnet.origin,
+                format!(
+                    "The network {} has more than {MOST_SUBNETS} subnets; give it fewer and larger ones.",
+                    quoted(name)
+                ),
+            );
+            return;
+        }
         for subnet in &network.subnets {
-            self.subnet(name, subnet);
+            self.subnet(name, subnet, nodes);
         }
         // Two prefixes are either apart or one in the other, so it is enough to compare each, in the order of
         // their addresses, with the last one that it might lie in.
@@ -183,7 +198,7 @@ impl<'a> Judge<'a> {
         }
     }
 
-    fn subnet(&mut self, name: &str, subnet: &Given<IpNet>) {
+    fn subnet(&mut self, name: &str, subnet: &Given<IpNet>, nodes: &BTreeMap<IpAddr, &str>) {
         let net = subnet.value;
         if net.trunc() != net {
             self.fault(
@@ -217,13 +232,7 @@ impl<'a> Judge<'a> {
                 ),
             );
         }
-        if let Some((node, address)) = self
-            .spec
-            .nodes
-            .iter()
-            .map(|(node, asked)| (node, asked.address.value))
-            .find(|(_, address)| net.contains(address))
-        {
+        if let Some((address, node)) = nodes.range(net.network()..=net.broadcast()).next() {
             self.fault(
                 &subnet.origin,
                 format!(

@@ -13,7 +13,7 @@ use mesh_userspace::{
     spec::{Endpoint, Faults, Given, Network, Node, Origin, Service, Spec, resolve},
     table::{EndpointMode, Protocol, PublishMode, PublishedPort, Table},
 };
-use proptest::{collection, option, prelude::*, sample};
+use proptest::{collection, option, prelude::*, sample, strategy::ValueTree, test_runner::TestRunner};
 
 /// The rules, written down once more and apart from the code that keeps them.
 fn assert_sound(table: &Table) {
@@ -438,6 +438,62 @@ fn spec() -> impl Strategy<Value = Spec> {
     })
 }
 
+/// A few services and endpoints that want the same few addresses and ports, and nothing else that is wrong.
+fn crowded_spec() -> impl Strategy<Value = Spec> {
+    let wanted = || option::weighted(0.6, (2..10_u8).prop_map(|host| IpAddr::from([10, 0, 0, host])));
+    let six = option::weighted(
+        0.2,
+        (2..10_u16).prop_map(|host| IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0x0a00, host])),
+    );
+    let service = (wanted(), option::weighted(0.5, (1..4_u16, any::<bool>())));
+    let endpoint = (wanted(), six, 0..3_usize, 0..2_u8, option::weighted(0.3, 0..4_u8));
+    (collection::vec(service, 3), collection::vec(endpoint, 0..4)).prop_map(|(services, endpoints)| {
+        let mut spec = base();
+        let network = Given::from("c".to_owned());
+        let subnets = ["10.0.0.0/24", "fd00::/64"]
+            .map(|subnet| Given::from(subnet.parse::<IpNet>().expect("a subnet")));
+        spec.networks = BTreeMap::from([(
+            network.value.clone(),
+            Network { subnets: subnets.to_vec(), ..Network::default() },
+        )]);
+        let second =
+            Node { origin: Origin::default(), address: IpAddr::from([192, 0, 2, 2]).into(), interface: None };
+        spec.nodes.insert("n1".to_owned(), second);
+        let service = |(vip, port): (Option<IpAddr>, Option<(u16, bool)>)| Service {
+            networks: vec![network.clone()],
+            vips: vip.map(|vip| (network.value.clone(), vec![vip.into()])).into_iter().collect(),
+            ports: port
+                .map(|(published, host)| PublishedPort {
+                    published,
+                    target: 80,
+                    protocol: Protocol::Tcp,
+                    mode: if host { PublishMode::Host } else { PublishMode::Ingress },
+                })
+                .map(Given::from)
+                .into_iter()
+                .collect(),
+            ..Service::default()
+        };
+        spec.services = numbered("s", services.into_iter().map(service).collect());
+        spec.endpoints = endpoints
+            .into_iter()
+            .enumerate()
+            .map(|(number, (four, six, service, node, mac))| Endpoint {
+                origin: Origin::default(),
+                name: format!("t{number}").into(),
+                node: format!("n{node}").into(),
+                service: Some(format!("s{service}").into()),
+                network: network.clone(),
+                addresses: four.into_iter().chain(six).map(Given::from).collect(),
+                mac: mac.map(|last| Given::from([2, 0x42, 10, 0, 0, last])),
+                netns: None,
+                remembered: Vec::new(),
+            })
+            .collect();
+        spec
+    })
+}
+
 fn numbered<T>(kind: &str, items: Vec<T>) -> BTreeMap<String, T> {
     items.into_iter().enumerate().map(|(number, item)| (format!("{kind}{number}"), item)).collect()
 }
@@ -538,6 +594,11 @@ proptest! {
         settle(&spec);
     }
 
+    #[test]
+    fn a_crowded_specification_gives_a_sound_table_or_faults(spec in crowded_spec()) {
+        settle(&spec);
+    }
+
 }
 
 proptest! {
@@ -585,11 +646,12 @@ proptest! {
 /// The properties above are not kept by refusing everything.
 #[test]
 fn random_specifications_are_often_good() {
-    use proptest::{strategy::ValueTree, test_runner::TestRunner};
-    let mut runner = TestRunner::deterministic();
-    let strategy = spec();
-    let good = (0..1000)
-        .filter(|_| resolve(&strategy.new_tree(&mut runner).expect("a specification").current()).is_ok())
-        .count();
-    assert!((50..950).contains(&good), "{good} of 1000");
+    fn good(strategy: &impl Strategy<Value = Spec>) -> usize {
+        let mut runner = TestRunner::deterministic();
+        let mut spec = || strategy.new_tree(&mut runner).expect("a specification").current();
+        (0..1000).filter(|_| resolve(&spec()).is_ok()).count()
+    }
+    for good in [good(&spec()), good(&crowded_spec())] {
+        assert!((50..950).contains(&good), "{good} of 1000");
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{Endpoint, Fault, Faults, Network, Origin, Service, Spec, quoted};
+use super::{Endpoint, Fault, Faults, Network, Origin, Service, Spec, article, quoted};
 use crate::table::Table;
 
 impl Spec {
@@ -191,11 +191,11 @@ fn free(kind: &str, name: &str, there: Option<&Origin>, here: &Origin) -> Result
         Some(there) => Err(Fault::new(
             here.clone(),
             format!(
-                "There is a {kind} {} already ({}); choose another name.",
+                "There is {} {kind} {} already ({}); choose another name.",
+                article(kind),
                 quoted(name),
                 there.seen_from(here)
-            )
-            .replace("a endpoint", "an endpoint"),
+            ),
         )),
     }
 }

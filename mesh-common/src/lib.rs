@@ -6,6 +6,16 @@
 #![cfg_attr(not(any(test, feature = "std")), no_std)]
 
 pub mod abi;
+pub mod checksum;
+pub mod hash;
+pub mod packet;
+pub mod pipeline;
 pub mod reason;
+pub mod tables;
+pub mod verdict;
+pub mod wire;
 
+pub use packet::Packet;
 pub use reason::Reason;
+pub use tables::{Hop, Route, Tables};
+pub use verdict::Verdict;

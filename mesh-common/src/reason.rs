@@ -30,8 +30,8 @@ pub enum Reason {
     NoBackend,
     /// A packet of no known connection, to a service whose scheduler counts.
     NoFlow,
-    /// A fragment for a service: it has no port to be told by.
-    Fragment,
+    /// A fragment, or of a protocol without ports, where a port is needed to tell the flow by.
+    Portless,
     /// The hop limit ran out.
     HopLimit,
     /// Longer than the path allows; the sender was told.
@@ -68,7 +68,7 @@ impl Reason {
         Self::Internal,
         Self::NoBackend,
         Self::NoFlow,
-        Self::Fragment,
+        Self::Portless,
         Self::HopLimit,
         Self::TooBig,
         Self::NoRoute,
@@ -97,7 +97,7 @@ impl Reason {
             Self::Internal => "internal",
             Self::NoBackend => "no_backend",
             Self::NoFlow => "no_flow",
-            Self::Fragment => "fragment",
+            Self::Portless => "portless",
             Self::HopLimit => "hop_limit",
             Self::TooBig => "too_big",
             Self::NoRoute => "no_route",
@@ -127,7 +127,7 @@ impl Reason {
             Self::Internal => "the network is internal, and the destination is not on it",
             Self::NoBackend => "the service has no backend of this address family",
             Self::NoFlow => "mid-connection, but of no known connection",
-            Self::Fragment => "a fragment for a service: it has no port to be told by",
+            Self::Portless => "a fragment, or of a protocol without ports, where a port is needed",
             Self::HopLimit => "the hop limit ran out",
             Self::TooBig => "longer than the path allows; the sender was told",
             Self::NoRoute => "no route, or no address of this family, to reach the destination",

@@ -1,5 +1,15 @@
 //! The agent of a node: sources → table → plan → apply.
 
+pub mod agent;
+pub mod api;
+pub mod apply;
+pub mod cli;
 pub mod config;
+pub mod datapath;
+pub mod links;
+pub mod plan;
+pub mod problem;
+#[cfg(test)]
+mod scratch;
 pub mod spec;
 pub mod table;

@@ -1,1 +1,3 @@
-//! What the whole-system tests share.
+//! What the whole-system tests share: a mesh in network namespaces, and tools to work it.
+
+pub mod lab;

@@ -65,10 +65,10 @@ pub struct Flow {
     pub flags: u32,
     /// When a packet last passed, in seconds of the kernel's monotonic clock.
     pub seen: u64,
-    /// The service's number.
+    /// The service's number, or 0.
     pub service: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// For answers from outside, the network that they go to; otherwise 0.
+    pub vni: u32,
 }
 
 /// Flags of a [`Flow`].

@@ -7,9 +7,11 @@ mod address;
 mod endpoint;
 mod flow;
 mod node;
-mod pod;
+mod observe;
+pub(crate) mod pod;
 mod service;
 mod settings;
+mod socket;
 
 pub use address::{Address, Family};
 pub use endpoint::{
@@ -17,10 +19,42 @@ pub use endpoint::{
 };
 pub use flow::{Flow, FlowKey, Space, flow_flags};
 pub use node::{Node, NodeIndex, Uplink};
+pub use observe::{Counter, Hook, Outcome, TRACE_BYTES, Trace};
 pub use pod::Pod;
 pub use service::{Backend, BackendIndex, Scheduler, Service, ServiceKey, Slot};
 pub use settings::{HOST_ALIAS_V4, HOST_ALIAS_V6, MASQUERADE_PORTS, Settings, settings_flags};
+pub use socket::{Dialled, DialledKey};
 
 /// Changes whenever the layout or the meaning of a map changes, so that an agent never takes over maps of
 /// another layout.
 pub const LAYOUT_VERSION: u32 = 1;
+
+/// The entries of each kernel map.
+pub mod capacity {
+    /// Services' keys: virtual IPs and published ports.
+    pub const SERVICES: u32 = 1 << 16;
+    /// Slots of all rings: eight bytes each.
+    pub const SLOTS: u32 = 1 << 20;
+    /// Backends.
+    pub const BACKENDS: u32 = 1 << 16;
+    /// Endpoints of all nodes, by address.
+    pub const ENDPOINTS: u32 = 1 << 16;
+    /// Endpoints of this node.
+    pub const LOCAL_ENDPOINTS: u32 = 1 << 12;
+    /// Networks.
+    pub const NETWORKS: u32 = 1 << 12;
+    /// Subnets of all networks.
+    pub const SUBNETS: u32 = 1 << 13;
+    /// Nodes.
+    pub const NODES: u32 = 1 << 10;
+    /// Addresses of this node.
+    pub const LOCALS: u32 = 1 << 12;
+    /// Interfaces of this node that lead outside.
+    pub const UPLINKS: u32 = 1 << 8;
+    /// Directions of flows.
+    pub const FLOWS: u32 = 1 << 18;
+    /// Sockets of this node that speak to published ports.
+    pub const DIALLED: u32 = 1 << 14;
+    /// Bytes of the ring of traces.
+    pub const TRACES: u32 = 1 << 18;
+}

@@ -1,3 +1,10 @@
 //! The `meshctl` command.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+use mesh_userspace::cli::{self, Cli};
+
+fn main() -> ExitCode {
+    cli::main(&Cli::parse())
+}

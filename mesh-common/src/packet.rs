@@ -1,0 +1,43 @@
+//! What the pipeline needs of a packet.
+
+use crate::{
+    abi::{Family, Pod},
+    checksum::Sum,
+};
+
+/// A frame, from its Ethernet header on, that may be read, written, and given or robbed of room behind that header.
+///
+/// Every access is checked against the frame's true length; no length field of the frame is ever trusted.
+pub trait Packet {
+    /// Bytes in the frame, the Ethernet header included.
+    fn length(&self) -> usize;
+
+    /// Whether the frame stands for many that the network card will cut it into (GSO): then its length says
+    /// nothing of the packets on the wire, which fit the sender's MTU.
+    fn is_aggregate(&self) -> bool;
+
+    /// The value at an offset, or `None` beyond the frame's end.
+    fn read<T: Pod>(&self, offset: usize) -> Option<T>;
+
+    /// Puts a value at an offset; `None`, and nothing written, beyond the frame's end.
+    fn write<T: Pod>(&mut self, offset: usize, value: &T) -> Option<()>;
+
+    /// Makes room for a tunnel's headers: the network header moves back by the [length](crate::pipeline::overhead) of
+    /// those of the outer family. Every byte before it becomes undefined.
+    fn open(&mut self, outer: Family) -> Option<()>;
+
+    /// Takes a tunnel's headers away: the network header, of the inner family, moves forward by `bytes`. The
+    /// fourteen bytes before it become undefined.
+    fn close(&mut self, bytes: usize, inner: Family) -> Option<()>;
+
+    /// Makes the frame this long; what is added at its end is undefined.
+    fn resize(&mut self, length: usize) -> Option<()>;
+
+    /// Changes the transport checksum at an offset: by the change of the addresses where it covers them (`pseudo`),
+    /// and by the change of what it covers besides. A UDP checksum of zero means none, and stays.
+    fn update_checksum(&mut self, offset: usize, pseudo: Option<Sum>, body: Sum, udp: bool) -> Option<()>;
+
+    /// Takes note that bytes which no checksum of the packet covers were changed by so much, for a network card's
+    /// own sum over the frame.
+    fn changed(&mut self, by: Sum);
+}

@@ -1,0 +1,206 @@
+//! A packet from a task of this node.
+
+use network_types::eth::EthHdr;
+
+use super::{
+    Step, Way, balance,
+    datagram::Datagram,
+    deliver, echo, go, lookup, neighbour, outside, published, settle, too_big,
+    translate::{Rewrite, translate},
+    tunnel::{self, Tunnel},
+};
+use crate::{
+    Packet, Reason, Tables, Verdict,
+    abi::{
+        Address, Attachment, BackendIndex, Endpoint, Family, Flow, FlowKey, Service, Settings, Space,
+        flow_flags,
+    },
+    wire::ether_type,
+};
+
+/// The way of a packet that came from the endpoint behind `ifindex`.
+#[inline(always)]
+pub fn from_endpoint<P: Packet, T: Tables>(packet: &mut P, tables: &T, ifindex: u32) -> Verdict {
+    settle(endpoint(packet, tables, ifindex))
+}
+
+#[inline(always)]
+fn endpoint<P: Packet, T: Tables>(packet: &mut P, tables: &T, ifindex: u32) -> Step {
+    let settings = tables.settings().ok_or(Reason::NotAttached)?;
+    let attachment = tables.attachment(ifindex).ok_or(Reason::NotAttached)?;
+    let network = tables.network(attachment.vni).ok_or(Reason::UnknownNetwork)?;
+    let ethernet: EthHdr = packet.read(0).ok_or(Reason::Malformed)?;
+    if ethernet.src_addr != attachment.mac {
+        return Err(Reason::SourceForged);
+    }
+    if ethernet.ether_type == ether_type::ARP {
+        return neighbour::arp_from_endpoint(packet, tables, attachment);
+    }
+    let mut datagram = Datagram::UNREAD;
+    datagram.parse(packet, Datagram::L3, ethernet.ether_type)?;
+    if neighbour::is_solicitation(&datagram) {
+        return neighbour::solicitation_from_endpoint(packet, tables, attachment, &datagram);
+    }
+    // Before the source is looked at: listener reports and router solicitations come from link-local addresses.
+    if datagram.key.destination.is_multicast() {
+        return Err(Reason::Multicast);
+    }
+    let own = address_of(attachment.v4, attachment.v6, datagram.family);
+    if own.is_unspecified() || datagram.key.source != own {
+        return Err(Reason::SourceForged);
+    }
+    if too_big::is_too_big(packet, network.mtu) {
+        let speaker = address_of(network.gateway_v4, network.gateway_v6, datagram.family);
+        return too_big::answer(packet, &datagram, &speaker, network.mtu);
+    }
+    let from = Sender { settings, attachment };
+    let known = if datagram.has_ports {
+        tables
+            .flow(datagram.key_in(Space::Network, attachment.vni))
+            .filter(|flow| flow.flags & flow_flags::REPLY != 0 || !balance::is_over(flow, &datagram))
+    } else {
+        None
+    };
+    let mut change = Rewrite::NONE;
+    if let Some(flow) = known {
+        balance::mark(tables, &flow, &datagram);
+        if flow.flags & flow_flags::ROUTE == 0 {
+            return follow(packet, tables, &from, &mut datagram, &flow);
+        }
+        change = Rewrite::from(&*flow);
+    } else {
+        if let Some(endpoint) = lookup::endpoint(tables, attachment.vni, &datagram.key.destination) {
+            return forward(packet, tables, &from, &datagram, endpoint);
+        }
+        if datagram.key.destination == address_of(network.gateway_v4, network.gateway_v6, datagram.family) {
+            return if datagram.is_echo_request() {
+                echo::answer(packet, &datagram)
+            } else {
+                Err(Reason::Gateway)
+            };
+        }
+        if let Some(service) = lookup::vip(tables, attachment.vni, &datagram.key.destination) {
+            return ask(packet, tables, &from, &mut datagram, service);
+        }
+        if lookup::is_in_subnet(tables, attachment.vni, &datagram.key.destination) {
+            return Err(Reason::NoSuchEndpoint);
+        }
+        outside::masquerade(tables, &mut datagram, attachment, &mut change)?;
+    }
+    let mut way = Way::NOWHERE;
+    outside::go(packet, tables, &mut datagram, &change, &mut way)?;
+    go(packet, tables, &mut datagram, &way)
+}
+
+/// The task that sends, and where it is.
+#[derive(Clone, Copy)]
+struct Sender<'a> {
+    settings: &'a Settings,
+    attachment: &'a Attachment,
+}
+
+#[inline(always)]
+fn address_of(v4: Address, v6: Address, family: Family) -> Address {
+    match family {
+        Family::V4 => v4,
+        Family::V6 => v6,
+    }
+}
+
+/// A packet of a flow that is known: from a client to a virtual IP, or from a backend to a client outside.
+#[inline(never)]
+fn follow<P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    from: &Sender<'_>,
+    datagram: &mut Datagram,
+    flow: &Flow,
+) -> Step {
+    if flow.node != 0 {
+        translate(packet, datagram, &Rewrite::from(flow))?;
+        return published::answer(packet, tables, datagram, from.attachment.vni, flow.node);
+    }
+    let endpoint =
+        lookup::endpoint(tables, from.attachment.vni, &flow.destination).ok_or(Reason::NoSuchEndpoint)?;
+    translate(packet, datagram, &Rewrite::from(flow))?;
+    forward(packet, tables, from, datagram, endpoint)
+}
+
+/// A packet to an endpoint of the network, here or elsewhere.
+#[inline(always)]
+fn forward<P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    from: &Sender<'_>,
+    datagram: &Datagram,
+    endpoint: &Endpoint,
+) -> Step {
+    if endpoint.ifindex != 0 {
+        return deliver::hand_over(packet, datagram, from.attachment.mac, endpoint.mac, endpoint.ifindex);
+    }
+    let node = tables.node(endpoint.node).ok_or(Reason::NoRoute)?;
+    let tunnel =
+        Tunnel { node, vni: from.attachment.vni, destination: endpoint.mac, source: from.attachment.mac };
+    tunnel::encapsulate(packet, tables, datagram, &tunnel)
+}
+
+/// A packet to a virtual IP: the choice is kept here, where both directions pass.
+#[inline(never)]
+fn ask<P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    from: &Sender<'_>,
+    datagram: &mut Datagram,
+    service: &Service,
+) -> Step {
+    if datagram.is_echo_request() {
+        return echo::answer(packet, datagram);
+    }
+    if !datagram.has_ports || !datagram.is_transport() {
+        return Err(Reason::Portless);
+    }
+    let (index, backend) = balance::choose(tables, from.settings, service, datagram)?;
+    let endpoint = lookup::endpoint(tables, backend.vni, &backend.address).ok_or(Reason::NoSuchEndpoint)?;
+    let key = datagram.key_in(Space::Network, from.attachment.vni);
+    // A task that reaches itself must not see its own address as the client's: its kernel would drop the packet, so the
+    // virtual IP stands for it in both directions.
+    let source = if backend.address == key.source { key.destination } else { key.source };
+    let change = Rewrite {
+        source,
+        destination: backend.address,
+        source_port: key.source_port,
+        destination_port: key.destination_port,
+    };
+    open(tables, service, key, &change, index);
+    translate(packet, datagram, &change)?;
+    forward(packet, tables, from, datagram, endpoint)
+}
+
+/// Remembers a flow from a task through a virtual IP to a backend, in both directions.
+#[inline(never)]
+fn open<T: Tables>(tables: &T, service: &Service, key: &FlowKey, change: &Rewrite, backend: BackendIndex) {
+    let mut flow = Flow {
+        source: change.source,
+        destination: change.destination,
+        source_port: change.source_port,
+        destination_port: change.destination_port,
+        backend,
+        seen: tables.now(),
+        service: service.id,
+        ..Flow::default()
+    };
+    tables.put_flow(key, &flow);
+    flow.source = key.destination;
+    flow.destination = key.source;
+    flow.source_port = key.destination_port;
+    flow.destination_port = key.source_port;
+    flow.flags = flow_flags::REPLY;
+    let back_key = FlowKey {
+        source: change.destination,
+        destination: change.source,
+        source_port: change.destination_port,
+        destination_port: change.source_port,
+        ..*key
+    };
+    tables.put_flow(&back_key, &flow);
+}

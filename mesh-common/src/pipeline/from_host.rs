@@ -1,0 +1,35 @@
+//! A packet from this node itself, come through `mesh0`.
+
+use network_types::eth::EthHdr;
+
+use super::{Step, Way, datagram::Datagram, go, lookup, outside, published, settle};
+use crate::{
+    Packet, Reason, Tables, Verdict,
+    abi::{HOST_ALIAS_V4, HOST_ALIAS_V6},
+};
+
+/// The way of a packet from this node itself.
+#[inline(always)]
+pub fn from_host<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Verdict {
+    settle(host(packet, tables))
+}
+
+#[inline(always)]
+fn host<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Step {
+    let ethernet: EthHdr = packet.read(0).ok_or(Reason::Malformed)?;
+    let mut datagram = Datagram::UNREAD;
+    datagram.parse(packet, Datagram::L3, ethernet.ether_type)?;
+    let key = &datagram.key;
+    if key.destination.is_multicast() {
+        return Err(Reason::Multicast);
+    }
+    if key.destination != HOST_ALIAS_V4 && key.destination != HOST_ALIAS_V6 {
+        return Err(Reason::NoRoute);
+    }
+    if let Some(service) = lookup::published(tables, &datagram, key.destination_port) {
+        let mut way = Way::NOWHERE;
+        published::enter(tables, &mut datagram, service, &mut way)?;
+        return go(packet, tables, &mut datagram, &way);
+    }
+    outside::answer(packet, tables, &mut datagram).unwrap_or(Err(Reason::NotPublished))
+}

@@ -1,0 +1,149 @@
+//! A packet from the wire.
+
+use network_types::eth::EthHdr;
+
+use super::{
+    Step, Way, balance,
+    datagram::Datagram,
+    deliver, go, lookup,
+    neighbour::{self, Asker},
+    outside,
+    published::{self, Arrival},
+    settle,
+    translate::{Rewrite, translate},
+    tunnel::{self, RETURN_MAC, VNI_PRESENT},
+};
+use crate::{
+    Packet, Reason, Tables, Verdict,
+    abi::{Address, Space},
+    wire::{ETHERNET, ether_type, ip_header, protocol},
+};
+
+/// The way of a packet from the wire.
+#[inline(always)]
+pub fn from_underlay<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Verdict {
+    settle(underlay(packet, tables))
+}
+
+#[inline(always)]
+fn underlay<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Step {
+    let Some(settings) = tables.settings() else { return Ok(Verdict::PASS) };
+    let Some(ethernet) = packet.read::<EthHdr>(0) else { return Ok(Verdict::PASS) };
+    // What the mesh cannot read is not the mesh's: the kernel knows what to do with it.
+    let mut datagram = Datagram::UNREAD;
+    if datagram.parse(packet, Datagram::L3, ethernet.ether_type).is_err() {
+        return Ok(Verdict::PASS);
+    }
+    let key = &datagram.key;
+    if !tables.is_local(key.destination) {
+        return Ok(Verdict::PASS);
+    }
+    if key.protocol == protocol::UDP
+        && datagram.has_ports
+        && key.destination_port == settings.vxlan_port
+        && key.destination == settings.address
+    {
+        // No node of the mesh sends options or extension headers: the inner headers' places are then known.
+        let l4 = Datagram::L3 + ip_header(datagram.family);
+        if datagram.l4() != l4 {
+            return Err(Reason::Malformed);
+        }
+        let outer = Outer { source: key.source, l4, traffic_class: datagram.traffic_class };
+        let mut way = Way::NOWHERE;
+        tunnelled(packet, tables, &mut datagram, &outer, &mut way)?;
+        return go(packet, tables, &mut datagram, &way);
+    }
+    if let Some(service) = lookup::published(tables, &datagram, key.destination_port) {
+        let mut way = Way::NOWHERE;
+        published::enter(tables, &mut datagram, service, &mut way)?;
+        return go(packet, tables, &mut datagram, &way);
+    }
+    if !T::DELIVERS {
+        return Ok(Verdict::PASS);
+    }
+    outside::answer(packet, tables, &mut datagram).unwrap_or(Ok(Verdict::PASS))
+}
+
+/// What is still of interest of the outer headers once the inner ones are read.
+struct Outer {
+    source: Address,
+    l4: usize,
+    traffic_class: u8,
+}
+
+/// A packet in a tunnel to this node.
+#[inline(never)]
+fn tunnelled<P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    datagram: &mut Datagram,
+    outer: &Outer,
+    way: &mut Way,
+) -> Result<(), Reason> {
+    let peer = tables.peer(outer.source).ok_or(Reason::NotAPeer)?;
+    let vxlan: [u8; 8] = packet.read(outer.l4 + 8).ok_or(Reason::Malformed)?;
+    if vxlan[0] & VNI_PRESENT == 0 {
+        return Err(Reason::Malformed);
+    }
+    let vni = u32::from_be_bytes([0, vxlan[4], vxlan[5], vxlan[6]]);
+    if tables.network(vni).is_none() {
+        return Err(Reason::UnknownNetwork);
+    }
+    let inner = outer.l4 + 16;
+    let ethernet: EthHdr = packet.read(inner).ok_or(Reason::Malformed)?;
+    let is_return = ethernet.dst_addr == RETURN_MAC;
+    if !T::DELIVERS && !is_return {
+        *way = Way::Settled(Verdict::PASS);
+        return Ok(());
+    }
+    if ethernet.ether_type == ether_type::ARP {
+        *way = Way::AskedByArp(Asker { vni, node: peer, inner: inner as u8, mac: ethernet.src_addr });
+        return Ok(());
+    }
+    *datagram = Datagram::UNREAD;
+    datagram.parse(packet, inner + ETHERNET, ethernet.ether_type)?;
+    let bytes = inner + ETHERNET - Datagram::L3;
+    if is_return {
+        *way = Way::Return(bytes as u8);
+        return Ok(());
+    }
+    if neighbour::is_solicitation(datagram) {
+        *way = Way::Solicited(Asker { vni, node: peer, inner: inner as u8, mac: ethernet.src_addr });
+        return Ok(());
+    }
+    if datagram.key.destination.is_multicast() {
+        return Err(Reason::Multicast);
+    }
+    if let Some(mark) = tunnel::congestion(outer.traffic_class, datagram.traffic_class)? {
+        tunnel::mark_congestion(packet, datagram.family, inner + ETHERNET, mark).ok_or(Reason::Malformed)?;
+    }
+    if let Some(endpoint) = lookup::endpoint(tables, vni, &datagram.key.destination) {
+        if endpoint.ifindex == 0 {
+            return Err(Reason::NoSuchEndpoint);
+        }
+        let sender = lookup::endpoint(tables, vni, &datagram.key.source)
+            .filter(|sender| sender.node == peer)
+            .ok_or(Reason::PeerForged)?;
+        deliver::unwrap(packet, datagram, bytes)?;
+        if datagram.has_ports
+            && let Some(flow) = tables.flow(datagram.key_in(Space::Network, vni))
+        {
+            balance::mark(tables, &flow, datagram);
+            translate(packet, datagram, &Rewrite::from(&*flow))?;
+        }
+        *way =
+            Way::Settled(deliver::hand_over(packet, datagram, sender.mac, endpoint.mac, endpoint.ifindex)?);
+        return Ok(());
+    }
+    let service =
+        lookup::published(tables, datagram, datagram.key.destination_port).ok_or(Reason::NotPublished)?;
+    *way = Way::Deliver(Arrival {
+        service: service.id,
+        target_port: service.target_port,
+        vni,
+        mac: ethernet.dst_addr,
+        entry: peer,
+        tunnel: bytes as u8,
+    });
+    Ok(())
+}

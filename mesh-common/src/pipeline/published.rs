@@ -1,0 +1,211 @@
+//! Published ports: on the node that a client speaks to, on the node that delivers, and on the way back.
+
+use super::{
+    Step, Way, balance,
+    datagram::Datagram,
+    deliver, lookup, outside, too_big,
+    translate::{Rewrite, translate},
+    tunnel::{self, RETURN_MAC, Tunnel},
+};
+use crate::{
+    Packet, Reason, Tables, Verdict,
+    abi::{
+        Address, Family, Flow, FlowKey, HOST_ALIAS_V4, HOST_ALIAS_V6, MacKey, NodeIndex, Service, Space,
+        flow_flags, settings_flags,
+    },
+};
+
+/// A client's packet at the node that it enters by.
+#[inline(never)]
+pub(super) fn enter<T: Tables>(
+    tables: &T,
+    datagram: &mut Datagram,
+    service: &Service,
+    way: &mut Way,
+) -> Result<(), Reason> {
+    let settings = tables.settings().ok_or(Reason::NotAttached)?;
+    if !datagram.has_ports {
+        return Err(Reason::Portless);
+    }
+    let backend = balance::choose_at_entry(tables, settings, service, datagram)?;
+    if backend.node == settings.node {
+        if !T::DELIVERS {
+            *way = Way::Settled(Verdict::PASS);
+            return Ok(());
+        }
+        *way = Way::Deliver(Arrival {
+            service: service.id,
+            target_port: service.target_port,
+            vni: backend.vni,
+            mac: backend.mac,
+            entry: settings.node,
+            tunnel: 0,
+        });
+        return Ok(());
+    }
+    *way = Way::Forward(Forward { node: backend.node, vni: backend.vni, mac: backend.mac });
+    Ok(())
+}
+
+/// Whom a client's packet is for on another node.
+#[derive(Clone, Copy)]
+pub(super) struct Forward {
+    node: NodeIndex,
+    vni: u32,
+    /// The backend's MAC address.
+    mac: [u8; 6],
+}
+
+/// Sends a client's packet, untouched, to the node of its backend.
+#[inline(always)]
+pub(super) fn forward<P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    datagram: &Datagram,
+    to: &Forward,
+) -> Step {
+    let network = tables.network(to.vni).ok_or(Reason::UnknownNetwork)?;
+    let node = tables.node(to.node).ok_or(Reason::NoRoute)?;
+    let mtu = tunnel::inner_mtu(node);
+    if too_big::is_too_big(packet, mtu) {
+        return too_big::answer(packet, datagram, &datagram.key.destination, mtu);
+    }
+    let tunnel = Tunnel { node, vni: to.vni, destination: to.mac, source: network.gateway_mac };
+    tunnel::encapsulate(packet, tables, datagram, &tunnel)
+}
+
+/// How a client's packet came to the node that delivers it, and whom it is for.
+#[derive(Clone, Copy)]
+pub(super) struct Arrival {
+    /// The service's number.
+    pub(super) service: u32,
+    /// The backends' port, or 0 to keep the client's.
+    pub(super) target_port: [u8; 2],
+    pub(super) vni: u32,
+    /// The MAC address of the backend that the entry node chose.
+    pub(super) mac: [u8; 6],
+    /// The entry node.
+    pub(super) entry: NodeIndex,
+    /// Bytes of the tunnel around the packet, or 0.
+    pub(super) tunnel: u8,
+}
+
+/// A client's packet at the node that delivers it: the flow is remembered in both directions.
+#[inline(never)]
+pub(super) fn deliver<P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    datagram: &mut Datagram,
+    arrival: &Arrival,
+) -> Step {
+    let key = MacKey { vni: arrival.vni, mac: arrival.mac, reserved: [0; 2] };
+    let target = tables.local_mac(&key).ok_or(Reason::NoSuchEndpoint)?;
+    let network = tables.network(arrival.vni).ok_or(Reason::UnknownNetwork)?;
+    if !datagram.has_ports {
+        return Err(Reason::Portless);
+    }
+    let address = match datagram.family {
+        Family::V4 => target.v4,
+        Family::V6 => target.v6,
+    };
+    if address.is_unspecified() {
+        return Err(Reason::NoBackend);
+    }
+    let known = tables
+        .flow(datagram.key_in(Space::Published, arrival.vni))
+        // A new connection goes where the ring says now, an old one stays where it is.
+        .filter(|flow| {
+            flow.node == arrival.entry && flow.destination == address && !balance::is_over(flow, datagram)
+        });
+    let target_port = match known {
+        Some(flow) => {
+            balance::mark(tables, &flow, datagram);
+            flow.destination_port
+        }
+        None => open(tables, &datagram.key, &address, arrival),
+    };
+    let change = Rewrite {
+        source: datagram.key.source,
+        destination: address,
+        source_port: datagram.key.source_port,
+        destination_port: target_port,
+    };
+    deliver::unwrap(packet, datagram, usize::from(arrival.tunnel))?;
+    translate(packet, datagram, &change)?;
+    deliver::route_on(packet, datagram)?;
+    deliver::hand_over(packet, datagram, network.gateway_mac, arrival.mac, target.ifindex)
+}
+
+/// Remembers a flow in both directions; gives the backend's port.
+#[inline(never)]
+fn open<T: Tables>(tables: &T, key: &FlowKey, backend: &Address, arrival: &Arrival) -> [u8; 2] {
+    let target_port = if arrival.target_port == [0, 0] { key.destination_port } else { arrival.target_port };
+    let mut flow = Flow {
+        source: key.source,
+        destination: *backend,
+        source_port: key.source_port,
+        destination_port: target_port,
+        node: arrival.entry,
+        seen: tables.now(),
+        service: arrival.service,
+        ..Flow::default()
+    };
+    tables.put_flow(key, &flow);
+    flow.source = key.destination;
+    flow.destination = key.source;
+    flow.source_port = key.destination_port;
+    flow.destination_port = key.source_port;
+    flow.flags = flow_flags::REPLY;
+    let back_key = FlowKey {
+        source: *backend,
+        destination: key.source,
+        source_port: target_port,
+        destination_port: key.source_port,
+        scope: FlowKey::scope(Space::Network, arrival.vni),
+        ..*key
+    };
+    tables.put_flow(&back_key, &flow);
+    target_port
+}
+
+/// A task's answer to a client, translated already: it leaves through the entry node, or from here where that is this
+/// node or answers go straight.
+#[inline(always)]
+pub(super) fn answer<P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    datagram: &mut Datagram,
+    vni: u32,
+    entry: NodeIndex,
+) -> Step {
+    let settings = tables.settings().ok_or(Reason::NotAttached)?;
+    deliver::route_on(packet, datagram)?;
+    if entry == settings.node || settings.flags & settings_flags::RETURN_DIRECT != 0 {
+        return outside::leave(packet, tables, datagram, 0);
+    }
+    let node = tables.node(entry).ok_or(Reason::NoRoute)?;
+    let tunnel = Tunnel { node, vni, destination: RETURN_MAC, source: settings.host_mac };
+    tunnel::encapsulate(packet, tables, datagram, &tunnel)
+}
+
+/// A task's answer to a client, at the entry node.
+#[inline(always)]
+pub(super) fn returned<P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    datagram: &mut Datagram,
+    tunnel: usize,
+) -> Step {
+    let key = &datagram.key;
+    // Clients speak to this node's addresses; its own processes, and they alone, to the alias.
+    let is_host = tables.is_local(key.destination);
+    let is_alias = key.source == HOST_ALIAS_V4 || key.source == HOST_ALIAS_V6;
+    let was_asked = tables.is_local(key.source) || is_alias && is_host;
+    if !datagram.has_ports || !was_asked || lookup::published(tables, datagram, key.source_port).is_none() {
+        return Err(Reason::ReturnForged);
+    }
+    if is_host && !T::DELIVERS {
+        return Ok(Verdict::PASS);
+    }
+    outside::leave(packet, tables, datagram, tunnel)
+}

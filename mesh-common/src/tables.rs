@@ -1,0 +1,87 @@
+//! What the pipeline needs to know: the kernel maps, the routes and the clock.
+
+use core::ops::Deref;
+
+use crate::abi::{
+    Address, Attachment, Backend, BackendIndex, Endpoint, EndpointKey, Flow, FlowKey, LocalMac, MacKey,
+    Network, Node, NodeIndex, Service, ServiceKey, Settings, Slot, SubnetKey, Uplink,
+};
+
+/// Where a packet leaves by, and the Ethernet addresses it leaves with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Hop {
+    /// The interface.
+    pub ifindex: u32,
+    /// The MAC address of the next hop; zero where the kernel fills it in on the way out.
+    pub destination: [u8; 6],
+    /// The interface's own MAC address; zero likewise.
+    pub source: [u8; 6],
+}
+
+/// The answer to a question for a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// This way.
+    Hop(Hop),
+    /// There may be a way, but only a later hook can take it.
+    Later,
+    /// There is none.
+    None,
+}
+
+/// The tables, in the kernel or in memory.
+pub trait Tables {
+    /// A flow as it stands in its table.
+    type Flow<'a>: Deref<Target = Flow>
+    where
+        Self: 'a;
+
+    /// Whether this hook can hand a packet to an endpoint or to the node itself. Where it cannot (XDP), such a
+    /// packet passes untouched to the hook that can.
+    const DELIVERS: bool;
+
+    /// What holds for this node.
+    fn settings(&self) -> Option<&Settings>;
+    /// A service.
+    fn service(&self, key: &ServiceKey) -> Option<&Service>;
+    /// A slot of a ring.
+    fn slot(&self, index: u32) -> Option<&Slot>;
+    /// A backend.
+    fn backend(&self, index: BackendIndex) -> Option<&Backend>;
+    /// An endpoint of any node.
+    fn endpoint(&self, key: &EndpointKey) -> Option<&Endpoint>;
+    /// An endpoint of this node.
+    fn local_mac(&self, key: &MacKey) -> Option<&LocalMac>;
+    /// What hangs on an interface.
+    fn attachment(&self, ifindex: u32) -> Option<&Attachment>;
+    /// A network.
+    fn network(&self, vni: u32) -> Option<&Network>;
+    /// Whether an address lies in one of a network's subnets.
+    fn in_subnet(&self, key: &SubnetKey) -> bool;
+    /// A node.
+    fn node(&self, index: NodeIndex) -> Option<&Node>;
+    /// The other node that has this underlay address.
+    fn peer(&self, address: Address) -> Option<NodeIndex>;
+    /// Whether this node itself has the address.
+    fn is_local(&self, address: Address) -> bool;
+    /// An interface to the outside world.
+    fn uplink(&self, ifindex: u32) -> Option<&Uplink>;
+
+    /// A flow.
+    fn flow(&self, key: &FlowKey) -> Option<Self::Flow<'_>>;
+    /// Remembers a flow, in the place of what was known of it.
+    fn put_flow(&self, key: &FlowKey, flow: &Flow);
+    /// Remembers a flow if nothing is known of it; says whether it did.
+    fn add_flow(&self, key: &FlowKey, flow: &Flow) -> bool;
+    /// Notes of a flow, if it is still known, when it was seen and which flags it has.
+    fn mark_flow(&self, key: &FlowKey, seen: u64, flags: u32);
+
+    /// The next turn of a service's round robin, from 0.
+    fn turn(&self, service: u32) -> u64;
+    /// Seconds of the monotonic clock.
+    fn now(&self) -> u64;
+    /// The way to an address, by the node's own routes.
+    fn route(&self, source: Address, destination: Address) -> Route;
+    /// The way to a node.
+    fn route_to_node(&self, node: &Node) -> Route;
+}

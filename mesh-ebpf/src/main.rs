@@ -1,0 +1,162 @@
+//! The packet pipeline of the mesh, bound to kernel hooks and maps.
+//!
+//! Nothing is decided here: `mesh_common::pipeline` does that. This crate fetches, carries out and counts.
+
+#![no_std]
+#![no_main]
+#![expect(internal_features, reason = "the kernel's fetch-and-add has no stable name on this target: see `tables`")]
+#![feature(core_intrinsics)]
+// For the loads of `access`.
+#![feature(asm_experimental_arch)]
+
+mod access;
+mod frame;
+mod maps;
+mod observe;
+mod skb;
+mod socket;
+mod tables;
+
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::{
+        TC_ACT_OK, TC_ACT_SHOT,
+        xdp_action::{XDP_DROP, XDP_PASS, XDP_TX},
+    },
+    helpers,
+    macros::{classifier, xdp},
+    programs::{TcContext, XdpContext},
+};
+use mesh_common::{
+    Packet as _, Tables as _, Verdict,
+    abi::{Hook, Outcome, TRACE_BYTES},
+    pipeline,
+};
+
+use crate::{frame::Frame, skb::Skb, tables::KernelTables};
+
+/// Frames from tasks: ingress of the host side of each task's veth pair.
+#[classifier]
+pub fn endpoint_tc(context: TcContext) -> i32 {
+    let (skb, tables) = at_tc(&context);
+    let length = skb.length();
+    // SAFETY: the pointer is the hook's context.
+    let ifindex = unsafe { (*context.skb.skb).ingress_ifindex };
+    let verdict = pipeline::from_endpoint(&mut { skb }, &tables, ifindex);
+    at_tc_end(Hook::Endpoint, &context, tables, length, verdict)
+}
+
+/// Packets from the node itself: ingress of the inner side of `mesh0`.
+#[classifier]
+pub fn host_tc(context: TcContext) -> i32 {
+    let (skb, tables) = at_tc(&context);
+    let length = skb.length();
+    let verdict = pipeline::from_host(&mut { skb }, &tables);
+    at_tc_end(Hook::Host, &context, tables, length, verdict)
+}
+
+/// Packets from the wire: ingress of each underlay interface.
+#[classifier]
+pub fn underlay_tc(context: TcContext) -> i32 {
+    let (skb, tables) = at_tc(&context);
+    let length = skb.length();
+    let verdict = pipeline::from_underlay(&mut { skb }, &tables);
+    at_tc_end(Hook::Underlay, &context, tables, length, verdict)
+}
+
+/// Packets from the wire, before the kernel has made a socket buffer of them. What cannot be finished here goes on,
+/// untouched, to `underlay_tc`.
+#[xdp]
+pub fn underlay_xdp(context: XdpContext) -> u32 {
+    let mut frame = Frame::new(context.ctx);
+    let tables = KernelTables::<true> { context: context.as_ptr() };
+    let length = frame.length();
+    let verdict = pipeline::from_underlay(&mut frame, &tables);
+    observe::count(Hook::Xdp, verdict, length);
+    // SAFETY: the pointer is the hook's context.
+    let ingress = unsafe { (*context.ctx).ingress_ifindex };
+    if observe::is_sampled(tables.settings()) {
+        observe::trace(Hook::Xdp, verdict, ingress, length, |bytes| {
+            let captured = frame.length().min(TRACE_BYTES);
+            load(bytes, captured, |to, size| {
+                // SAFETY: the buffer has room for as many bytes.
+                unsafe { helpers::generated::bpf_xdp_load_bytes(context.ctx, 0, to.cast(), size) }
+            })
+        });
+    }
+    match verdict.outcome() {
+        Outcome::Pass => XDP_PASS,
+        Outcome::Reply => XDP_TX,
+        Outcome::Transmit if verdict.detail() == ingress => XDP_TX,
+        // SAFETY: plain numbers.
+        Outcome::Transmit => (unsafe { helpers::generated::bpf_redirect(verdict.detail(), 0) }) as u32,
+        // This hook delivers nothing: `KernelTables::<true>::DELIVERS` is false.
+        Outcome::Drop | Outcome::Deliver | Outcome::Host => XDP_DROP,
+    }
+}
+
+#[inline(always)]
+fn at_tc(context: &TcContext) -> (Skb, KernelTables<false>) {
+    (Skb::new(context.skb.skb), KernelTables { context: context.as_ptr() })
+}
+
+/// Counts, traces and carries out a verdict.
+#[inline(always)]
+fn at_tc_end(
+    hook: Hook,
+    context: &TcContext,
+    tables: KernelTables<false>,
+    length: usize,
+    verdict: Verdict,
+) -> i32 {
+    let skb = context.skb.skb;
+    // SAFETY: the pointer is the hook's context.
+    let ingress = unsafe { (*skb).ifindex };
+    observe::count(hook, verdict, length);
+    if observe::is_sampled(tables.settings()) {
+        observe::trace(hook, verdict, ingress, length, |bytes| {
+            // SAFETY: the pointer is the hook's context.
+            let captured = unsafe { (*skb).len as usize }.min(TRACE_BYTES);
+            load(bytes, captured, |to, size| {
+                // SAFETY: the buffer has room for as many bytes.
+                unsafe { helpers::generated::bpf_skb_load_bytes(skb.cast(), 0, to.cast(), size) }
+            })
+        });
+    }
+    // SAFETY: plain numbers, and no parameters for the neighbour, which the kernel then finds by the packet's route.
+    let result = unsafe {
+        match verdict.outcome() {
+            Outcome::Pass => return TC_ACT_OK,
+            Outcome::Drop => return TC_ACT_SHOT,
+            Outcome::Reply => helpers::generated::bpf_redirect(ingress, 0),
+            Outcome::Host => helpers::generated::bpf_redirect(verdict.detail(), 0),
+            Outcome::Deliver => helpers::generated::bpf_redirect_peer(verdict.detail(), 0),
+            Outcome::Transmit => {
+                helpers::generated::bpf_redirect_neigh(verdict.detail(), core::ptr::null_mut(), 0, 0)
+            }
+        }
+    };
+    result as i32
+}
+
+/// Copies a packet's first bytes by the hook's own helper; says how many.
+#[inline(always)]
+fn load(bytes: &mut [u8; TRACE_BYTES], captured: usize, copy: impl Fn(*mut u8, u32) -> i64) -> u8 {
+    // The verifier must see that the size is neither zero nor more than there is room for.
+    if captured == 0 || captured > TRACE_BYTES {
+        return 0;
+    }
+    if copy(bytes.as_mut_ptr(), captured as u32) == 0 { captured as u8 } else { 0 }
+}
+
+/// No program of ours can panic; the language asks for the handler all the same.
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+/// What the kernel reads before it lends its GPL-only helpers.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,0 +1,64 @@
+//! The kernel maps. The agent fills all but the flows, the cursors and what is counted.
+
+use aya_ebpf::{
+    macros::map,
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
+};
+use mesh_common::{
+    Reason,
+    abi::{
+        Address, Attachment, Backend, Counter, Dialled, DialledKey, Endpoint, EndpointKey, Flow, FlowKey, LocalMac,
+        MacKey, Network, Node, NodeIndex, Service, ServiceKey, Settings, Slot, SubnetKey, Uplink, capacity,
+    },
+};
+
+#[map]
+pub static SETTINGS: Array<Settings> = Array::pinned(1, 0);
+#[map]
+pub static SERVICES: HashMap<ServiceKey, Service> = HashMap::pinned(capacity::SERVICES, NO_PREALLOC);
+#[map]
+pub static SLOTS: Array<Slot> = Array::pinned(capacity::SLOTS, 0);
+#[map]
+pub static BACKENDS: Array<Backend> = Array::pinned(capacity::BACKENDS, 0);
+#[map]
+pub static ENDPOINTS: HashMap<EndpointKey, Endpoint> = HashMap::pinned(capacity::ENDPOINTS, NO_PREALLOC);
+#[map]
+pub static LOCAL_MACS: HashMap<MacKey, LocalMac> = HashMap::pinned(capacity::LOCAL_ENDPOINTS, NO_PREALLOC);
+/// By interface index.
+#[map]
+pub static ATTACHMENTS: HashMap<u32, Attachment> = HashMap::pinned(capacity::LOCAL_ENDPOINTS, NO_PREALLOC);
+/// By VNI.
+#[map]
+pub static NETWORKS: HashMap<u32, Network> = HashMap::pinned(capacity::NETWORKS, NO_PREALLOC);
+#[map]
+pub static SUBNETS: LpmTrie<SubnetKey, u32> = LpmTrie::pinned(capacity::SUBNETS, 0);
+#[map]
+pub static NODES: Array<Node> = Array::pinned(capacity::NODES, 0);
+#[map]
+pub static PEERS: HashMap<Address, NodeIndex> = HashMap::pinned(capacity::NODES, NO_PREALLOC);
+/// This node's own addresses, with the index of the interface that has each.
+#[map]
+pub static LOCALS: HashMap<Address, u32> = HashMap::pinned(capacity::LOCALS, NO_PREALLOC);
+/// By interface index.
+#[map]
+pub static UPLINKS: HashMap<u32, Uplink> = HashMap::pinned(capacity::UPLINKS, NO_PREALLOC);
+
+#[map]
+pub static FLOWS: LruHashMap<FlowKey, Flow> = LruHashMap::pinned(capacity::FLOWS, 0);
+/// Round robin's next turn, by service number.
+#[map]
+pub static CURSORS: Array<u64> = Array::pinned(capacity::SERVICES, 0);
+#[map]
+pub static DIALLED: LruHashMap<DialledKey, Dialled> = LruHashMap::pinned(capacity::DIALLED, 0);
+
+/// Packets lost, by reason.
+#[map]
+pub static DROPS: PerCpuArray<u64> = PerCpuArray::pinned(Reason::ALL.len() as u32, 0);
+/// Packets seen, by hook and outcome.
+#[map]
+pub static COUNTERS: PerCpuArray<Counter> = PerCpuArray::pinned(Counter::COUNT, 0);
+#[map]
+pub static TRACES: RingBuf = RingBuf::pinned(capacity::TRACES, 0);
+
+/// `BPF_F_NO_PREALLOC`: tables that change seldom take memory for what they hold, not for what they could.
+const NO_PREALLOC: u32 = aya_ebpf::bindings::BPF_F_NO_PREALLOC;

@@ -1,0 +1,145 @@
+//! A packet at a tc hook.
+
+use core::mem::offset_of;
+
+use aya_ebpf::{
+    bindings::{
+        __sk_buff, BPF_F_ADJ_ROOM_DECAP_L3_IPV4, BPF_F_ADJ_ROOM_DECAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L2_ETH,
+        BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L4_UDP,
+        BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
+    },
+    helpers,
+};
+use mesh_common::{
+    Packet,
+    abi::{Family, Pod},
+    checksum::Sum,
+    pipeline::overhead,
+    wire::ETHERNET,
+};
+
+use crate::access::Bytes;
+
+/// The most that headers take: two Ethernet and two IPv6 headers, UDP, VXLAN, TCP, and some options. So much is made
+/// readable before the pipeline looks.
+const HEADERS: u32 = 192;
+
+/// A packet at a tc hook.
+#[derive(Clone, Copy)]
+pub struct Skb {
+    skb: *mut __sk_buff,
+}
+
+impl Skb {
+    /// Takes the packet of a hook, with its headers made readable.
+    #[inline(always)]
+    pub fn new(skb: *mut __sk_buff) -> Self {
+        let this = Self { skb };
+        let bytes = this.bytes();
+        let length = this.length() as u32;
+        let headers = if length < HEADERS { length } else { HEADERS };
+        if !bytes.reach(headers as usize) {
+            // SAFETY: the pointer is the hook's context. Failing leaves the packet as it was, and the pipeline then
+            // finds it too short.
+            unsafe { helpers::generated::bpf_skb_pull_data(skb, headers) };
+        }
+        this
+    }
+
+    #[inline(always)]
+    fn bytes(&self) -> Bytes {
+        Bytes::of::<_, { offset_of!(__sk_buff, data) }, { offset_of!(__sk_buff, data_end) }>(self.skb)
+    }
+
+    #[inline(always)]
+    fn adjust_room(&self, bytes: i32, flags: u64) -> Option<()> {
+        // SAFETY: the pointer is the hook's context.
+        let result = unsafe { helpers::generated::bpf_skb_adjust_room(self.skb, bytes, BPF_ADJ_ROOM_MAC, flags) };
+        (result == 0).then_some(())
+    }
+
+    #[inline(always)]
+    fn replace_checksum(&self, offset: usize, change: Sum, flags: u64) -> Option<()> {
+        // SAFETY: the pointer is the hook's context; a size of 0 in the flags says that `to` is the change itself.
+        let result = unsafe {
+            helpers::generated::bpf_l4_csum_replace(self.skb, offset as u32, 0, u64::from(change.folded32()), flags)
+        };
+        (result == 0).then_some(())
+    }
+}
+
+impl Packet for Skb {
+    #[inline(always)]
+    fn length(&self) -> usize {
+        // SAFETY: the pointer is the hook's context.
+        unsafe { (*self.skb).len as usize }
+    }
+
+    #[inline(always)]
+    fn is_aggregate(&self) -> bool {
+        // SAFETY: the pointer is the hook's context.
+        unsafe { (*self.skb).gso_size != 0 }
+    }
+
+    #[inline(always)]
+    fn read<T: Pod>(&self, offset: usize) -> Option<T> {
+        self.bytes().read(offset)
+    }
+
+    #[inline(always)]
+    fn write<T: Pod>(&mut self, offset: usize, value: &T) -> Option<()> {
+        self.bytes().write(offset, value)
+    }
+
+    #[inline(always)]
+    fn open(&mut self, outer: Family) -> Option<()> {
+        let l3 = match outer {
+            Family::V4 => BPF_F_ADJ_ROOM_ENCAP_L3_IPV4,
+            Family::V6 => BPF_F_ADJ_ROOM_ENCAP_L3_IPV6,
+        };
+        // The size of the packets inside stays as the sender cut them: without FIXED_GSO a UDP aggregate is refused.
+        let flags = u64::from(l3)
+            | u64::from(BPF_F_ADJ_ROOM_ENCAP_L4_UDP)
+            | u64::from(BPF_F_ADJ_ROOM_ENCAP_L2_ETH)
+            | u64::from(BPF_F_ADJ_ROOM_FIXED_GSO)
+            | (ETHERNET as u64) << 56;
+        self.adjust_room(overhead(outer) as i32, flags)
+    }
+
+    #[inline(always)]
+    fn close(&mut self, bytes: usize, inner: Family) -> Option<()> {
+        let l3 = match inner {
+            Family::V4 => BPF_F_ADJ_ROOM_DECAP_L3_IPV4,
+            Family::V6 => BPF_F_ADJ_ROOM_DECAP_L3_IPV6,
+        };
+        self.adjust_room(-(bytes as i32), u64::from(l3) | u64::from(BPF_F_ADJ_ROOM_FIXED_GSO))
+    }
+
+    #[inline(always)]
+    fn resize(&mut self, length: usize) -> Option<()> {
+        // SAFETY: the pointer is the hook's context.
+        let result = unsafe { helpers::generated::bpf_skb_change_tail(self.skb, length as u32, 0) };
+        (result == 0).then_some(())
+    }
+
+    #[inline(always)]
+    fn update_checksum(&mut self, offset: usize, pseudo: Option<Sum>, body: Sum, udp: bool) -> Option<()> {
+        let mangled = if udp { u64::from(BPF_F_MARK_MANGLED_0) } else { 0 };
+        if let Some(pseudo) = pseudo
+            && !pseudo.is_zero()
+        {
+            let flags = mangled | u64::from(BPF_F_PSEUDO_HDR);
+            self.replace_checksum(offset, pseudo, flags)?;
+        }
+        if !body.is_zero() {
+            self.replace_checksum(offset, body, mangled)?;
+        }
+        Some(())
+    }
+
+    #[inline(always)]
+    fn changed(&mut self, by: Sum) {
+        // SAFETY: the pointer is the hook's context. It fails where the card summed nothing up, which is well.
+        unsafe { helpers::generated::bpf_csum_update(self.skb, by.folded32()) };
+    }
+}

@@ -1,0 +1,234 @@
+//! The pipeline's tables, in kernel maps.
+
+use core::{
+    intrinsics::{AtomicOrdering, atomic_xadd},
+    mem::MaybeUninit,
+    ptr,
+};
+
+use aya_ebpf::{
+    bindings::{BPF_ANY, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_SUCCESS, BPF_NOEXIST, bpf_fib_lookup},
+    cty::c_void,
+    helpers,
+    maps::lpm_trie::Key,
+};
+use mesh_common::{
+    Hop, Route, Tables,
+    abi::{
+        Address, Attachment, Backend, BackendIndex, Endpoint, EndpointKey, Family, Flow, FlowKey, LocalMac, MacKey,
+        Network, Node, NodeIndex, Service, ServiceKey, Settings, Slot, SubnetKey, Uplink,
+    },
+};
+
+use crate::maps;
+
+/// The kernel's address families.
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+
+/// Bits of a subnet's key: a VNI and an address.
+const SUBNET_BITS: u32 = 32 + 128;
+
+const NANOSECONDS: u64 = 1_000_000_000;
+
+/// The kernel's tables, as seen from a hook. With `XDP`, packets leave with their Ethernet addresses in place and
+/// cannot be handed to endpoints; otherwise the kernel fills those in on the way out.
+#[derive(Clone, Copy)]
+pub struct KernelTables<const XDP: bool> {
+    /// The hook's context, which questions for routes need.
+    pub context: *mut c_void,
+}
+
+impl<const XDP: bool> KernelTables<XDP> {
+    #[inline(always)]
+    fn find_route(&self, source: &Address, destination: &Address) -> Route {
+        let mut hop = Hop::default();
+        match ask_for_route(self.context, source, destination, &mut hop) {
+            BPF_FIB_LKUP_RET_SUCCESS if XDP => Route::Hop(hop),
+            BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH if !XDP => {
+                Route::Hop(Hop { ifindex: hop.ifindex, ..Hop::default() })
+            }
+            _ if XDP => Route::Later,
+            _ => Route::None,
+        }
+    }
+}
+
+/// Asks the kernel's routing table, as if the packet had come in by the mesh's own gate: an interface of which the agent
+/// knows that it forwards, whatever the node's settings are. Out of line, for its query is 64 bytes of stack.
+#[inline(never)]
+fn ask_for_route(context: *mut c_void, source: &Address, destination: &Address, hop: &mut Hop) -> u32 {
+    let Some(settings) = maps::SETTINGS.get(0) else { return BPF_FIB_LKUP_RET_NOT_FWDED };
+    // SAFETY: the type is made of integers only, for which zero is a value.
+    let mut query: bpf_fib_lookup = unsafe { MaybeUninit::zeroed().assume_init() };
+    query.ifindex = settings.host_ifindex;
+    match destination.family() {
+        Family::V4 => {
+            query.family = AF_INET;
+            query.__bindgen_anon_3.ipv4_src = u32::from_ne_bytes(source.v4_octets());
+            query.__bindgen_anon_4.ipv4_dst = u32::from_ne_bytes(destination.v4_octets());
+        }
+        Family::V6 => {
+            query.family = AF_INET6;
+            query.__bindgen_anon_3.ipv6_src = words(*source);
+            query.__bindgen_anon_4.ipv6_dst = words(*destination);
+        }
+    }
+    // SAFETY: the context is the hook's own, and the query is initialised and as long as it says.
+    let answer =
+        unsafe { helpers::generated::bpf_fib_lookup(context, &raw mut query, size_of::<bpf_fib_lookup>() as i32, 0) };
+    *hop = Hop { ifindex: query.ifindex, destination: query.dmac, source: query.smac };
+    answer as u32
+}
+
+#[inline(always)]
+fn words(address: Address) -> [u32; 4] {
+    let [a, b] = address.0;
+    if cfg!(target_endian = "little") {
+        [a as u32, (a >> 32) as u32, b as u32, (b >> 32) as u32]
+    } else {
+        [(a >> 32) as u32, a as u32, (b >> 32) as u32, b as u32]
+    }
+}
+
+/// What a hash map holds for a key.
+///
+/// An entry may be replaced by another processor while it is read. The agent replaces whole entries, never parts; what
+/// is freed is freed after the program has ended (RCU).
+macro_rules! get {
+    ($map:ident, $key:expr) => {
+        // SAFETY: see above.
+        unsafe { maps::$map.get($key) }
+    };
+}
+
+impl<const XDP: bool> Tables for KernelTables<XDP> {
+    type Flow<'a> = &'a Flow;
+
+    const DELIVERS: bool = !XDP;
+
+    #[inline(always)]
+    fn settings(&self) -> Option<&Settings> {
+        maps::SETTINGS.get(0)
+    }
+
+    #[inline(always)]
+    fn service(&self, key: &ServiceKey) -> Option<&Service> {
+        get!(SERVICES, key)
+    }
+
+    #[inline(always)]
+    fn slot(&self, index: u32) -> Option<&Slot> {
+        maps::SLOTS.get(index)
+    }
+
+    #[inline(always)]
+    fn backend(&self, index: BackendIndex) -> Option<&Backend> {
+        maps::BACKENDS.get(index)
+    }
+
+    #[inline(always)]
+    fn endpoint(&self, key: &EndpointKey) -> Option<&Endpoint> {
+        get!(ENDPOINTS, key)
+    }
+
+    #[inline(always)]
+    fn local_mac(&self, key: &MacKey) -> Option<&LocalMac> {
+        get!(LOCAL_MACS, key)
+    }
+
+    #[inline(always)]
+    fn attachment(&self, ifindex: u32) -> Option<&Attachment> {
+        get!(ATTACHMENTS, ifindex)
+    }
+
+    #[inline(always)]
+    fn network(&self, vni: u32) -> Option<&Network> {
+        get!(NETWORKS, vni)
+    }
+
+    #[inline(always)]
+    fn in_subnet(&self, key: &SubnetKey) -> bool {
+        maps::SUBNETS.get(Key::new(SUBNET_BITS, *key)).is_some()
+    }
+
+    #[inline(always)]
+    fn node(&self, index: NodeIndex) -> Option<&Node> {
+        maps::NODES.get(index)
+    }
+
+    #[inline(always)]
+    fn peer(&self, address: Address) -> Option<NodeIndex> {
+        get!(PEERS, address).copied()
+    }
+
+    #[inline(always)]
+    fn is_local(&self, address: Address) -> bool {
+        get!(LOCALS, address).is_some()
+    }
+
+    #[inline(always)]
+    fn uplink(&self, ifindex: u32) -> Option<&Uplink> {
+        get!(UPLINKS, ifindex)
+    }
+
+    #[inline(always)]
+    fn flow(&self, key: &FlowKey) -> Option<&Flow> {
+        get!(FLOWS, key)
+    }
+
+    #[inline(always)]
+    fn put_flow(&self, key: &FlowKey, flow: &Flow) {
+        // The table of flows evicts its oldest rather than refuse; for want of memory it may refuse all the same, and
+        // then the next packet of the flow finds the same backend again by its hash.
+        let _ = maps::FLOWS.insert(key, flow, u64::from(BPF_ANY));
+    }
+
+    #[inline(always)]
+    fn add_flow(&self, key: &FlowKey, flow: &Flow) -> bool {
+        maps::FLOWS.insert(key, flow, u64::from(BPF_NOEXIST)).is_ok()
+    }
+
+    #[inline(always)]
+    fn mark_flow(&self, key: &FlowKey, seen: u64, flags: u32) {
+        if let Some(flow) = maps::FLOWS.get_ptr_mut(key) {
+            // SAFETY: the pointer is the map's; words are written whole, and each writer's value is a right one.
+            unsafe {
+                ptr::write_volatile(&raw mut (*flow).seen, seen);
+                ptr::write_volatile(&raw mut (*flow).flags, flags);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn turn(&self, service: u32) -> u64 {
+        let Some(cursor) = maps::CURSORS.get_ptr_mut(service) else { return 0 };
+        // SAFETY: the pointer is the map's, aligned to eight bytes, and every access to a cursor is atomic. The standard
+        // library keeps `fetch_add` from targets without compare-and-swap, though this one can do it. Relaxed, LLVM takes the
+        // instruction that does not fetch.
+        unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::AcqRel }>(cursor, 1) }
+    }
+
+    #[inline(always)]
+    fn now(&self) -> u64 {
+        // SAFETY: no arguments.
+        unsafe { helpers::generated::bpf_ktime_get_coarse_ns() / NANOSECONDS }
+    }
+
+    #[inline(always)]
+    fn route(&self, source: Address, destination: Address) -> Route {
+        self.find_route(&source, &destination)
+    }
+
+    #[inline(always)]
+    fn route_to_node(&self, node: &Node) -> Route {
+        if XDP {
+            let Some(settings) = self.settings() else { return Route::None };
+            return self.find_route(&settings.address, &node.address);
+        }
+        match node.ifindex {
+            0 => Route::None,
+            ifindex => Route::Hop(Hop { ifindex, ..Hop::default() }),
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! What commands change: requests of the API as changes of what is asked for.
+
+use super::desired::Desired;
+use crate::{
+    api::{
+        Change, Refusal, RefusalKind,
+        types::{Attach, NetworkCreate, ServiceCreate},
+    },
+    links::Namespace,
+    spec::{Endpoint, Fault, Faults, Given, Network, Origin, Service, Spec, netns},
+};
+
+/// Changes the desired state and keeps the change for the next start; returns the name of what was changed.
+pub(super) fn change(desired: &mut Desired, change: Change) -> Result<String, Refusal> {
+    let mut spec = desired.spec().clone();
+    let name = match change {
+        Change::CreateNetwork(asked) => create_network(&mut spec, asked)?,
+        Change::RemoveNetwork(name) => {
+            remove(&name, "network", spec.networks.contains_key(&name), spec.remove_network(&name))?
+        }
+        Change::CreateService(asked) => create_service(&mut spec, asked)?,
+        Change::RemoveService(name) => {
+            remove(&name, "service", spec.services.contains_key(&name), release_and_remove(&mut spec, &name))?
+        }
+        Change::Attach(asked) => attach(&mut spec, desired.node(), asked)?,
+        Change::Detach(name) => {
+            remove(&name, "endpoint", spec.endpoint(&name).is_some(), spec.remove_endpoint(&name))?
+        }
+    };
+    desired.take_over(spec).map_err(|faults| refusal(RefusalKind::Invalid, &faults))?;
+    desired.keep().map_err(|error| {
+        Refusal::new(
+            RefusalKind::Failed,
+            format!(
+                "it is done, but {} could not be written ({error}), so it will not outlive this daemon",
+                desired.local().state_dir.display()
+            ),
+            "make the directory writable and repeat it after a restart",
+        )
+    })?;
+    Ok(name)
+}
+
+fn create_network(spec: &mut Spec, asked: NetworkCreate) -> Result<String, Refusal> {
+    let network = Network {
+        origin: Origin::command("meshctl networks create"),
+        vni: asked.vni.map(Given::from),
+        subnets: asked.subnets.into_iter().map(Given::from).collect(),
+        internal: asked.internal,
+        ..Network::default()
+    };
+    spec.add_network(&asked.name, network).map_err(|fault| conflict(&fault))?;
+    Ok(asked.name)
+}
+
+fn create_service(spec: &mut Spec, asked: ServiceCreate) -> Result<String, Refusal> {
+    let mut service = Service {
+        origin: Origin::command("meshctl services create"),
+        networks: asked.networks.iter().cloned().map(Given::from).collect(),
+        scheduler: asked.scheduler,
+        endpoint_mode: asked.endpoint_mode,
+        ports: asked.ports.into_iter().map(Given::from).collect(),
+        ..Service::default()
+    };
+    for vip in asked.vips {
+        let holds = |name: &&String| {
+            spec.networks.get(*name).is_some_and(|network| {
+                network.subnets.iter().any(|subnet| subnet.value.contains(&vip.address))
+            })
+        };
+        let only = match asked.networks.as_slice() {
+            [only] => Some(only.clone()),
+            _ => None,
+        };
+        let network = vip.network.clone().or_else(|| asked.networks.iter().find(holds).cloned()).or(only);
+        let Some(network) = network else {
+            return Err(Refusal::new(
+                RefusalKind::Invalid,
+                format!("the virtual IP {} is in no network of the service", vip.address),
+                "name its network, or an address of a subnet of one of its networks",
+            ));
+        };
+        service.vips.entry(network).or_default().push(Given::from(vip.address));
+    }
+    spec.add_service(&asked.name, service).map_err(|fault| conflict(&fault))?;
+    Ok(asked.name)
+}
+
+fn attach(spec: &mut Spec, node: &str, asked: Attach) -> Result<String, Refusal> {
+    let origin = Origin::command("meshctl attach");
+    let Some(namespace) = netns(&asked.netns) else {
+        return Err(Refusal::new(
+            RefusalKind::Invalid,
+            format!("{:?} is no network namespace", asked.netns),
+            "give a name under /run/netns, or an absolute path",
+        ));
+    };
+    if !Namespace::exists(&namespace) {
+        return Err(Refusal::new(
+            RefusalKind::NotFound,
+            format!("the network namespace {} does not exist", asked.netns),
+            "make it with `ip netns add`, or name another one",
+        ));
+    }
+    let name = match asked.name {
+        Some(name) => name,
+        None => spec.free_endpoint_name(asked.service.as_deref().unwrap_or(&asked.network)),
+    };
+    let endpoint = Endpoint {
+        name: Given::new(name.clone(), origin.clone()),
+        node: Given::new(node.to_owned(), origin.clone()),
+        service: asked.service.map(Given::from),
+        network: Given::from(asked.network),
+        addresses: asked.address.into_iter().map(Given::from).collect(),
+        mac: None,
+        netns: Some(Given::from(namespace)),
+        remembered: Vec::new(),
+        origin,
+    };
+    spec.add_endpoint(endpoint).map_err(|fault| conflict(&fault))?;
+    Ok(name)
+}
+
+/// A service that goes leaves its tasks on their networks.
+fn release_and_remove(spec: &mut Spec, name: &str) -> Result<Service, Fault> {
+    for endpoint in spec.endpoints.iter_mut().filter(|endpoint| endpoint.origin.is_command()) {
+        if endpoint.service.as_ref().is_some_and(|service| service.value == name) {
+            endpoint.service = None;
+        }
+    }
+    spec.remove_service(name)
+}
+
+fn remove<T>(name: &str, kind: &str, is_there: bool, removed: Result<T, Fault>) -> Result<String, Refusal> {
+    match removed {
+        Ok(_) => Ok(name.to_owned()),
+        Err(_) if !is_there => Err(Refusal::new(
+            RefusalKind::NotFound,
+            format!("there is no {kind} {name:?}"),
+            format!("`meshctl {kind}s ls` lists them"),
+        )),
+        Err(fault) => Err(conflict(&fault)),
+    }
+}
+
+fn conflict(fault: &Fault) -> Refusal {
+    refusal(RefusalKind::Conflict, &Faults::from(fault.clone()))
+}
+
+/// Faults as "error; mend", as their sentences are built.
+fn refusal(kind: RefusalKind, faults: &Faults) -> Refusal {
+    let Some(first) = faults.iter().next() else {
+        return Refusal::new(RefusalKind::Failed, "something is wrong", "see the daemon's log");
+    };
+    let (error, mend) = match first.sentence.rsplit_once("; ") {
+        Some((error, mend)) => (error, mend),
+        None => (first.sentence.as_str(), "correct it, and repeat the command"),
+    };
+    let more = match faults.count() {
+        0 | 1 => String::new(),
+        2 => " (and one more fault)".to_owned(),
+        count => format!(" (and {} more faults)", count - 1),
+    };
+    Refusal::new(kind, format!("{}{more}", trimmed(error)), trimmed(mend))
+}
+
+/// A sentence to be put inside of another.
+fn trimmed(sentence: &str) -> String {
+    let sentence = sentence.trim_end_matches('.');
+    let mut letters = sentence.chars();
+    match (letters.next(), letters.clone().next()) {
+        (Some(first), Some(second)) if first.is_uppercase() && second.is_lowercase() => {
+            format!("{}{}", first.to_lowercase(), letters.as_str())
+        }
+        _ => sentence.to_owned(),
+    }
+}

@@ -1,0 +1,150 @@
+//! What the API may ask of the agent.
+
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use arc_swap::ArcSwap;
+use mesh_common::abi::{Counter, Flow, FlowKey, capacity};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{
+    Command,
+    flows::{SLICE, monotonic},
+    round::lock,
+    state::Numbers,
+    trace::Tracer,
+};
+use crate::{
+    api::{Change, Changed, Control, FlowDump, Refusal, RefusalKind, Snapshot, TraceStream, types::MapUse},
+    apply::{Flows, MapError, Maps},
+    datapath::Datapath,
+};
+
+/// The agent's last word, which is read without waiting for it.
+#[derive(Clone)]
+pub(crate) struct Published {
+    pub(crate) snapshot: Arc<Snapshot>,
+    pub(crate) numbers: Arc<Numbers>,
+    pub(crate) uses: Arc<Vec<(&'static str, usize, u32)>>,
+}
+
+/// The agent as the API sees it.
+pub(crate) struct AgentControl {
+    pub(crate) published: Arc<ArcSwap<Published>>,
+    pub(crate) commands: mpsc::Sender<Command>,
+    pub(crate) datapath: Arc<Mutex<Datapath>>,
+    pub(crate) tracer: Tracer,
+    /// The flows that the last sweep left.
+    pub(crate) flows: Arc<AtomicUsize>,
+}
+
+impl AgentControl {
+    /// Has the agent do something, and waits until it is done.
+    async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<Result<T, Refusal>>) -> Command,
+    ) -> Result<T, Refusal> {
+        let ending = || {
+            Refusal::new(
+                RefusalKind::Unavailable,
+                "the daemon is going down",
+                "start it again, and repeat the command",
+            )
+        };
+        let (answer, answered) = oneshot::channel();
+        self.commands.send(command(answer)).await.map_err(|_| ending())?;
+        answered.await.map_err(|_| ending())?
+    }
+}
+
+impl Control for AgentControl {
+    fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.published.load().snapshot)
+    }
+
+    async fn change(&self, change: Change) -> Result<Changed, Refusal> {
+        self.ask(|answer| Command::Change(change, answer)).await
+    }
+
+    async fn flows(&self) -> Result<FlowDump, Refusal> {
+        let datapath = Arc::clone(&self.datapath);
+        let entries = tokio::task::spawn_blocking(move || all_flows(&datapath)).await;
+        let entries = entries.map_err(|error| failed(&error))?.map_err(|error| failed(&error))?;
+        Ok(FlowDump { entries, now: monotonic().as_secs(), capacity: capacity::FLOWS })
+    }
+
+    async fn drops(&self) -> Result<Vec<u64>, Refusal> {
+        let datapath = lock(&self.datapath);
+        datapath.per_cpu("DROPS").and_then(|drops| drops.sums()).map_err(|error| failed(&error))
+    }
+
+    async fn counters(&self) -> Result<Vec<Counter>, Refusal> {
+        let datapath = lock(&self.datapath);
+        let sum = |sum: Counter, one: Counter| Counter {
+            packets: sum.packets.wrapping_add(one.packets),
+            bytes: sum.bytes.wrapping_add(one.bytes),
+        };
+        let counters = datapath.per_cpu::<Counter>("COUNTERS").map_err(|error| failed(&error))?;
+        (0..counters.len())
+            .map(|index| {
+                let of_each = counters.get(index).map_err(|error| failed(&error))?;
+                Ok(of_each.into_iter().fold(Counter::default(), sum))
+            })
+            .collect()
+    }
+
+    async fn map_uses(&self) -> Result<Vec<MapUse>, Refusal> {
+        let flows = ("FLOWS", self.flows.load(Ordering::Relaxed), capacity::FLOWS);
+        let uses = Arc::clone(&self.published.load().uses);
+        Ok(uses
+            .iter()
+            .copied()
+            .chain([flows])
+            .map(|(name, entries, capacity)| MapUse {
+                name: name.to_owned(),
+                entries: entries as u64,
+                capacity: capacity.into(),
+            })
+            .collect())
+    }
+
+    async fn trace(&self, every: u32) -> Result<TraceStream, Refusal> {
+        Ok(self.tracer.listen(every))
+    }
+
+    async fn down(&self) -> Result<(), Refusal> {
+        self.ask(Command::Down).await
+    }
+}
+
+/// Every flow, in slices between which others have their turn.
+fn all_flows(datapath: &Mutex<Datapath>) -> Result<Vec<(FlowKey, Flow)>, MapError> {
+    let mut flows = Vec::new();
+    let mut last: Option<FlowKey> = None;
+    let mut seen = 0;
+    loop {
+        let datapath = lock(datapath);
+        let maps = datapath.kernel_maps();
+        let keys = maps.keys_after::<Flows>(last.as_ref(), SLICE)?;
+        for key in &keys {
+            if let Some(flow) = maps.get::<Flows>(key)? {
+                flows.push((*key, flow));
+            }
+        }
+        seen += keys.len();
+        last = keys.last().copied();
+        // A key that has gone in the meantime leads back to the beginning: nothing may go round forever.
+        if keys.len() < SLICE || seen >= capacity::FLOWS as usize {
+            break;
+        }
+    }
+    flows.sort_unstable_by_key(|(key, _)| *key);
+    flows.dedup_by_key(|(key, _)| *key);
+    Ok(flows)
+}
+
+fn failed(error: &dyn std::error::Error) -> Refusal {
+    Refusal::new(RefusalKind::Failed, error.to_string(), "see the daemon's log")
+}

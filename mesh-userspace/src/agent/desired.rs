@@ -1,0 +1,320 @@
+//! The desired state: what the file asks for, what commands have added to it, and the table that both make.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use crate::{
+    config::{self, LocalConfig},
+    problem::Problem,
+    spec::{Fault, Faults, Origin, Spec, resolve},
+    table::Table,
+};
+
+/// The desired state.
+#[derive(Debug)]
+pub(crate) struct Desired {
+    file: PathBuf,
+    state_file: PathBuf,
+    local: LocalConfig,
+    node: String,
+    spec: Spec,
+    table: Arc<Table>,
+    revision: u64,
+    /// What is wrong with the file as it is now, if the table is of an earlier one.
+    faults: Vec<Problem>,
+    /// What is wrong with what commands had added, since the start.
+    lost: Vec<Problem>,
+}
+
+impl Desired {
+    /// Reads the file, and what commands have added when the agent last ran. If the latter does not fit with the
+    /// file any more, the file alone counts.
+    ///
+    /// # Errors
+    /// Every fault of the file.
+    pub(crate) fn open(file: &Path, told_node: Option<&str>, hostname: &str) -> Result<Self, Faults> {
+        let (loaded, table) = config::check(file)?;
+        let node = config::pick_node(&table, told_node, hostname)?;
+        let state_file = loaded.local.state_dir.join(format!("{node}.json"));
+        let mut desired = Self {
+            file: file.to_owned(),
+            state_file,
+            local: loaded.local,
+            node,
+            spec: loaded.spec,
+            table: Arc::new(table),
+            revision: 1,
+            faults: Vec::new(),
+            lost: Vec::new(),
+        };
+        desired.restore();
+        Ok(desired)
+    }
+
+    /// This node's name.
+    pub(crate) fn node(&self) -> &str {
+        &self.node
+    }
+
+    /// Where this agent keeps its things.
+    pub(crate) const fn local(&self) -> &LocalConfig {
+        &self.local
+    }
+
+    /// What is asked for.
+    pub(crate) const fn spec(&self) -> &Spec {
+        &self.spec
+    }
+
+    /// The table.
+    pub(crate) const fn table(&self) -> &Arc<Table> {
+        &self.table
+    }
+
+    /// Counts the tables since the start, from 1.
+    pub(crate) const fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// What is wrong with what was asked for.
+    pub(crate) fn problems(&self) -> impl Iterator<Item = &Problem> {
+        self.faults.iter().chain(&self.lost)
+    }
+
+    /// Reads the file again. If it is faulty, nothing changes but what [`Self::problems`] says.
+    ///
+    /// # Errors
+    /// Every fault of the file, and every clash with what commands have added.
+    pub(crate) fn reload(&mut self) -> Result<(), Faults> {
+        let result = self.read_again();
+        self.faults = match &result {
+            Ok(()) => Vec::new(),
+            Err(faults) => faults.iter().map(|fault| self.problem(fault)).collect(),
+        };
+        result
+    }
+
+    fn read_again(&mut self) -> Result<(), Faults> {
+        let loaded = config::load(&self.file)?;
+        if loaded.local != self.local {
+            return Err(Fault::new(
+                self.origin(),
+                "`run_dir` and `state_dir` cannot change while meshd runs; restart it, or put them back.",
+            )
+            .into());
+        }
+        let mut spec = loaded.spec;
+        spec.adopt(&self.spec)?;
+        self.take_over(spec)
+    }
+
+    /// Takes over another specification if it breaks no rule and still has this node.
+    pub(crate) fn take_over(&mut self, mut spec: Spec) -> Result<(), Faults> {
+        let table = resolve(&spec)?;
+        if !table.nodes.contains_key(&self.node) {
+            let sentence = format!(
+                "This node, {:?}, is no longer among the nodes; put it back, or restart meshd with another --node.",
+                self.node
+            );
+            return Err(Fault::new(self.origin(), sentence).into());
+        }
+        spec.remember(&table);
+        self.spec = spec;
+        if *self.table != table {
+            self.table = Arc::new(table);
+            self.revision += 1;
+        }
+        Ok(())
+    }
+
+    /// Keeps what commands have added for the next start.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub(crate) fn keep(&self) -> io::Result<()> {
+        let directory = &self.local.state_dir;
+        fs::create_dir_all(directory)?;
+        let text = serde_json::to_vec_pretty(&self.spec.by_command()).map_err(io::Error::other)?;
+        let fresh = self.state_file.with_extension("json.new");
+        fs::write(&fresh, text)?;
+        fs::File::open(&fresh)?.sync_all()?;
+        fs::rename(&fresh, &self.state_file)
+    }
+
+    fn restore(&mut self) {
+        let earlier: Spec = match fs::read(&self.state_file) {
+            Ok(text) => match serde_json::from_slice(&text) {
+                Ok(spec) => spec,
+                Err(error) => return self.lose(&format!("it is not as meshd writes it ({error})")),
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+            Err(error) => return self.lose(&error.to_string()),
+        };
+        let mut spec = self.spec.clone();
+        let adopted = spec.adopt(&earlier).and_then(|()| self.take_over(spec));
+        if let Err(faults) = adopted {
+            for fault in faults {
+                self.lose(&fault.sentence);
+            }
+        }
+        // Nobody has seen another table yet.
+        self.revision = 1;
+    }
+
+    /// Notes that what commands had added does not count, and saves it from being overwritten.
+    fn lose(&mut self, why: &str) {
+        let aside = self.state_file.with_extension("json.unused");
+        let kept = match fs::copy(&self.state_file, &aside) {
+            Ok(_) => format!("It was copied to {}.", aside.display()),
+            Err(error) => format!("It could not be copied to {}: {error}.", aside.display()),
+        };
+        let message =
+            format!("What commands had added here cannot be used: {why} {kept} Add what is missing again.");
+        self.lost.push(Problem::new(self.state_file.display().to_string(), message));
+    }
+
+    fn problem(&self, fault: &Fault) -> Problem {
+        let subject = match &fault.origin {
+            place @ Origin::File { .. } => place.to_string(),
+            Origin::Command(_) => self.file.display().to_string(),
+        };
+        Problem::new(subject, format!("{} The mesh stays as it was before this change.", fault.sentence))
+    }
+
+    fn origin(&self) -> Origin {
+        Origin::File { file: self.file.display().to_string().into(), line: 1, column: 1 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{agent::testing::Directory, spec};
+
+    struct Case {
+        directory: Directory,
+    }
+
+    impl Case {
+        fn new() -> Self {
+            let case = Self { directory: Directory::new() };
+            case.write("  blue: {vni: 4097, subnets: [10.0.9.0/24]}");
+            case
+        }
+
+        fn file(&self) -> PathBuf {
+            self.directory.path().join("mesh.yaml")
+        }
+
+        fn write(&self, networks: &str) {
+            self.write_whole(&format!("nodes:\n  n1: {{address: 192.0.2.1}}\nnetworks:\n{networks}\n"));
+        }
+
+        fn write_whole(&self, rest: &str) {
+            let directory = self.directory.path().display();
+            let text = format!("node: {{run_dir: {directory}/run, state_dir: {directory}/state}}\n{rest}");
+            fs::write(self.file(), text).unwrap();
+        }
+
+        fn open(&self) -> Desired {
+            Desired::open(&self.file(), None, "n1").unwrap()
+        }
+    }
+
+    fn messages(desired: &Desired) -> Vec<String> {
+        desired.problems().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_faulty_file_changes_nothing_and_is_remembered_until_it_is_mended() {
+        let case = Case::new();
+        let mut desired = case.open();
+        let before = Arc::clone(desired.table());
+        case.write("  blue: {vni: 99999999, subnets: [10.0.9.0/24]}");
+        desired.reload().unwrap_err();
+        assert!(Arc::ptr_eq(desired.table(), &before));
+        assert_eq!(desired.revision(), 1);
+        let told = messages(&desired);
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert!(told[0].starts_with(&format!("{}:5:", case.file().display())), "{told:?}");
+        assert!(told[0].ends_with("The mesh stays as it was before this change."), "{told:?}");
+
+        case.write("  blue: {vni: 5, subnets: [10.0.9.0/24]}");
+        desired.reload().unwrap();
+        assert_eq!((desired.revision(), desired.table().networks["blue"].vni), (2, 5));
+        assert_eq!(messages(&desired), [""; 0]);
+    }
+
+    #[test]
+    fn a_file_that_says_the_same_is_no_new_revision() {
+        let case = Case::new();
+        let mut desired = case.open();
+        case.write("  # A comment.\n  blue: {subnets: [10.0.9.0/24], vni: 4097}");
+        desired.reload().unwrap();
+        assert_eq!(desired.revision(), 1);
+    }
+
+    #[test]
+    fn a_node_stays_who_it_is_and_where() {
+        let case = Case::new();
+        let mut desired = case.open();
+        case.write_whole("nodes:\n  n2: {address: 192.0.2.2}\n");
+        let error = desired.reload().unwrap_err().to_string();
+        assert!(error.contains("This node, \"n1\", is no longer among the nodes"), "{error}");
+        fs::write(case.file(), "nodes:\n  n1: {address: 192.0.2.1}\n").unwrap();
+        let error = desired.reload().unwrap_err().to_string();
+        assert!(error.contains("`run_dir` and `state_dir` cannot change"), "{error}");
+        assert!(desired.table().networks.contains_key("blue"));
+    }
+
+    #[test]
+    fn what_a_command_added_outlives_reloads_and_restarts() {
+        let case = Case::new();
+        let mut desired = case.open();
+        let mut spec = desired.spec().clone();
+        spec.add_network("red", spec::Network::default()).unwrap();
+        desired.take_over(spec).unwrap();
+        desired.keep().unwrap();
+        let red = desired.table().networks["red"].clone();
+
+        case.write("  amber: {vni: 5, subnets: [10.5.0.0/24]}\n  blue: {vni: 4097, subnets: [10.0.9.0/24]}");
+        desired.reload().unwrap();
+        assert_eq!(desired.table().networks.len(), 3);
+        let again = case.open();
+        assert_eq!(again.table(), desired.table());
+        assert_eq!(again.table().networks["red"], red, "it keeps what it was given");
+        assert_eq!(again.revision(), 1);
+    }
+
+    #[test]
+    fn a_clash_with_a_command_is_a_fault_of_a_reload_and_gives_way_at_a_start() {
+        let case = Case::new();
+        let mut desired = case.open();
+        let mut spec = desired.spec().clone();
+        spec.add_network("red", spec::Network::default()).unwrap();
+        desired.take_over(spec).unwrap();
+        desired.keep().unwrap();
+        case.write("  red: {vni: 7, subnets: [10.7.0.0/24]}");
+        assert!(desired.reload().is_err());
+        assert!(desired.table().networks.contains_key("blue"));
+
+        let again = case.open();
+        assert_eq!(again.table().networks["red"].vni, 7);
+        let told = messages(&again);
+        assert!(told[0].contains("cannot be used") && told[0].contains("n1.json.unused"), "{told:?}");
+    }
+
+    #[test]
+    fn a_broken_state_file_is_kept_aside_and_told() {
+        let case = Case::new();
+        fs::create_dir_all(case.directory.path().join("state")).unwrap();
+        fs::write(case.directory.path().join("state/n1.json"), "{").unwrap();
+        let desired = case.open();
+        let told = messages(&desired);
+        assert!(told[0].contains("it is not as meshd writes it"), "{told:?}");
+        assert_eq!(fs::read(case.directory.path().join("state/n1.json.unused")).unwrap(), b"{");
+    }
+}

@@ -1,0 +1,283 @@
+//! Forgetting flows that are over, in small slices.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use mesh_common::abi::{BackendIndex, Flow, FlowKey, Space, flow_flags};
+
+use crate::apply::{Flows, Map, MapError, Maps};
+
+/// A closed TCP connection is remembered for so many seconds: as long as Linux keeps one in TIME-WAIT.
+pub(crate) const CLOSED_FOR: u64 = 60;
+/// A conversation without connections is over after so many quiet seconds: what conntrack gives a UDP stream.
+pub(crate) const QUIET_FOR: u64 = 180;
+/// An open but quiet TCP connection is given up after so many seconds, and only where room is short: IPVS's
+/// time for an established connection.
+pub(crate) const IDLE_FOR: u64 = 900;
+
+/// How many flows are looked at before others have their turn.
+pub(crate) const SLICE: usize = 256;
+
+const TCP: u8 = 6;
+
+/// The kernel's monotonic clock, by which flows are dated.
+pub(crate) fn monotonic() -> Duration {
+    // Linux always has this clock.
+    nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from)
+}
+
+/// Where a sweep stands.
+#[derive(Debug, Default)]
+pub(crate) struct Sweep {
+    next: Option<FlowKey>,
+    /// The flows that were looked at, gone ones included.
+    seen: usize,
+    /// The flows that were forgotten.
+    pub(crate) removed: usize,
+    /// The flows that are left.
+    pub(crate) left: usize,
+    /// Whether room was short when the last sweep ended.
+    short_of_room: bool,
+}
+
+impl Sweep {
+    /// A sweep that follows one that left so many flows.
+    pub(crate) const fn after(left: usize) -> Self {
+        let short_of_room = left >= Flows::CAPACITY as usize / 4 * 3;
+        Self { next: None, seen: 0, removed: 0, left: 0, short_of_room }
+    }
+
+    /// Looks at the next slice; says whether there is more. `now` is in seconds of the monotonic clock, and `gone`
+    /// holds the backends that have left.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub(crate) fn slice(
+        &mut self,
+        maps: &mut impl Maps,
+        now: u64,
+        gone: &BTreeSet<BackendIndex>,
+    ) -> Result<bool, MapError> {
+        // The last key of a slice is where the next one begins: it is looked at then, when it is sure to be there.
+        let mut keys: Vec<FlowKey> = self.next.take().into_iter().collect();
+        keys.extend(maps.keys_after::<Flows>(keys.first(), SLICE + 1 - keys.len())?);
+        // A key that has gone in the meantime leads back to the beginning: nothing may go round forever.
+        let is_last = keys.len() <= SLICE || self.seen >= Flows::CAPACITY as usize;
+        if !is_last {
+            self.next = keys.pop();
+        }
+        for key in keys {
+            self.seen += 1;
+            let Some(flow) = maps.get::<Flows>(&key)? else { continue };
+            let back_key = reverse(&key, &flow);
+            let back = match &back_key {
+                Some(back_key) => maps.get::<Flows>(back_key)?,
+                None => None,
+            };
+            if !self.is_over(&key, &flow, back.as_ref(), now, gone)
+                // A packet that came in the meantime has the last word.
+                || maps.get::<Flows>(&key)? != Some(flow)
+            {
+                self.left += 1;
+                continue;
+            }
+            // Both directions at once: what is left of a conversation would not be known for one that is over.
+            maps.remove::<Flows>(&key)?;
+            self.removed += 1;
+            if let (Some(back_key), Some(_)) = (back_key, back) {
+                maps.remove::<Flows>(&back_key)?;
+                self.removed += 1;
+            }
+        }
+        Ok(!is_last)
+    }
+
+    fn is_over(
+        &self,
+        key: &FlowKey,
+        flow: &Flow,
+        back: Option<&Flow>,
+        now: u64,
+        gone: &BTreeSet<BackendIndex>,
+    ) -> bool {
+        let seen = back.map_or(flow.seen, |back| back.seen.max(flow.seen));
+        let quiet = now.saturating_sub(seen);
+        if key.protocol != TCP {
+            // What speaks without a connection would stay with a backend that is gone for as long as it speaks.
+            return quiet > QUIET_FOR || gone.contains(&flow.backend);
+        }
+        let is_reset = (flow.flags | back.map_or(0, |back| back.flags)) & flow_flags::RST != 0;
+        let has_fin = |flow: &Flow| flow.flags & flow_flags::FIN != 0;
+        let is_closed = is_reset || has_fin(flow) && back.is_none_or(has_fin);
+        is_closed && quiet > CLOSED_FOR || self.short_of_room && quiet > IDLE_FOR
+    }
+}
+
+/// The key of a flow's other direction; none for what an entry node remembers, which sees one direction alone.
+fn reverse(key: &FlowKey, flow: &Flow) -> Option<FlowKey> {
+    const VNI: u32 = (1 << 24) - 1;
+    let vni = key.scope & VNI;
+    let space = key.scope >> 24;
+    let scope = if space == Space::Published as u32 {
+        FlowKey::scope(Space::Network, vni)
+    } else if space == Space::Outside as u32 {
+        FlowKey::scope(Space::Network, flow.vni)
+    } else if space != Space::Network as u32 {
+        return None;
+    } else if flow.flags & flow_flags::ROUTE != 0 {
+        FlowKey::scope(Space::Outside, 0)
+    } else if flow.flags & flow_flags::REPLY != 0 && flow.node != 0 {
+        FlowKey::scope(Space::Published, vni)
+    } else {
+        FlowKey::scope(Space::Network, vni)
+    };
+    Some(FlowKey {
+        source: flow.destination,
+        destination: flow.source,
+        source_port: flow.destination_port,
+        destination_port: flow.source_port,
+        scope,
+        ..*key
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use mesh_common::abi::Address;
+
+    use super::*;
+    use crate::apply::memory::MemoryMaps;
+
+    const NOW: u64 = 10_000;
+    const UDP: u8 = 17;
+
+    /// Both directions of a conversation with a virtual IP, last seen so many seconds ago, with these flags.
+    fn conversation(
+        maps: &mut MemoryMaps,
+        n: u16,
+        protocol: u8,
+        there: (u64, u32),
+        back: (u64, u32),
+    ) -> FlowKey {
+        let [client, vip, backend] = [1, 2, 3].map(|last| Address::from_v4([10, 0, 9, last]));
+        let port = n.to_be_bytes();
+        let key = FlowKey {
+            source: client,
+            destination: vip,
+            source_port: port,
+            destination_port: [0, 80],
+            scope: 7,
+            protocol,
+            reserved: [0; 7],
+        };
+        let forward = Flow {
+            source: client,
+            destination: backend,
+            source_port: port,
+            destination_port: [0, 80],
+            backend: 5,
+            flags: there.1,
+            seen: NOW - there.0,
+            ..Flow::default()
+        };
+        let back_key = FlowKey {
+            source: backend,
+            destination: client,
+            source_port: [0, 80],
+            destination_port: port,
+            ..key
+        };
+        let backward = Flow {
+            source: vip,
+            destination: client,
+            source_port: [0, 80],
+            destination_port: port,
+            flags: flow_flags::REPLY | back.1,
+            seen: NOW - back.0,
+            ..forward
+        };
+        assert_eq!(reverse(&key, &forward), Some(back_key));
+        assert_eq!(reverse(&back_key, &backward), Some(key));
+        maps.insert::<Flows>(&key, &forward).unwrap();
+        maps.insert::<Flows>(&back_key, &backward).unwrap();
+        key
+    }
+
+    fn sweep(maps: &mut MemoryMaps, mut sweep: Sweep, gone: &[BackendIndex]) -> Sweep {
+        let gone = gone.iter().copied().collect();
+        while sweep.slice(maps, NOW, &gone).unwrap() {}
+        sweep
+    }
+
+    #[test]
+    fn only_what_is_over_is_forgotten() {
+        use flow_flags::{FIN, RST};
+        for (protocol, there, back, stays, why) in [
+            (6, (100, FIN), (100, FIN), false, "closed on both sides"),
+            (6, (50, FIN), (100, FIN), true, "closed just now"),
+            (6, (100, FIN), (100, 0), true, "half closed: the answer may still come"),
+            (6, (100, RST), (100, 0), false, "reset by the client"),
+            (6, (100, 0), (100, RST), false, "reset by the server"),
+            (6, (5000, 0), (5000, 0), true, "open and quiet"),
+            (UDP, (181, 0), (181, 0), false, "quiet"),
+            (UDP, (500, 0), (3, 0), true, "one side speaks"),
+            (1, (181, 0), (181, 0), false, "an old ping"),
+        ] {
+            let mut maps = MemoryMaps::default();
+            let key = conversation(&mut maps, 4000, protocol, there, back);
+            let after = sweep(&mut maps, Sweep::default(), &[]);
+            assert_eq!(maps.get::<Flows>(&key).unwrap().is_some(), stays, "{why}");
+            assert_eq!((after.removed, after.left), if stays { (0, 2) } else { (2, 0) }, "{why}");
+        }
+    }
+
+    #[test]
+    fn quiet_connections_go_when_room_is_short() {
+        let mut maps = MemoryMaps::default();
+        let old = conversation(&mut maps, 1, 6, (901, 0), (901, 0));
+        let young = conversation(&mut maps, 2, 6, (899, 0), (899, 0));
+        sweep(&mut maps, Sweep::after(200_000), &[]);
+        assert_eq!(maps.get::<Flows>(&old).unwrap(), None);
+        assert!(maps.get::<Flows>(&young).unwrap().is_some());
+    }
+
+    #[test]
+    fn datagrams_do_not_stay_with_a_backend_that_left() {
+        let mut maps = MemoryMaps::default();
+        let udp = conversation(&mut maps, 1, UDP, (1, 0), (1, 0));
+        let tcp = conversation(&mut maps, 1, 6, (1, 0), (1, 0));
+        sweep(&mut maps, Sweep::default(), &[4]);
+        assert!(maps.get::<Flows>(&udp).unwrap().is_some());
+        sweep(&mut maps, Sweep::default(), &[5]);
+        assert_eq!(maps.get::<Flows>(&udp).unwrap(), None);
+        assert!(maps.get::<Flows>(&tcp).unwrap().is_some());
+    }
+
+    #[test]
+    fn each_flow_is_looked_at_once_however_many_slices_it_takes() {
+        let mut maps = MemoryMaps::default();
+        let over = (0..700).filter(|n| n % 3 == 0).count();
+        for n in 0..700 {
+            let ago = if n % 3 == 0 { 200 } else { 10 };
+            conversation(&mut maps, n, UDP, (ago, 0), (ago, 0));
+        }
+        let after = sweep(&mut maps, Sweep::default(), &[]);
+        assert_eq!((after.removed, after.left), (2 * over, 1400 - 2 * over));
+    }
+
+    #[test]
+    fn the_other_direction_is_found_in_each_space() {
+        let address = |last| Address::from_v4([10, 0, 9, last]);
+        let key = |space, vni| FlowKey { scope: FlowKey::scope(space, vni), ..FlowKey::default() };
+        let flow = Flow { source: address(1), destination: address(2), ..Flow::default() };
+        let scope = |key: FlowKey, flow: Flow| reverse(&key, &flow).map(|key| key.scope);
+        let network = FlowKey::scope(Space::Network, 7);
+        assert_eq!(scope(key(Space::Published, 7), Flow { node: 2, ..flow }), Some(network));
+        let reply = Flow { node: 2, flags: flow_flags::REPLY, ..flow };
+        assert_eq!(scope(key(Space::Network, 7), reply), Some(FlowKey::scope(Space::Published, 7)));
+        let masqueraded = Flow { flags: flow_flags::ROUTE, ..flow };
+        assert_eq!(scope(key(Space::Network, 7), masqueraded), Some(FlowKey::scope(Space::Outside, 0)));
+        let answer = Flow { flags: flow_flags::REPLY, vni: 7, ..flow };
+        assert_eq!(scope(key(Space::Outside, 0), answer), Some(network));
+        assert_eq!(scope(key(Space::Entry, 0), flow), None);
+    }
+}

@@ -1,0 +1,426 @@
+//! The agent of a node: keeps the kernel as the plan wants it, round after round.
+
+mod changes;
+mod control;
+mod desired;
+mod flows;
+mod lock;
+mod round;
+mod state;
+#[cfg(test)]
+pub(crate) mod testing;
+mod trace;
+mod watch;
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use arc_swap::ArcSwap;
+use futures::{Stream, StreamExt};
+use sd_notify::NotifyState;
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::{mpsc, oneshot, watch as latest},
+    task::JoinHandle,
+    time::{Instant, MissedTickBehavior, interval, sleep},
+};
+
+pub use lock::LockError;
+pub use round::RoundError;
+
+use control::{AgentControl, Published};
+use desired::Desired;
+use flows::{Sweep, monotonic};
+use lock::{NamespaceLock, RunDirectory};
+use round::{Kernel, Outcome, lock};
+use state::Numbers;
+use trace::Tracer;
+use watch::FileWatch;
+
+use crate::{
+    api::{self, BindError, Change, Changed, Refusal, RefusalKind},
+    datapath::{Datapath, DatapathError},
+    links::{LinkError, Links},
+    spec::Faults,
+};
+
+/// What the agent looks at again this often, whatever happens or does not.
+const EVERY: Duration = Duration::from_secs(5);
+/// The least time between two rounds that the network's own changes cause.
+const AT_LEAST: Duration = Duration::from_secs(1);
+/// How often flows that are over are forgotten.
+const SWEEP_EVERY: Duration = Duration::from_secs(10);
+/// The pause between two slices of a sweep.
+const SLICE_PAUSE: Duration = Duration::from_millis(2);
+
+/// What an agent is started with.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The configuration file.
+    pub config: PathBuf,
+    /// The node that it is; found by the host's name where it is not told.
+    pub node: Option<String>,
+    /// The host's name.
+    pub hostname: String,
+}
+
+/// Why the agent did not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The configuration is faulty.
+    #[error("{0}")]
+    Config(Faults),
+    /// Another agent is there.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// The interfaces could not be looked at.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// The eBPF programs could not be loaded.
+    #[error(transparent)]
+    Datapath(#[from] DatapathError),
+    /// There is no plan.
+    #[error(transparent)]
+    Round(#[from] RoundError),
+    /// The socket could not be made.
+    #[error(transparent)]
+    Socket(#[from] BindError),
+    /// The system refused something that every process is given.
+    #[error("The system refused to {action}: {source}.")]
+    System {
+        /// What was asked for.
+        action: &'static str,
+        /// What it said.
+        source: std::io::Error,
+    },
+}
+
+/// What the agent is told to do.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Change the desired state.
+    Change(Change, oneshot::Sender<Result<Changed, Refusal>>),
+    /// Look at everything again.
+    Look,
+    /// Take everything away, and end.
+    Down(oneshot::Sender<Result<(), Refusal>>),
+}
+
+/// Runs the agent of this network namespace until it is told to end. A signal leaves the data plane running.
+///
+/// # Errors
+/// When it cannot start, or a thing fails that nothing works without.
+pub async fn run(options: Options, object: &'static [u8]) -> Result<(), AgentError> {
+    let desired = Desired::open(&options.config, options.node.as_deref(), &options.hostname)
+        .map_err(AgentError::Config)?;
+    let run_dir = desired.local().run_dir.clone();
+    let _directory = RunDirectory::take(&run_dir)?;
+    let links = Links::open().await?;
+    let _namespace = NamespaceLock::take()?;
+    let cookie = links.namespace().cookie()?;
+    let datapath = Datapath::open(&run_dir, object, cookie)?;
+    Agent::new(desired, links, datapath).run(&options, &run_dir).await
+}
+
+/// The agent at work.
+struct Agent {
+    started: SystemTime,
+    desired: Desired,
+    links: Links,
+    kernel: Kernel,
+    datapath: Arc<Mutex<Datapath>>,
+    commands: mpsc::Receiver<Command>,
+    sender: mpsc::Sender<Command>,
+    tracer: Tracer,
+    flows: Arc<AtomicUsize>,
+}
+
+/// Why the agent ends.
+enum End {
+    /// It was told to; what it has built stays.
+    Signal,
+    /// It is to take everything away; who asked waits for it.
+    Down(oneshot::Sender<Result<(), Refusal>>),
+}
+
+impl Agent {
+    fn new(desired: Desired, links: Links, datapath: Datapath) -> Self {
+        let datapath = Arc::new(Mutex::new(datapath));
+        let (sender, commands) = mpsc::channel(64);
+        Self {
+            started: SystemTime::now(),
+            desired,
+            kernel: Kernel::new(links.clone(), Arc::clone(&datapath)),
+            links,
+            datapath,
+            commands,
+            tracer: Tracer::new(sender.clone()),
+            sender,
+            flows: Arc::default(),
+        }
+    }
+
+    async fn run(mut self, options: &Options, run_dir: &std::path::Path) -> Result<(), AgentError> {
+        let mut signals = Signals::new()?;
+        let first = self.round().await?;
+        let published = Arc::new(ArcSwap::from_pointee(first));
+
+        let socket = api::socket_path(run_dir);
+        let listener = api::bind(&socket)?;
+        let control = Arc::new(AgentControl {
+            published: Arc::clone(&published),
+            commands: self.sender.clone(),
+            datapath: Arc::clone(&self.datapath),
+            tracer: self.tracer.clone(),
+            flows: Arc::clone(&self.flows),
+        });
+        let (stop, stopped) = latest::channel(false);
+        let server = tokio::spawn(api::server::serve(listener, control, is_true(stopped)));
+        let sweeper =
+            tokio::spawn(sweep(Arc::clone(&self.datapath), Arc::clone(&published), Arc::clone(&self.flows)));
+        let ring = lock(&self.datapath).take_ring("TRACES")?;
+        let tracer = tokio::spawn(self.tracer.clone().run(ring));
+        let mut file = match FileWatch::new(&options.config) {
+            Ok(watch) => Some(watch),
+            Err(error) => {
+                tracing::warn!(%error, "the configuration file cannot be watched: SIGHUP reloads it");
+                None
+            }
+        };
+        let mut network = self.links.watch().await?;
+        tracing::info!(node = self.desired.node(), socket = %socket.display(), "ready");
+        tell_systemd(&[NotifyState::Ready]);
+
+        let end = self.serve(&published, &mut signals, &mut file, &mut network).await;
+        tell_systemd(&[NotifyState::Stopping]);
+        sweeper.abort();
+        tracer.abort();
+        match end {
+            End::Signal => tracing::info!("ending; the data plane stays"),
+            End::Down(answer) => {
+                let result = self.take_down(run_dir).await;
+                // Nobody waits any longer: then nobody needs to know.
+                let _ = answer.send(result);
+            }
+        }
+        finish(stop, server).await;
+        if let Err(error) = api::server::unlink(&socket) {
+            tracing::warn!(%error, "the socket could not be removed");
+        }
+        Ok(())
+    }
+
+    /// Round after round, until it is told to end.
+    async fn serve(
+        &mut self,
+        published: &ArcSwap<Published>,
+        signals: &mut Signals,
+        file: &mut Option<FileWatch>,
+        network: &mut (impl Stream<Item = ()> + Unpin),
+    ) -> End {
+        let mut timer = interval(EVERY);
+        timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut earliest = Instant::now() + AT_LEAST;
+        loop {
+            let mut answers = Vec::new();
+            tokio::select! {
+                biased;
+                _ = signals.terminate.recv() => return End::Signal,
+                _ = signals.interrupt.recv() => return End::Signal,
+                _ = signals.hangup.recv() => self.reload(),
+                Some(command) = self.commands.recv() => {
+                    if let Some(end) = self.obey(command, &mut answers) {
+                        return end;
+                    }
+                }
+                () = changed(file) => self.reload(),
+                () = after(earliest, network.next()) => {}
+                _ = timer.tick() => {}
+            }
+            // What has come in the meantime is done in the same round.
+            while let Ok(command) = self.commands.try_recv() {
+                if let Some(end) = self.obey(command, &mut answers) {
+                    return end;
+                }
+            }
+            match self.round().await {
+                Ok(state) => published.store(Arc::new(state)),
+                Err(error) => tracing::error!(%error, "this round came to nothing; the next one follows"),
+            }
+            for (answer, changed) in answers {
+                // Nobody waits any longer: then nobody needs to know.
+                let _ = answer.send(Ok(changed));
+            }
+            earliest = Instant::now() + AT_LEAST;
+        }
+    }
+
+    /// Does what needs no round; what a round must follow is answered after it.
+    fn obey(
+        &mut self,
+        command: Command,
+        answers: &mut Vec<(oneshot::Sender<Result<Changed, Refusal>>, Changed)>,
+    ) -> Option<End> {
+        match command {
+            Command::Look => {}
+            Command::Down(answer) => return Some(End::Down(answer)),
+            Command::Change(change, answer) => match changes::change(&mut self.desired, change) {
+                Ok(name) => {
+                    tracing::info!(name, revision = self.desired.revision(), "changed by a command");
+                    answers.push((answer, Changed { name, revision: self.desired.revision() }));
+                }
+                Err(refusal) => {
+                    let _ = answer.send(Err(refusal));
+                }
+            },
+        }
+        None
+    }
+
+    fn reload(&mut self) {
+        tell_systemd(&reloading());
+        let before = self.desired.revision();
+        match self.desired.reload() {
+            Ok(()) if self.desired.revision() == before => tracing::debug!("the configuration says the same"),
+            Ok(()) => tracing::info!(revision = self.desired.revision(), "the configuration was read again"),
+            Err(faults) => {
+                for fault in &faults {
+                    tracing::error!("{fault}");
+                }
+                tracing::error!(
+                    faults = faults.count(),
+                    "the configuration is faulty, and the mesh stays as it was before"
+                );
+            }
+        }
+        tell_systemd(&[NotifyState::Ready]);
+    }
+
+    async fn round(&mut self) -> Result<Published, RoundError> {
+        self.kernel.trace_every = self.tracer.every();
+        let outcome: Outcome = self.kernel.round(self.desired.table(), self.desired.node()).await?;
+        let numbers = Arc::new(Numbers::new(self.desired.table(), &outcome));
+        let snapshot = state::snapshot(&self.desired, self.started, &outcome, Arc::clone(&numbers));
+        Ok(Published { snapshot: Arc::new(snapshot), numbers, uses: Arc::new(outcome.contents.uses()) })
+    }
+
+    /// Takes away what the mesh has made of this node.
+    async fn take_down(&self, run_dir: &std::path::Path) -> Result<(), Refusal> {
+        let failed = |error: &dyn std::error::Error| {
+            tracing::error!(%error, "not everything could be taken away");
+            Refusal::new(RefusalKind::Failed, error.to_string(), "start meshd, and repeat the command")
+        };
+        // The programs first: nothing must be redirected to an interface that is gone.
+        lock(&self.datapath).detach_all_but(&[], false).map_err(|error| failed(&error))?;
+        self.kernel.remove_links().await.map_err(|error| failed(&error))?;
+        Datapath::remove(run_dir).map_err(|error| failed(&error))?;
+        tracing::info!("everything is taken away");
+        Ok(())
+    }
+}
+
+/// Forgets flows that are over, again and again.
+async fn sweep(datapath: Arc<Mutex<Datapath>>, published: Arc<ArcSwap<Published>>, left: Arc<AtomicUsize>) {
+    loop {
+        sleep(SWEEP_EVERY).await;
+        let gone = published.load().numbers.gone();
+        let mut sweep = Sweep::after(left.load(Ordering::Relaxed));
+        loop {
+            let more = {
+                let datapath = lock(&datapath);
+                sweep.slice(&mut datapath.kernel_maps(), monotonic().as_secs(), &gone)
+            };
+            match more {
+                Ok(true) => sleep(SLICE_PAUSE).await,
+                Ok(false) => break,
+                Err(error) => {
+                    tracing::warn!(%error, "flows that are over could not be forgotten");
+                    break;
+                }
+            }
+        }
+        left.store(sweep.left, Ordering::Relaxed);
+        if sweep.removed > 0 {
+            tracing::debug!(removed = sweep.removed, left = sweep.left, "flows that are over were forgotten");
+        }
+    }
+}
+
+/// The signals that the agent heeds.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, AgentError> {
+        let of = |kind| {
+            signal(kind).map_err(|source| AgentError::System { action: "let signals be heard", source })
+        };
+        Ok(Self {
+            terminate: of(SignalKind::terminate())?,
+            interrupt: of(SignalKind::interrupt())?,
+            hangup: of(SignalKind::hangup())?,
+        })
+    }
+}
+
+async fn changed(file: &mut Option<FileWatch>) {
+    match file {
+        Some(watch) => watch.changed().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits for an event, and then until some time.
+async fn after(earliest: Instant, event: impl Future<Output = Option<()>>) {
+    if event.await.is_none() {
+        // The kernel tells nothing any more: the timer goes on.
+        std::future::pending::<()>().await;
+    }
+    tokio::time::sleep_until(earliest).await;
+}
+
+async fn is_true(mut value: latest::Receiver<bool>) {
+    // It is an end as well if nobody can say so any more.
+    let _ = value.wait_for(|value| *value).await;
+}
+
+/// Lets the server answer what is under way, but not for long.
+async fn finish(stop: latest::Sender<bool>, server: JoinHandle<()>) {
+    let _ = stop.send(true);
+    match tokio::time::timeout(Duration::from_secs(2), server).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(%error, "the socket's server failed"),
+        Err(_) => tracing::warn!("somebody still speaks on the socket; ending all the same"),
+    }
+}
+
+fn reloading() -> Vec<NotifyState<'static>> {
+    let mut states = vec![NotifyState::Reloading];
+    // systemd wants to know when (sd_notify(3)); without it, it only waits longer.
+    states.extend(NotifyState::monotonic_usec_now().ok());
+    states
+}
+
+fn tell_systemd(states: &[NotifyState<'_>]) {
+    // No systemd is no fault.
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::debug!(%error, "systemd could not be told");
+    }
+}
+
+/// The host's name; empty where it has none that can be read.
+#[must_use]
+pub fn hostname() -> String {
+    nix::sys::utsname::uname()
+        .map(|names| names.nodename().to_string_lossy().into_owned())
+        .unwrap_or_default()
+}

@@ -1,0 +1,323 @@
+//! One round: what is true of the node → plan → links → maps → programs. A round that finds all as it should be
+//! changes nothing.
+
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use mesh_common::abi::{HOST_ALIAS_V4, HOST_ALIAS_V6};
+
+use crate::{
+    apply::{self, MapContents, MapError, Operation},
+    datapath::{Attached, Datapath, DatapathError, XdpOutcome},
+    links::{self, Gate, GateWay, LinkError, Links},
+    plan::{self, EndpointLink, GateFacts, GateLink, Hook, NodeFacts, Plan, PlanError},
+    problem::Problem,
+    table::{Table, XdpMode},
+};
+
+/// Why a round could not even begin.
+#[derive(Debug, thiserror::Error)]
+pub enum RoundError {
+    /// The interfaces could not be looked at.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// There is no plan.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+}
+
+/// What a round found and did.
+#[derive(Clone, Debug)]
+pub(crate) struct Outcome {
+    pub(crate) plan: Arc<Plan>,
+    pub(crate) facts: NodeFacts,
+    /// What the maps hold now.
+    pub(crate) contents: Arc<MapContents>,
+    /// The programs that are attached.
+    pub(crate) programs: Vec<Attached>,
+    /// Why endpoints of this node are not attached, by name.
+    pub(crate) waiting: BTreeMap<String, String>,
+    pub(crate) problems: Vec<Problem>,
+}
+
+/// The node's kernel, and what is known of it between rounds.
+#[derive(Debug)]
+pub(crate) struct Kernel {
+    links: Links,
+    datapath: Arc<Mutex<Datapath>>,
+    /// What was last written to the maps; none when that is not known.
+    known: Option<Arc<MapContents>>,
+    /// Entries that were found altered, and put right.
+    pub(crate) repaired: u64,
+    /// One packet in this many is to be traced; 0 for none.
+    pub(crate) trace_every: u32,
+}
+
+/// The data plane, which is sound whatever a thread that held it was about to do.
+pub(crate) fn lock(datapath: &Mutex<Datapath>) -> MutexGuard<'_, Datapath> {
+    datapath.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Kernel {
+    pub(crate) const fn new(links: Links, datapath: Arc<Mutex<Datapath>>) -> Self {
+        Self { links, datapath, known: None, repaired: 0, trace_every: 0 }
+    }
+
+    /// Makes the node what the table says that it should be, as far as it can be now.
+    ///
+    /// # Errors
+    /// When the node's interfaces cannot be looked at, or the table does not have the node.
+    pub(crate) async fn round(&mut self, table: &Table, node: &str) -> Result<Outcome, RoundError> {
+        let mut problems = Vec::new();
+        let mut waiting = BTreeMap::new();
+
+        let before = plan::plan(table, node, &self.facts(table, node, None).await?)?;
+        let gate = self.ensure_links(&before, &mut problems, &mut waiting).await?;
+        let facts = self.facts(table, node, gate).await?;
+        let mut plan = plan::plan(table, node, &facts)?;
+        plan.settings.trace_every = self.trace_every;
+        problems.extend(plan.problems.iter().cloned());
+
+        if let Err(error) = self.apply(&plan) {
+            // How far it came is not known: the next round reads everything anew.
+            self.known = None;
+            problems.push(Problem::new("kernel maps", error.to_string()));
+        }
+        let programs = self.attach(&plan, &facts, &mut problems);
+        problems.sort();
+        problems.dedup();
+        Ok(Outcome {
+            plan: Arc::new(plan),
+            facts,
+            contents: self.known.clone().unwrap_or_default(),
+            programs,
+            waiting,
+            problems,
+        })
+    }
+
+    /// Takes everything away that the mesh has made on this node, but for what is pinned.
+    pub(crate) async fn remove_links(&self) -> Result<(), LinkError> {
+        for endpoint in self.links.list_endpoints().await? {
+            self.links.remove_endpoint(&endpoint.name).await?;
+        }
+        self.links.remove_gate().await
+    }
+
+    async fn facts(
+        &self,
+        table: &Table,
+        node: &str,
+        gate: Option<GateFacts>,
+    ) -> Result<NodeFacts, LinkError> {
+        let seen = self.links.observe().await?;
+        let mut facts = NodeFacts {
+            interfaces: seen.interfaces.into_iter().map(interface).collect(),
+            addresses: seen.addresses.into_iter().map(address).collect(),
+            gate,
+            ..NodeFacts::default()
+        };
+        for (name, other) in table.nodes.iter().filter(|(name, _)| *name != node) {
+            match self.links.route_to(other.address).await {
+                Ok(Some(route)) if !route.local => {
+                    let interface = facts.interface(route.ifindex).map(|interface| interface.mtu);
+                    let mtu = route.mtu.into_iter().chain(interface).min().unwrap_or(1500);
+                    let route = plan::NodeRoute { ifindex: route.ifindex, mtu, source: route.source };
+                    facts.routes.insert(other.address, route);
+                }
+                // The plan tells of a node without a route.
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::debug!(node = name, %error, "the route to a node could not be asked for");
+                }
+            }
+        }
+        let listed: BTreeMap<String, u32> =
+            self.links.list_endpoints().await?.into_iter().map(|link| (link.name, link.ifindex)).collect();
+        facts.attached = table
+            .endpoints
+            .iter()
+            .filter(|(_, endpoint)| endpoint.node == node)
+            .filter_map(|(name, _)| Some((name.clone(), *listed.get(&plan::host_interface(name))?)))
+            .collect();
+        Ok(facts)
+    }
+
+    /// Makes the links that should be and removes those that should not. What cannot be made is told, and does not
+    /// keep the others back.
+    async fn ensure_links(
+        &self,
+        plan: &Plan,
+        problems: &mut Vec<Problem>,
+        waiting: &mut BTreeMap<String, String>,
+    ) -> Result<Option<GateFacts>, LinkError> {
+        for listed in self.links.list_endpoints().await? {
+            if plan.links.endpoints.values().all(|wanted| wanted.host_name != listed.name)
+                && let Err(error) = self.links.remove_endpoint(&listed.name).await
+            {
+                problems.push(Problem::new(format!("interface {}", listed.name), sentence(&error)));
+            }
+        }
+        let gate = match self.links.ensure_gate(&gate_way(&plan.links.gate)).await {
+            Ok(gate) => Some(GateFacts { host_ifindex: gate.host_ifindex, mesh0_mac: gate.mesh0_mac }),
+            Err(error) => {
+                problems.push(Problem::new(format!("interface {}", links::GATE_NAME), sentence(&error)));
+                None
+            }
+        };
+        for (name, wanted) in &plan.links.endpoints {
+            if let Err(error) = self.links.ensure_endpoint(&endpoint_link(name, wanted)).await {
+                problems.push(Problem::new(format!("endpoint {name}"), sentence(&error)));
+                waiting.insert(name.clone(), error.to_string());
+            }
+        }
+        Ok(gate)
+    }
+
+    fn apply(&mut self, plan: &Plan) -> Result<(), ApplyError> {
+        let datapath = lock(&self.datapath);
+        let mut maps = datapath.kernel_maps();
+        let found = apply::read(&maps, self.known.as_deref())?;
+        if let Some(known) = &self.known {
+            let drift = apply::diff(&found, known);
+            if !drift.is_empty() {
+                let mut names: Vec<&str> = drift.iter().map(Operation::map).collect();
+                names.dedup();
+                tracing::warn!(
+                    entries = drift.len(),
+                    maps = names.join(", "),
+                    "entries of kernel maps had been altered, and are put right"
+                );
+                self.repaired += drift.len() as u64;
+            }
+        }
+        let base = self.known.as_deref().unwrap_or(&found);
+        let wanted = apply::lower(plan, base)?;
+        let operations = apply::diff(&found, &wanted);
+        if !operations.is_empty() {
+            tracing::debug!(writes = operations.len(), "writing to the kernel maps");
+        }
+        apply::execute(&mut maps, &operations)?;
+        self.known = Some(Arc::new(wanted));
+        Ok(())
+    }
+
+    /// Puts each program where it belongs, and nowhere else.
+    fn attach(&self, plan: &Plan, facts: &NodeFacts, problems: &mut Vec<Problem>) -> Vec<Attached> {
+        let datapath = lock(&self.datapath);
+        let name = |ifindex: u32| match facts.interface(ifindex) {
+            Some(interface) => format!("interface {}", interface.name),
+            None => format!("interface number {ifindex}"),
+        };
+        for (ifindex, hook) in &plan.hooks {
+            let done = match hook {
+                Hook::Endpoint => datapath.attach_endpoint(*ifindex),
+                Hook::Host => datapath.attach_host(*ifindex),
+                Hook::Underlay(mode) => datapath.attach_underlay(*ifindex, *mode).map(|outcome| {
+                    if let (XdpMode::Native | XdpMode::Generic, XdpOutcome::Unavailable { why }) = (mode, outcome) {
+                        let message = format!(
+                            "XDP was asked for and cannot be: {why}. tc does the same work; `options: {{xdp: auto}}` \
+                             leaves it at that."
+                        );
+                        problems.push(Problem::new(name(*ifindex), message));
+                    }
+                }),
+            };
+            if let Err(error) = done {
+                problems.push(Problem::new(name(*ifindex), sentence(&error)));
+            }
+        }
+        let wanted: Vec<u32> = plan.hooks.keys().copied().collect();
+        let rest: [(&str, Result<(), DatapathError>); 3] = [
+            ("control groups", datapath.attach_cgroup()),
+            ("programs", datapath.detach_all_but(&wanted, true)),
+            ("programs", datapath.sweep()),
+        ];
+        for (subject, result) in rest {
+            if let Err(error) = result {
+                problems.push(Problem::new(subject, sentence(&error)));
+            }
+        }
+        datapath.attached().unwrap_or_else(|error| {
+            problems.push(Problem::new("programs", sentence(&error)));
+            Vec::new()
+        })
+    }
+}
+
+/// Why the maps are not what they should be.
+#[derive(Debug, thiserror::Error)]
+enum ApplyError {
+    #[error(transparent)]
+    Full(#[from] apply::Full),
+    #[error(transparent)]
+    Map(#[from] MapError),
+}
+
+/// An error as a full sentence.
+pub(crate) fn sentence(error: &dyn std::error::Error) -> String {
+    let text = error.to_string();
+    let mut letters = text.chars();
+    let begin = letters.next().map(|first| first.to_uppercase().to_string()).unwrap_or_default();
+    let stop = if text.ends_with(['.', '!', '?']) { "" } else { "." };
+    format!("{begin}{}{stop}", letters.as_str())
+}
+
+fn interface(seen: links::Interface) -> plan::Interface {
+    plan::Interface {
+        index: seen.index,
+        name: seen.name,
+        mac: seen.mac.unwrap_or_default(),
+        mtu: seen.mtu,
+        up: seen.up,
+        kind: seen.kind.unwrap_or_default(),
+    }
+}
+
+const fn address(seen: links::InterfaceAddress) -> plan::LocalAddress {
+    plan::LocalAddress { address: seen.address, prefix_len: seen.prefix, ifindex: seen.ifindex }
+}
+
+fn endpoint_link(name: &str, wanted: &EndpointLink) -> links::EndpointLink {
+    links::EndpointLink {
+        name: wanted.host_name.clone(),
+        peer_mac: wanted.mac,
+        netns: wanted.netns.clone(),
+        addresses: wanted.addresses.clone(),
+        gateways: wanted.gateways.clone(),
+        default_route: !wanted.gateways.is_empty(),
+        mtu: wanted.mtu,
+        alias: name.to_owned(),
+    }
+}
+
+fn gate_way(wanted: &GateLink) -> Gate {
+    let way = |alias, source: IpAddr, own| GateWay { alias: IpAddr::from(alias), source, own };
+    Gate {
+        mtu: wanted.mtu,
+        ways: vec![
+            way(HOST_ALIAS_V4, wanted.v4.address.into(), wanted.v4.on_mesh0),
+            way(HOST_ALIAS_V6, wanted.v6.address.into(), wanted.v6.on_mesh0),
+        ],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_become_sentences() {
+        for (error, expected) in [
+            ("could not read x: no such file", "Could not read x: no such file."),
+            ("It ends already.", "It ends already."),
+            ("éa", "Éa."),
+            ("", "."),
+        ] {
+            assert_eq!(sentence(&std::io::Error::other(error)), expected);
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! The picture of the agent that its API answers from.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+    time::SystemTime,
+};
+
+use mesh_common::abi::{self, BackendIndex, NodeIndex};
+
+use super::{desired::Desired, round::Outcome};
+use crate::{
+    api::{Attachment, Lookup, Snapshot, Uplink, types},
+    apply::MapContents,
+    datapath::{Attached, Hook},
+    plan::{self, Plan, SEED, ring::BackendId},
+    problem::Problem,
+    table::Table,
+};
+
+/// What stands behind the numbers in the kernel's maps.
+#[derive(Debug)]
+pub(crate) struct Numbers {
+    table: Arc<Table>,
+    plan: Arc<Plan>,
+    contents: Arc<MapContents>,
+    interfaces: BTreeMap<u32, String>,
+}
+
+impl Numbers {
+    pub(crate) fn new(table: &Arc<Table>, outcome: &Outcome) -> Self {
+        let names = outcome.facts.interfaces.iter();
+        Self {
+            table: Arc::clone(table),
+            plan: Arc::clone(&outcome.plan),
+            contents: Arc::clone(&outcome.contents),
+            interfaces: names.map(|interface| (interface.index, interface.name.clone())).collect(),
+        }
+    }
+
+    /// The backends that have left, whose numbers are kept for flows that are under way.
+    pub(crate) fn gone(&self) -> BTreeSet<BackendIndex> {
+        let is_gone = |backend: &abi::Backend| {
+            !self.plan.backends.contains_key(&BackendId { vni: backend.vni, address: backend.address.into() })
+        };
+        self.contents
+            .backends
+            .iter()
+            .filter(|(_, backend)| is_gone(backend))
+            .map(|(index, _)| *index)
+            .collect()
+    }
+}
+
+impl Lookup for Numbers {
+    fn seed(&self) -> u64 {
+        SEED
+    }
+
+    fn service(&self, key: &abi::ServiceKey) -> Option<abi::Service> {
+        self.contents.services.get(key).copied()
+    }
+
+    fn slot(&self, index: u32) -> Option<abi::Slot> {
+        self.contents.slots.get(&index).copied()
+    }
+
+    fn backend(&self, index: BackendIndex) -> Option<abi::Backend> {
+        self.contents.backends.get(&index).copied()
+    }
+
+    fn service_name(&self, id: u32) -> Option<String> {
+        let (key, _) = self.contents.services.iter().find(|(_, service)| service.id == id)?;
+        self.plan.services.get(key).map(|service| service.name.clone())
+    }
+
+    fn node_name(&self, index: NodeIndex) -> Option<String> {
+        let address = IpAddr::from(self.contents.nodes.get(&index)?.address);
+        self.table.nodes.iter().find(|(_, node)| node.address == address).map(|(name, _)| name.clone())
+    }
+
+    fn interface_name(&self, index: u32) -> Option<String> {
+        self.interfaces.get(&index).cloned()
+    }
+}
+
+/// The picture after a round.
+pub(crate) fn snapshot(
+    desired: &Desired,
+    started: SystemTime,
+    outcome: &Outcome,
+    numbers: Arc<Numbers>,
+) -> Snapshot {
+    let facts = &outcome.facts;
+    let table = desired.table();
+    let interface_name = |ifindex: u32| match facts.interface(ifindex) {
+        Some(interface) => interface.name.clone(),
+        None => format!("interface number {ifindex}"),
+    };
+    let uplinks = table.nodes.iter().filter_map(|(name, node)| {
+        let route = facts.routes.get(&node.address)?;
+        Some((name.clone(), Uplink { interface: interface_name(route.ifindex), mtu: route.mtu }))
+    });
+    let ours = table.endpoints.iter().filter(|(_, endpoint)| endpoint.node == desired.node());
+    let attachments =
+        ours.map(|(name, endpoint)| (name.clone(), attachment(name, endpoint.netns.is_some(), outcome)));
+    let mtus = table
+        .networks
+        .iter()
+        .filter_map(|(name, network)| Some((name.clone(), outcome.plan.networks.get(&network.vni)?.mtu)));
+    Snapshot {
+        node: desired.node().to_owned(),
+        started,
+        revision: desired.revision(),
+        table: Arc::clone(table),
+        lookup: numbers,
+        programs: outcome.programs.iter().map(|attached| program(attached, interface_name)).collect(),
+        uplinks: uplinks.collect::<BTreeMap<_, _>>(),
+        attachments: attachments.collect(),
+        mtus: mtus.collect(),
+        addresses: facts.addresses.iter().map(|local| local.address).collect(),
+        problems: desired.problems().chain(&outcome.problems).map(problem).collect(),
+    }
+}
+
+fn attachment(name: &str, has_namespace: bool, outcome: &Outcome) -> Attachment {
+    let waiting = match outcome.waiting.get(name) {
+        Some(why) => Some(why.clone()),
+        None if !has_namespace => Some("it has no network namespace, so it is not ours to attach".to_owned()),
+        None => None,
+    };
+    let is_attached = outcome.facts.attached.contains_key(name);
+    Attachment { interface: None, host_interface: is_attached.then(|| plan::host_interface(name)), waiting }
+}
+
+fn program(attached: &Attached, interface_name: impl Fn(u32) -> String) -> types::Program {
+    types::Program {
+        target: attached.ifindex.map_or_else(|| "cgroup".to_owned(), interface_name),
+        name: attached.program.clone(),
+        mode: match attached.hook {
+            Hook::Ingress => "tcx ingress",
+            Hook::XdpNative => "xdp native",
+            Hook::XdpGeneric => "xdp generic",
+            Hook::Cgroup => "cgroup",
+        }
+        .to_owned(),
+        id: attached.program_id,
+    }
+}
+
+fn problem(problem: &Problem) -> types::Problem {
+    types::Problem { subject: problem.subject.clone(), message: problem.message.clone() }
+}

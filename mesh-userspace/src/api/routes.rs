@@ -1,0 +1,363 @@
+//! The paths under `/v1`, and what each is answered with.
+
+use std::{
+    convert::Infallible,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use axum::{
+    Json, Router,
+    body::{Body, Bytes},
+    extract::{
+        DefaultBodyLimit, FromRequest, FromRequestParts, Path, Query, Request, State,
+        rejection::QueryRejection,
+    },
+    http::{Method, StatusCode, Uri, header, request::Parts},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use futures::StreamExt;
+use serde::{Deserialize, de::DeserializeOwned};
+use tokio::sync::watch;
+
+use super::{
+    BODY_MAX, Change, Control, Refusal, RefusalKind, Snapshot,
+    types::{
+        Attach, Backend, Down, DropCount, Endpoint, ErrorBody, ExplainQuery, Explanation, FlowFilter, Flows,
+        Network, NetworkCreate, Node, Removed, Service, ServiceCreate, Stats, Status, TraceQuery,
+    },
+    views,
+};
+
+/// How long a client may take to send a request's body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+struct Api<C> {
+    control: Arc<C>,
+    stopped: watch::Receiver<bool>,
+}
+
+impl<C> Clone for Api<C> {
+    fn clone(&self) -> Self {
+        Self { control: Arc::clone(&self.control), stopped: self.stopped.clone() }
+    }
+}
+
+type Answer<T> = Result<Json<T>, Refused>;
+type Created<T> = Result<(StatusCode, Json<T>), Refused>;
+
+/// Every path.
+pub(super) fn router<C: Control>(control: Arc<C>, stopped: watch::Receiver<bool>) -> Router {
+    Router::new()
+        .route("/v1/status", get(status::<C>))
+        .route("/v1/nodes", get(nodes::<C>))
+        .route("/v1/nodes/{name}", get(node::<C>))
+        .route("/v1/networks", get(networks::<C>).post(create_network::<C>))
+        .route("/v1/networks/{name}", get(network::<C>).delete(remove_network::<C>))
+        .route("/v1/services", get(services::<C>).post(create_service::<C>))
+        .route("/v1/services/{name}", get(service::<C>).delete(remove_service::<C>))
+        .route("/v1/services/{name}/tasks", get(tasks::<C>))
+        .route("/v1/backends", get(backends::<C>))
+        .route("/v1/endpoints", get(endpoints::<C>).post(attach::<C>))
+        .route("/v1/endpoints/{name}", get(endpoint::<C>).delete(detach::<C>))
+        .route("/v1/flows", get(flows::<C>))
+        .route("/v1/drops", get(drops::<C>))
+        .route("/v1/stats", get(stats::<C>))
+        .route("/v1/explain", get(explain::<C>))
+        .route("/v1/trace", get(trace::<C>))
+        .route("/v1/down", post(down::<C>))
+        .fallback(no_such_path)
+        .method_not_allowed_fallback(no_such_method)
+        .layer(DefaultBodyLimit::max(BODY_MAX))
+        .with_state(Api { control, stopped })
+}
+
+async fn status<C: Control>(State(api): State<Api<C>>) -> Json<Status> {
+    Json(views::status(&api.control.snapshot(), SystemTime::now()))
+}
+
+async fn nodes<C: Control>(State(api): State<Api<C>>) -> Json<Vec<Node>> {
+    Json(views::nodes(&api.control.snapshot()))
+}
+
+async fn node<C: Control>(State(api): State<Api<C>>, Path(name): Path<String>) -> Answer<Node> {
+    let snapshot = api.control.snapshot();
+    let node = snapshot.table.nodes.get(&name).ok_or_else(|| missing("node", "nodes", &name))?;
+    Ok(Json(views::node(&snapshot, &name, node)))
+}
+
+async fn networks<C: Control>(State(api): State<Api<C>>) -> Json<Vec<Network>> {
+    Json(views::networks(&api.control.snapshot()))
+}
+
+async fn network<C: Control>(State(api): State<Api<C>>, Path(name): Path<String>) -> Answer<Network> {
+    Ok(Json(network_named(&api.control.snapshot(), &name)?))
+}
+
+fn network_named(snapshot: &Snapshot, name: &str) -> Result<Network, Refused> {
+    let network = snapshot.table.networks.get(name).ok_or_else(|| missing("network", "networks", name))?;
+    Ok(views::network(snapshot, name, network))
+}
+
+async fn create_network<C: Control>(
+    State(api): State<Api<C>>,
+    Asked(asked): Asked<NetworkCreate>,
+) -> Created<Network> {
+    let changed = api.control.change(Change::CreateNetwork(asked)).await?;
+    Ok((StatusCode::CREATED, Json(network_named(&api.control.snapshot(), &changed.name)?)))
+}
+
+async fn remove_network<C: Control>(State(api): State<Api<C>>, Path(name): Path<String>) -> Answer<Removed> {
+    remove(&api, Change::RemoveNetwork(name)).await
+}
+
+async fn services<C: Control>(State(api): State<Api<C>>) -> Json<Vec<Service>> {
+    Json(views::services(&api.control.snapshot()))
+}
+
+async fn service<C: Control>(State(api): State<Api<C>>, Path(name): Path<String>) -> Answer<Service> {
+    Ok(Json(service_named(&api.control.snapshot(), &name)?))
+}
+
+fn service_named(snapshot: &Snapshot, name: &str) -> Result<Service, Refused> {
+    let service = snapshot.table.services.get(name).ok_or_else(|| missing("service", "services", name))?;
+    Ok(views::service(snapshot, name, service))
+}
+
+async fn create_service<C: Control>(
+    State(api): State<Api<C>>,
+    Asked(asked): Asked<ServiceCreate>,
+) -> Created<Service> {
+    let changed = api.control.change(Change::CreateService(asked)).await?;
+    Ok((StatusCode::CREATED, Json(service_named(&api.control.snapshot(), &changed.name)?)))
+}
+
+async fn remove_service<C: Control>(State(api): State<Api<C>>, Path(name): Path<String>) -> Answer<Removed> {
+    remove(&api, Change::RemoveService(name)).await
+}
+
+async fn tasks<C: Control>(State(api): State<Api<C>>, Path(name): Path<String>) -> Answer<Vec<Backend>> {
+    backends_of(&api.control.snapshot(), Some(&name))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OfService {
+    service: Option<String>,
+}
+
+async fn backends<C: Control>(
+    State(api): State<Api<C>>,
+    Filter(of): Filter<OfService>,
+) -> Answer<Vec<Backend>> {
+    backends_of(&api.control.snapshot(), of.service.as_deref())
+}
+
+fn backends_of(snapshot: &Snapshot, service: Option<&str>) -> Answer<Vec<Backend>> {
+    if let Some(name) = service {
+        service_named(snapshot, name)?;
+    }
+    Ok(Json(views::backends(snapshot, service)))
+}
+
+async fn endpoints<C: Control>(State(api): State<Api<C>>) -> Json<Vec<Endpoint>> {
+    Json(views::endpoints(&api.control.snapshot()))
+}
+
+async fn endpoint<C: Control>(State(api): State<Api<C>>, Path(name): Path<String>) -> Answer<Endpoint> {
+    Ok(Json(endpoint_named(&api.control.snapshot(), &name)?))
+}
+
+fn endpoint_named(snapshot: &Snapshot, name: &str) -> Result<Endpoint, Refused> {
+    let endpoint =
+        snapshot.table.endpoints.get(name).ok_or_else(|| missing("endpoint", "endpoints", name))?;
+    Ok(views::endpoint(snapshot, name, endpoint))
+}
+
+async fn attach<C: Control>(State(api): State<Api<C>>, Asked(asked): Asked<Attach>) -> Created<Endpoint> {
+    let changed = api.control.change(Change::Attach(asked)).await?;
+    Ok((StatusCode::CREATED, Json(endpoint_named(&api.control.snapshot(), &changed.name)?)))
+}
+
+async fn detach<C: Control>(State(api): State<Api<C>>, Path(name): Path<String>) -> Answer<Removed> {
+    remove(&api, Change::Detach(name)).await
+}
+
+async fn remove<C: Control>(api: &Api<C>, change: Change) -> Answer<Removed> {
+    let changed = api.control.change(change).await?;
+    Ok(Json(Removed { name: changed.name, revision: changed.revision }))
+}
+
+async fn flows<C: Control>(State(api): State<Api<C>>, Filter(filter): Filter<FlowFilter>) -> Answer<Flows> {
+    let dump = api.control.flows().await?;
+    let snapshot = api.control.snapshot();
+    // There may be hundreds of thousands, and others have their turn in the meantime.
+    let flows = tokio::task::spawn_blocking(move || views::flows(&snapshot, &dump, &filter));
+    Ok(Json(flows.await.map_err(|error| {
+        Refused::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            format!("the flows cannot be told: {error}"),
+            "try again",
+        )
+    })?))
+}
+
+async fn drops<C: Control>(State(api): State<Api<C>>) -> Answer<Vec<DropCount>> {
+    Ok(Json(views::drops(&api.control.drops().await?)))
+}
+
+async fn stats<C: Control>(State(api): State<Api<C>>) -> Answer<Stats> {
+    let drops = api.control.drops().await?;
+    let counters = api.control.counters().await?;
+    Ok(Json(views::stats(&drops, &counters, api.control.map_uses().await?)))
+}
+
+async fn explain<C: Control>(
+    State(api): State<Api<C>>,
+    Filter(query): Filter<ExplainQuery>,
+) -> Answer<Explanation> {
+    Ok(Json(views::explain(&api.control.snapshot(), &query)?))
+}
+
+async fn trace<C: Control>(
+    State(api): State<Api<C>>,
+    Filter(query): Filter<TraceQuery>,
+) -> Result<Response, Refused> {
+    let lines = api.control.trace(query.every.get()).await?;
+    let mut stopped = api.stopped.clone();
+    let end = async move {
+        // A sender that is gone has stopped as well.
+        let _ = stopped.wait_for(|stopped| *stopped).await;
+    };
+    let tracer = views::Tracer::new();
+    let bytes = lines.take_until(Box::pin(end)).map(move |record| {
+        let line = tracer.line(&api.control.snapshot(), &record);
+        // A line has only strings and numbers in it, which JSON always takes; a lost one would be no harm.
+        let mut text = serde_json::to_vec(&line).unwrap_or_default();
+        text.push(b'\n');
+        Ok::<_, Infallible>(Bytes::from(text))
+    });
+    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(bytes)).into_response())
+}
+
+async fn down<C: Control>(State(api): State<Api<C>>) -> Answer<Down> {
+    let node = api.control.snapshot().node.clone();
+    api.control.down().await?;
+    Ok(Json(Down { node }))
+}
+
+async fn no_such_path(uri: Uri) -> Refused {
+    Refused::new(
+        StatusCode::NOT_FOUND,
+        format!("the API has no path {}", uri.path()),
+        "its paths begin with /v1/ and a noun in the plural, such as /v1/services; a path that another \
+         version documents needs that version of meshd",
+    )
+}
+
+async fn no_such_method(method: Method, uri: Uri) -> Refused {
+    Refused::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        format!("{} does not take {method}", uri.path()),
+        "use GET to read, POST to a noun to create, DELETE on a name to remove",
+    )
+}
+
+fn missing(noun: &str, nouns: &str, name: &str) -> Refused {
+    Refused::new(
+        StatusCode::NOT_FOUND,
+        format!("there is no {noun} `{name}`"),
+        format!("`meshctl {nouns} ls` lists those that there are"),
+    )
+}
+
+/// A request's body, as JSON.
+struct Asked<T>(T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Asked<T> {
+    type Rejection = Refused;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Self::Rejection> {
+        let path = request.uri().path().to_owned();
+        let body = match tokio::time::timeout(BODY_TIMEOUT, Bytes::from_request(request, state)).await {
+            Ok(Ok(body)) => body,
+            Ok(Err(rejection)) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => {
+                return Err(Refused::new(
+                    StatusCode::PAYLOAD_TOO_LARGE,
+                    format!("the body is longer than {BODY_MAX} bytes"),
+                    "ask for one thing at a time; what is greater belongs into the configuration file",
+                ));
+            }
+            Ok(Err(rejection)) => {
+                return Err(Refused::new(
+                    StatusCode::BAD_REQUEST,
+                    format!("the body could not be read: {}", rejection.body_text()),
+                    "send it again",
+                ));
+            }
+            Err(_) => {
+                return Err(Refused::new(
+                    StatusCode::REQUEST_TIMEOUT,
+                    format!("the body did not come within {} s", BODY_TIMEOUT.as_secs()),
+                    "send as many bytes as Content-Length says",
+                ));
+            }
+        };
+        serde_json::from_slice(&body).map(Self).map_err(|error| {
+            Refused::new(
+                StatusCode::BAD_REQUEST,
+                format!("the body is not what POST {path} takes: {error}"),
+                "send a JSON object with the fields that docs/API.md lists for it",
+            )
+        })
+    }
+}
+
+/// A request's query.
+struct Filter<T>(T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Filter<T> {
+    type Rejection = Refused;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Self::Rejection> {
+        let path = parts.uri.path().to_owned();
+        let Query(query) =
+            Query::from_request_parts(parts, state).await.map_err(|rejection: QueryRejection| {
+                Refused::new(
+                    StatusCode::BAD_REQUEST,
+                    format!("the query is not what GET {path} takes: {}", rejection.body_text()),
+                    "name only the parameters that docs/API.md lists for it",
+                )
+            })?;
+        Ok(Self(query))
+    }
+}
+
+/// A refusal on its way to the client.
+struct Refused(StatusCode, ErrorBody);
+
+impl Refused {
+    fn new(status: StatusCode, error: impl Into<String>, mend: impl Into<String>) -> Self {
+        Self(status, ErrorBody { error: error.into(), mend: mend.into() })
+    }
+}
+
+impl From<Refusal> for Refused {
+    fn from(refusal: Refusal) -> Self {
+        let status = match refusal.kind {
+            RefusalKind::Invalid => StatusCode::UNPROCESSABLE_ENTITY,
+            RefusalKind::NotFound => StatusCode::NOT_FOUND,
+            RefusalKind::Conflict => StatusCode::CONFLICT,
+            RefusalKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            RefusalKind::Failed => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Self::new(status, refusal.error, refusal.mend)
+    }
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        (self.0, Json(self.1)).into_response()
+    }
+}

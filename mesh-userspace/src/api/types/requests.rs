@@ -1,0 +1,110 @@
+//! What is asked for.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::table::{EndpointMode, Protocol, PublishedPort, Scheduler};
+
+/// A new network: `POST /v1/networks`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkCreate {
+    /// Its name.
+    pub name: String,
+    /// Its subnets, at most one of each family; one is chosen where none is given.
+    #[serde(default)]
+    pub subnets: Vec<IpNet>,
+    /// Its VXLAN network identifier; a free one is chosen where none is given.
+    #[serde(default)]
+    pub vni: Option<u32>,
+    /// No way to the world outside.
+    #[serde(default)]
+    pub internal: bool,
+}
+
+/// A new service: `POST /v1/services`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServiceCreate {
+    /// Its name.
+    pub name: String,
+    /// The networks that it has a virtual IP on.
+    #[serde(default)]
+    pub networks: Vec<String>,
+    /// The virtual IPs that are not to be chosen.
+    #[serde(default)]
+    pub vips: Vec<Vip>,
+    /// How a backend is chosen.
+    #[serde(default)]
+    pub scheduler: Scheduler,
+    /// Whether its name stands for a virtual IP or for its tasks' addresses.
+    #[serde(default)]
+    pub endpoint_mode: EndpointMode,
+    /// The ports that nodes answer on for it.
+    #[serde(default)]
+    pub ports: Vec<PublishedPort>,
+}
+
+/// A virtual IP that the user chose.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Vip {
+    /// Its network; where it is not given, the service's network whose subnet holds the address.
+    #[serde(default)]
+    pub network: Option<String>,
+    /// The address.
+    pub address: IpAddr,
+}
+
+/// A task joins a network on the daemon's node: `POST /v1/endpoints`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Attach {
+    /// The endpoint's name; chosen where it is not given.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// The network.
+    pub network: String,
+    /// The task's network namespace: a name under `/run/netns`, or an absolute path.
+    pub netns: String,
+    /// The service that it becomes a backend of.
+    #[serde(default)]
+    pub service: Option<String>,
+    /// Its address; chosen where it is not given.
+    #[serde(default)]
+    pub address: Option<IpAddr>,
+}
+
+/// Which flows to list: `GET /v1/flows`. What is not given matches every flow.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FlowFilter {
+    /// Of this service.
+    #[serde(default)]
+    pub service: Option<String>,
+    /// To this backend, by the name or an address of its endpoint.
+    #[serde(default)]
+    pub backend: Option<String>,
+    /// From this client.
+    #[serde(default)]
+    pub client: Option<IpAddr>,
+    /// Of this protocol.
+    #[serde(default)]
+    pub protocol: Option<Protocol>,
+    /// On this network.
+    #[serde(default)]
+    pub network: Option<String>,
+    /// At most this many, the most recent first; 100 where it is not given, 0 for all.
+    #[serde(default)]
+    pub limit: Option<usize>,
+}
+
+/// How much to trace: `GET /v1/trace`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TraceQuery {
+    /// One packet in this many.
+    pub every: std::num::NonZeroU32,
+}

@@ -1,0 +1,192 @@
+//! What is, as people and scripts see it.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::table::{EndpointMode, PublishedPort, Scheduler};
+
+/// The daemon and its node: `GET /v1/status`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The node's name.
+    pub node: String,
+    /// Its underlay address, where the table has it.
+    pub address: Option<IpAddr>,
+    /// The daemon's version.
+    pub version: String,
+    /// Seconds since the daemon started.
+    pub uptime: u64,
+    /// The revision of the desired state that was applied last.
+    pub revision: u64,
+    /// How many things there are.
+    pub counts: Counts,
+    /// The programs that are attached, on this node.
+    pub programs: Vec<Program>,
+    /// The other nodes.
+    pub peers: Vec<Peer>,
+    /// What is wrong.
+    pub problems: Vec<Problem>,
+}
+
+/// How many things there are, in the whole mesh.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Nodes, this one included.
+    pub nodes: usize,
+    /// Networks.
+    pub networks: usize,
+    /// Services.
+    pub services: usize,
+    /// Endpoints.
+    pub endpoints: usize,
+    /// Endpoints on this node.
+    pub local_endpoints: usize,
+}
+
+/// An attached eBPF program.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Program {
+    /// The interface or the cgroup that it hangs on.
+    pub target: String,
+    /// Its name.
+    pub name: String,
+    /// How it is attached: `tcx ingress`, `tc ingress`, `xdp native`, `xdp generic` or `cgroup`.
+    pub mode: String,
+    /// Its number in the kernel, as bpftool shows it.
+    pub id: u32,
+}
+
+/// Another node, as this one reaches it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Peer {
+    /// Its name.
+    pub name: String,
+    /// Its underlay address.
+    pub address: IpAddr,
+    /// The interface that its route leaves by; none without a route.
+    pub interface: Option<String>,
+    /// Bytes of the longest outer IP packet that the route takes.
+    pub mtu: Option<u32>,
+}
+
+/// Something that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// What it is about: `endpoint search.1`, `node n2`.
+    pub subject: String,
+    /// What is wrong, and what would mend it, in full sentences.
+    pub message: String,
+}
+
+/// A node: `GET /v1/nodes`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Node {
+    /// Its name.
+    pub name: String,
+    /// Its underlay address.
+    pub address: IpAddr,
+    /// The interface that the table names for it.
+    pub interface: Option<String>,
+    /// Whether it is the one that answers.
+    pub this: bool,
+    /// How this node reaches it; none without a route, and for this node itself.
+    pub route: Option<String>,
+    /// The endpoints on it, by name.
+    pub endpoints: Vec<String>,
+}
+
+/// A network: `GET /v1/networks`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    /// Its name.
+    pub name: String,
+    /// Its VXLAN network identifier.
+    pub vni: u32,
+    /// Its subnets.
+    pub subnets: Vec<IpNet>,
+    /// Its gateway's addresses.
+    pub gateways: Vec<IpAddr>,
+    /// No way to the world outside.
+    pub internal: bool,
+    /// Bytes of its longest IP packet, once known.
+    pub mtu: Option<u32>,
+    /// The services with a virtual IP on it, by name.
+    pub services: Vec<String>,
+    /// The endpoints on it, by name.
+    pub endpoints: Vec<String>,
+}
+
+/// A service: `GET /v1/services`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Service {
+    /// Its name.
+    pub name: String,
+    /// Its virtual IPs by network.
+    pub vips: BTreeMap<String, Vec<IpAddr>>,
+    /// How a backend is chosen.
+    pub scheduler: Scheduler,
+    /// What its name stands for.
+    pub endpoint_mode: EndpointMode,
+    /// The ports that nodes answer on for it.
+    pub ports: Vec<PublishedPort>,
+    /// Addresses routed to several nodes, on each of which it answers.
+    pub external: Vec<IpAddr>,
+    /// Its backends, by the name of their endpoint.
+    pub backends: Vec<String>,
+}
+
+/// A backend of a service: `GET /v1/backends`, `GET /v1/services/{name}/tasks`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backend {
+    /// The service.
+    pub service: String,
+    /// Its endpoint.
+    pub endpoint: String,
+    /// The endpoint's network.
+    pub network: String,
+    /// Its addresses there.
+    pub addresses: Vec<IpAddr>,
+    /// The node that it runs on.
+    pub node: String,
+    /// What stands of it.
+    pub state: EndpointState,
+}
+
+/// A task's attachment to a network: `GET /v1/endpoints`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// Its name.
+    pub name: String,
+    /// The node that it is on.
+    pub node: String,
+    /// The service that it is a backend of.
+    pub service: Option<String>,
+    /// Its network.
+    pub network: String,
+    /// Its addresses there.
+    pub addresses: Vec<IpAddr>,
+    /// Its MAC address.
+    pub mac: String,
+    /// The task's network namespace.
+    pub netns: Option<String>,
+    /// The interface in the task's namespace.
+    pub interface: Option<String>,
+    /// The host side of the pair.
+    pub host_interface: Option<String>,
+    /// What stands of it.
+    pub state: EndpointState,
+}
+
+/// What stands of an endpoint, as far as this node knows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "is", content = "why", rename_all = "lowercase")]
+pub enum EndpointState {
+    /// On this node, attached.
+    Attached,
+    /// On this node, not attached; why.
+    Waiting(String),
+    /// On another node, which knows.
+    Remote,
+}

@@ -1,0 +1,246 @@
+//! A snapshot as people and scripts see it.
+
+mod explain;
+mod flows;
+mod packet;
+mod trace;
+
+use std::{net::IpAddr, time::SystemTime};
+
+use mesh_common::{
+    Reason,
+    abi::{Counter, Hook, Outcome},
+};
+
+use super::{
+    Snapshot,
+    types::{
+        Backend, Counts, DropCount, Endpoint, EndpointState, HookCount, MapUse, Network, Node, Peer, Service,
+        Stats, Status,
+    },
+};
+use crate::table;
+
+pub(super) use explain::explain;
+pub(super) use flows::flows;
+pub(super) use trace::Tracer;
+
+/// The daemon and its node.
+pub(super) fn status(snapshot: &Snapshot, now: SystemTime) -> Status {
+    let table = &snapshot.table;
+    Status {
+        node: snapshot.node.clone(),
+        address: table.nodes.get(&snapshot.node).map(|node| node.address),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        // A clock that was set back since the start makes it 0 rather than an error.
+        uptime: now.duration_since(snapshot.started).unwrap_or_default().as_secs(),
+        revision: snapshot.revision,
+        counts: Counts {
+            nodes: table.nodes.len(),
+            networks: table.networks.len(),
+            services: table.services.len(),
+            endpoints: table.endpoints.len(),
+            local_endpoints: table.endpoints.values().filter(|e| e.node == snapshot.node).count(),
+        },
+        programs: snapshot.programs.clone(),
+        peers: table
+            .nodes
+            .iter()
+            .filter(|(name, _)| **name != snapshot.node)
+            .map(|(name, node)| {
+                let uplink = snapshot.uplinks.get(name);
+                Peer {
+                    name: name.clone(),
+                    address: node.address,
+                    interface: uplink.map(|uplink| uplink.interface.clone()),
+                    mtu: uplink.map(|uplink| uplink.mtu),
+                }
+            })
+            .collect(),
+        problems: snapshot.problems.clone(),
+    }
+}
+
+/// Every node.
+pub(super) fn nodes(snapshot: &Snapshot) -> Vec<Node> {
+    snapshot.table.nodes.iter().map(|(name, node)| self::node(snapshot, name, node)).collect()
+}
+
+/// A node.
+pub(super) fn node(snapshot: &Snapshot, name: &str, node: &table::Node) -> Node {
+    Node {
+        name: name.to_owned(),
+        address: node.address,
+        interface: node.interface.clone(),
+        this: name == snapshot.node,
+        route: snapshot.uplinks.get(name).map(|uplink| uplink.interface.clone()),
+        endpoints: endpoints_where(snapshot, |endpoint| endpoint.node == name),
+    }
+}
+
+/// Every network.
+pub(super) fn networks(snapshot: &Snapshot) -> Vec<Network> {
+    snapshot.table.networks.iter().map(|(name, network)| self::network(snapshot, name, network)).collect()
+}
+
+/// A network.
+pub(super) fn network(snapshot: &Snapshot, name: &str, network: &table::Network) -> Network {
+    Network {
+        name: name.to_owned(),
+        vni: network.vni,
+        subnets: network.subnets.clone(),
+        gateways: network.gateways().collect(),
+        internal: network.internal,
+        mtu: snapshot.mtus.get(name).copied().or(network.mtu),
+        services: snapshot
+            .table
+            .services
+            .iter()
+            .filter(|(_, service)| service.vips.contains_key(name))
+            .map(|(service, _)| service.clone())
+            .collect(),
+        endpoints: endpoints_where(snapshot, |endpoint| endpoint.network == name),
+    }
+}
+
+/// Every service.
+pub(super) fn services(snapshot: &Snapshot) -> Vec<Service> {
+    snapshot.table.services.iter().map(|(name, service)| self::service(snapshot, name, service)).collect()
+}
+
+/// A service.
+pub(super) fn service(snapshot: &Snapshot, name: &str, service: &table::Service) -> Service {
+    Service {
+        name: name.to_owned(),
+        vips: service.vips.clone(),
+        scheduler: service.scheduler,
+        endpoint_mode: service.endpoint_mode,
+        ports: service.ports.clone(),
+        external: service.external.clone(),
+        backends: endpoints_where(snapshot, |endpoint| endpoint.service.as_deref() == Some(name)),
+    }
+}
+
+/// The backends of one service, or of all.
+pub(super) fn backends(snapshot: &Snapshot, of: Option<&str>) -> Vec<Backend> {
+    let mut backends: Vec<Backend> = snapshot
+        .table
+        .endpoints
+        .iter()
+        .filter_map(|(name, endpoint)| {
+            let service = endpoint.service.as_ref()?;
+            of.is_none_or(|wanted| service == wanted).then(|| Backend {
+                service: service.clone(),
+                endpoint: name.clone(),
+                network: endpoint.network.clone(),
+                addresses: endpoint.addresses.clone(),
+                node: endpoint.node.clone(),
+                state: state(snapshot, name, endpoint),
+            })
+        })
+        .collect();
+    backends.sort_by(|a, b| (&a.service, &a.endpoint).cmp(&(&b.service, &b.endpoint)));
+    backends
+}
+
+/// Every endpoint.
+pub(super) fn endpoints(snapshot: &Snapshot) -> Vec<Endpoint> {
+    snapshot.table.endpoints.iter().map(|(name, endpoint)| self::endpoint(snapshot, name, endpoint)).collect()
+}
+
+/// An endpoint.
+pub(super) fn endpoint(snapshot: &Snapshot, name: &str, endpoint: &table::Endpoint) -> Endpoint {
+    let attachment = snapshot.attachments.get(name);
+    Endpoint {
+        name: name.to_owned(),
+        node: endpoint.node.clone(),
+        service: endpoint.service.clone(),
+        network: endpoint.network.clone(),
+        addresses: endpoint.addresses.clone(),
+        mac: mac(endpoint.mac),
+        netns: endpoint.netns.as_ref().map(|path| path.display().to_string()),
+        interface: attachment.and_then(|attachment| attachment.interface.clone()),
+        host_interface: attachment.and_then(|attachment| attachment.host_interface.clone()),
+        state: state(snapshot, name, endpoint),
+    }
+}
+
+/// What was lost, for every reason.
+pub(super) fn drops(counts: &[u64]) -> Vec<DropCount> {
+    Reason::ALL
+        .into_iter()
+        .zip(counts.iter().copied().chain(std::iter::repeat(0)))
+        .map(|(reason, packets)| DropCount {
+            reason: reason.label().to_owned(),
+            sentence: reason.sentence().to_owned(),
+            packets,
+        })
+        .collect()
+}
+
+/// The counters.
+pub(super) fn stats(drops: &[u64], counters: &[Counter], maps: Vec<MapUse>) -> Stats {
+    let hooks = Hook::ALL.into_iter().flat_map(|hook| Outcome::ALL.map(|outcome| (hook, outcome)));
+    Stats {
+        dropped: drops.iter().fold(0, |sum, count| sum.saturating_add(*count)),
+        hooks: hooks
+            .filter_map(|(hook, outcome)| {
+                let index = usize::try_from(Counter::index(hook, outcome)).ok()?;
+                let counter = counters.get(index).filter(|counter| counter.packets > 0)?;
+                Some(HookCount {
+                    hook: hook.label().to_owned(),
+                    outcome: outcome.label().to_owned(),
+                    packets: counter.packets,
+                    bytes: counter.bytes,
+                })
+            })
+            .collect(),
+        // A table of one entry, like the settings', is full by nature.
+        maps: maps.into_iter().filter(|map| map.capacity > 1).collect(),
+    }
+}
+
+/// The endpoint that has an address on a network.
+fn endpoint_at<'a>(
+    table: &'a table::Table,
+    network: &str,
+    address: IpAddr,
+) -> Option<(&'a String, &'a table::Endpoint)> {
+    table
+        .endpoints
+        .iter()
+        .find(|(_, endpoint)| endpoint.network == network && endpoint.addresses.contains(&address))
+}
+
+/// The name of the network with a VNI.
+fn network_of_vni(table: &table::Table, vni: u32) -> Option<&String> {
+    table.networks.iter().find(|(_, network)| network.vni == vni).map(|(name, _)| name)
+}
+
+fn endpoints_where(snapshot: &Snapshot, matches: impl Fn(&table::Endpoint) -> bool) -> Vec<String> {
+    snapshot
+        .table
+        .endpoints
+        .iter()
+        .filter(|(_, endpoint)| matches(endpoint))
+        .map(|(name, _)| name.clone())
+        .collect()
+}
+
+fn state(snapshot: &Snapshot, name: &str, endpoint: &table::Endpoint) -> EndpointState {
+    if endpoint.node != snapshot.node {
+        return EndpointState::Remote;
+    }
+    match snapshot.attachments.get(name) {
+        Some(attachment) => match &attachment.waiting {
+            Some(why) => EndpointState::Waiting(why.clone()),
+            None => EndpointState::Attached,
+        },
+        None => EndpointState::Waiting("the daemon has not come to it yet".to_owned()),
+    }
+}
+
+fn mac(bytes: [u8; 6]) -> String {
+    let [a, b, c, d, e, f] = bytes;
+    format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
+}

@@ -1,0 +1,17 @@
+//! From the contents that the maps have to those that they should have.
+
+mod diff;
+mod lower;
+mod maps;
+#[cfg(test)]
+pub(crate) mod memory;
+#[cfg(test)]
+mod tests;
+
+pub use diff::{Operation, diff, execute, read};
+pub use lower::lower;
+pub use maps::{
+    Attachments, Backends, Endpoints, Entries, Entry, Flows, Full, LocalMacs, Locals, Map, MapContents,
+    MapError, MapKind, Maps, Networks, NodeSettings, Nodes, Peers, Services, Slots, SubnetPrefix, Subnets,
+    Uplinks,
+};

@@ -1,0 +1,142 @@
+//! Arguments that are more than a word: published ports, virtual IPs, ends of flows.
+
+use std::net::IpAddr;
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use serde::de::{DeserializeOwned, IntoDeserializer, value::Error as WordError};
+
+use crate::{
+    api::types::{Place, Vip},
+    table::{Protocol, PublishMode, PublishedPort},
+};
+
+/// One of a few words, each of which is a value of `T` as it stands in the file and in the API.
+pub(super) fn words<T>(words: &'static [&'static str]) -> impl TypedValueParser<Value = T>
+where
+    T: DeserializeOwned + Clone + Send + Sync + 'static,
+{
+    PossibleValuesParser::new(words).try_map(|text| word::<T>(&text))
+}
+
+fn word<T: DeserializeOwned>(text: &str) -> Result<T, WordError> {
+    T::deserialize(text.into_deserializer())
+}
+
+/// A port that nodes answer on, in Docker's short form (`53:5353/udp`) or its long one
+/// (`published=53,target=5353,protocol=udp,mode=host`).
+pub(super) fn port(text: &str) -> Result<PublishedPort, String> {
+    if text.contains('=') { long_port(text) } else { short_port(text) }
+}
+
+fn short_port(text: &str) -> Result<PublishedPort, String> {
+    let (ports, protocol) = match text.split_once('/') {
+        Some((ports, protocol)) => (ports, protocol_of(protocol)?),
+        None => (text, Protocol::default()),
+    };
+    let (published, target) = ports
+        .split_once(':')
+        .ok_or_else(|| format!("it names one port; write PUBLISHED:TARGET, such as {text}:{text}"))?;
+    Ok(PublishedPort {
+        published: port_number(published)?,
+        target: port_number(target)?,
+        protocol,
+        mode: PublishMode::default(),
+    })
+}
+
+fn long_port(text: &str) -> Result<PublishedPort, String> {
+    let (mut published, mut target) = (None, None);
+    let (mut protocol, mut mode) = (Protocol::default(), PublishMode::default());
+    for field in text.split(',') {
+        match field.split_once('=') {
+            Some(("published", value)) => published = Some(port_number(value)?),
+            Some(("target", value)) => target = Some(port_number(value)?),
+            Some(("protocol", value)) => protocol = protocol_of(value)?,
+            Some(("mode", value)) => {
+                mode = word(value).map_err(|_| format!("`{value}` is no mode; use ingress or host"))?;
+            }
+            _ => return Err(format!("`{field}` is none of published=, target=, protocol= and mode=")),
+        }
+    }
+    let published = published.ok_or("the published port is missing; add published=PORT")?;
+    Ok(PublishedPort { published, target: target.unwrap_or(published), protocol, mode })
+}
+
+fn port_number(text: &str) -> Result<u16, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err(format!("`{text}` is no port; ports go from 1 to 65535")),
+        Ok(port) => Ok(port),
+    }
+}
+
+fn protocol_of(text: &str) -> Result<Protocol, String> {
+    word(text).map_err(|_| format!("`{text}` is no protocol that can be published; use tcp or udp"))
+}
+
+/// A virtual IP, with or without its network.
+pub(super) fn vip(text: &str) -> Result<Vip, String> {
+    let (network, address) = match text.split_once('=') {
+        Some((network, address)) => (Some(network.to_owned()), address),
+        None => (None, text),
+    };
+    let address = address
+        .parse::<IpAddr>()
+        .map_err(|_| format!("`{address}` is no address; write ADDRESS or NETWORK=ADDRESS"))?;
+    Ok(Vip { network, address })
+}
+
+/// An end of a flow that has a port.
+pub(super) fn place_with_port(text: &str) -> Result<Place, String> {
+    let place: Place = text.parse().map_err(|error| format!("{error}"))?;
+    match place.port {
+        Some(_) => Ok(place),
+        None => Err(format!("it has no port; write {}, say", Place::new(place.address, 80))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn published(published: u16, target: u16, protocol: Protocol, mode: PublishMode) -> PublishedPort {
+        PublishedPort { published, target, protocol, mode }
+    }
+
+    #[test]
+    fn ports_in_both_forms() {
+        use Protocol::{Tcp, Udp};
+        use PublishMode::{Host, Ingress};
+        assert_eq!(port("9200:80"), Ok(published(9200, 80, Tcp, Ingress)));
+        assert_eq!(port("53:5353/udp"), Ok(published(53, 5353, Udp, Ingress)));
+        assert_eq!(port("published=9100"), Ok(published(9100, 9100, Tcp, Ingress)));
+        assert_eq!(
+            port("mode=host,protocol=udp,target=5353,published=53"),
+            Ok(published(53, 5353, Udp, Host))
+        );
+    }
+
+    #[test]
+    fn wrong_ports_say_what_would_be_right() {
+        for (text, says) in [
+            ("80", "write PUBLISHED:TARGET, such as 80:80"),
+            ("0:80", "`0` is no port; ports go from 1 to 65535"),
+            ("80:65536", "`65536` is no port"),
+            ("80:80/sctp", "use tcp or udp"),
+            ("target=80", "add published=PORT"),
+            ("published=80,mode=all", "use ingress or host"),
+            ("published=80,source=1", "`source=1` is none of"),
+            ("published=80,", "`` is none of"),
+        ] {
+            let error = port(text).unwrap_err();
+            assert!(error.contains(says), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn vips_with_and_without_their_network() {
+        assert_eq!(vip("10.0.9.2"), Ok(Vip { network: None, address: "10.0.9.2".parse().unwrap() }));
+        let named = Vip { network: Some("blue".to_owned()), address: "fd00::2".parse().unwrap() };
+        assert_eq!(vip("blue=fd00::2"), Ok(named));
+        assert!(vip("blue").unwrap_err().contains("NETWORK=ADDRESS"));
+    }
+}

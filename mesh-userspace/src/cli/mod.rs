@@ -1,0 +1,11 @@
+//! `meshctl`: what it takes, and how it tells what it found.
+
+mod args;
+mod grammar;
+mod render;
+mod run;
+mod screen;
+mod units;
+
+pub use grammar::Cli;
+pub use run::main;

@@ -1,0 +1,227 @@
+//! Endpoints, and backends, which are endpoints in the eyes of a service.
+
+use super::{addresses, state};
+use crate::{
+    api::types::{Backend, Endpoint, EndpointState},
+    cli::screen::{Paint, facts, table},
+};
+
+/// A list.
+pub(in crate::cli) fn endpoints(endpoints: &[Endpoint], paint: Paint) -> String {
+    if endpoints.is_empty() {
+        return "There are no endpoints: `meshctl attach --network NETWORK --netns NAMESPACE` makes one.\n"
+            .to_owned();
+    }
+    table(
+        paint,
+        ["NAME", "NETWORK", "ADDRESSES", "NODE", "SERVICE", "STATE"],
+        endpoints.iter().map(|endpoint| {
+            [
+                endpoint.name.as_str().into(),
+                endpoint.network.as_str().into(),
+                addresses(&endpoint.addresses).into(),
+                endpoint.node.as_str().into(),
+                endpoint.service.as_deref().unwrap_or("–").into(),
+                state(&endpoint.state),
+            ]
+        }),
+    )
+}
+
+/// One in full.
+pub(in crate::cli) fn endpoint(endpoint: &Endpoint) -> String {
+    let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "–".to_owned());
+    let mut pairs = vec![
+        ("name", endpoint.name.clone()),
+        ("network", endpoint.network.clone()),
+        ("addresses", addresses(&endpoint.addresses)),
+        ("MAC", endpoint.mac.clone()),
+        ("node", endpoint.node.clone()),
+        ("service", or_dash(&endpoint.service)),
+    ];
+    // What only its own node knows is left out elsewhere.
+    let known = [
+        ("namespace", &endpoint.netns),
+        ("interface", &endpoint.interface),
+        ("host interface", &endpoint.host_interface),
+    ];
+    pairs.extend(known.into_iter().filter_map(|(name, text)| Some((name, text.clone()?))));
+    let state = match &endpoint.state {
+        EndpointState::Attached => "attached".to_owned(),
+        EndpointState::Waiting(why) => format!("waiting: {why}"),
+        EndpointState::Remote => format!("known on {} only", endpoint.node),
+    };
+    pairs.push(("state", state));
+    facts(pairs)
+}
+
+/// What was attached.
+pub(in crate::cli) fn attached(endpoint: &Endpoint) -> String {
+    let mut text =
+        format!("{} attached to {} as {}", endpoint.name, endpoint.network, addresses(&endpoint.addresses));
+    if let (Some(interface), Some(netns)) = (&endpoint.interface, &endpoint.netns) {
+        text.push_str(&format!(", interface {interface} in {netns}"));
+    }
+    if let Some(service) = &endpoint.service {
+        text.push_str(&format!(", a backend of {service}"));
+    }
+    if let EndpointState::Waiting(why) = &endpoint.state {
+        text.push_str(&format!("; it waits: {why}"));
+    }
+    text.push('\n');
+    text
+}
+
+/// The backends of one service, or of all.
+pub(in crate::cli) fn backends(backends: &[Backend], service: Option<&str>, paint: Paint) -> String {
+    if backends.is_empty() {
+        return match service {
+            Some(service) => format!(
+                "{service} has no backend: `meshctl attach --network NETWORK --netns NAMESPACE --service {service}` \
+                 gives it one.\n"
+            ),
+            None => "There are no backends: `meshctl attach --network NETWORK --netns NAMESPACE --service SERVICE` makes \
+                     one.\n"
+                .to_owned(),
+        };
+    }
+    table(
+        paint,
+        ["SERVICE", "ENDPOINT", "NETWORK", "ADDRESSES", "NODE", "STATE"],
+        backends.iter().map(|backend| {
+            [
+                backend.service.as_str().into(),
+                backend.endpoint.as_str().into(),
+                backend.network.as_str().into(),
+                addresses(&backend.addresses).into(),
+                backend.node.as_str().into(),
+                state(&backend.state),
+            ]
+        }),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Vec<Endpoint> {
+        vec![
+            Endpoint {
+                name: "search.1".to_owned(),
+                node: "n1".to_owned(),
+                service: Some("search".to_owned()),
+                network: "blue".to_owned(),
+                addresses: vec!["10.0.9.11".parse().unwrap(), "fd00:9::a00:90b".parse().unwrap()],
+                mac: "02:42:0a:00:09:0b".to_owned(),
+                netns: Some("/run/netns/search1".to_owned()),
+                interface: Some("eth0".to_owned()),
+                host_interface: Some("mesh1234abcd".to_owned()),
+                state: EndpointState::Attached,
+            },
+            Endpoint {
+                name: "tool".to_owned(),
+                node: "n1".to_owned(),
+                service: None,
+                network: "blue".to_owned(),
+                addresses: vec!["10.0.9.40".parse().unwrap()],
+                mac: "02:42:0a:00:09:28".to_owned(),
+                netns: Some("/run/netns/tool".to_owned()),
+                interface: None,
+                host_interface: None,
+                state: EndpointState::Waiting("there is no namespace /run/netns/tool".to_owned()),
+            },
+            Endpoint {
+                name: "search.2".to_owned(),
+                node: "n2".to_owned(),
+                service: Some("search".to_owned()),
+                network: "blue".to_owned(),
+                addresses: vec!["10.0.9.12".parse().unwrap()],
+                mac: "02:42:0a:00:09:0c".to_owned(),
+                netns: None,
+                interface: None,
+                host_interface: None,
+                state: EndpointState::Remote,
+            },
+        ]
+    }
+
+    #[test]
+    fn a_list() {
+        assert_eq!(
+            endpoints(&sample(), Paint::plain()),
+            "\
+NAME      NETWORK  ADDRESSES                   NODE  SERVICE  STATE
+search.1  blue     10.0.9.11, fd00:9::a00:90b  n1    search   attached
+tool      blue     10.0.9.40                   n1    –        waiting: there is no namespace /run/netns/tool
+search.2  blue     10.0.9.12                   n2    search   on its own node
+"
+        );
+        assert!(endpoints(&[], Paint::plain()).contains("`meshctl attach "));
+    }
+
+    #[test]
+    fn one_in_full() {
+        assert_eq!(
+            endpoint(&sample()[0]),
+            "\
+name            search.1
+network         blue
+addresses       10.0.9.11, fd00:9::a00:90b
+MAC             02:42:0a:00:09:0b
+node            n1
+service         search
+namespace       /run/netns/search1
+interface       eth0
+host interface  mesh1234abcd
+state           attached
+"
+        );
+        assert_eq!(
+            endpoint(&sample()[2]),
+            "\
+name       search.2
+network    blue
+addresses  10.0.9.12
+MAC        02:42:0a:00:09:0c
+node       n2
+service    search
+state      known on n2 only
+"
+        );
+    }
+
+    #[test]
+    fn what_was_attached() {
+        assert_eq!(
+            attached(&sample()[0]),
+            "search.1 attached to blue as 10.0.9.11, fd00:9::a00:90b, interface eth0 in /run/netns/search1, \
+             a backend of search\n"
+        );
+        assert_eq!(
+            attached(&sample()[1]),
+            "tool attached to blue as 10.0.9.40; it waits: there is no namespace /run/netns/tool\n"
+        );
+    }
+
+    #[test]
+    fn backends_of_a_service() {
+        let backend = Backend {
+            service: "search".to_owned(),
+            endpoint: "search.2".to_owned(),
+            network: "blue".to_owned(),
+            addresses: vec!["10.0.9.12".parse().unwrap()],
+            node: "n2".to_owned(),
+            state: EndpointState::Remote,
+        };
+        assert_eq!(
+            backends(&[backend], Some("search"), Paint::plain()),
+            "\
+SERVICE  ENDPOINT  NETWORK  ADDRESSES  NODE  STATE
+search   search.2  blue     10.0.9.12  n2    on its own node
+"
+        );
+        assert!(backends(&[], Some("search"), Paint::plain()).contains("--service search` gives it one"));
+        assert!(backends(&[], None, Paint::plain()).contains("--service SERVICE` makes"));
+    }
+}

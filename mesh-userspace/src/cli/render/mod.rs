@@ -1,0 +1,52 @@
+//! Answers as people read them.
+
+mod endpoints;
+mod explain;
+mod networks;
+mod nodes;
+mod services;
+mod status;
+mod traffic;
+
+use std::net::IpAddr;
+
+use super::screen::{Entry, Tone};
+use crate::api::types::{Down, EndpointState, Removed};
+
+pub(super) use endpoints::{attached, backends, endpoint, endpoints};
+pub(super) use explain::explanation;
+pub(super) use networks::{network, network_created, networks};
+pub(super) use nodes::{node, nodes};
+pub(super) use services::{service, service_created, services};
+pub(super) use status::status;
+pub(super) use traffic::{drops, flows, stats, trace};
+
+/// What was removed.
+pub(super) fn removed(noun: &str, removed: &Removed) -> String {
+    format!("{noun} {} removed\n", removed.name)
+}
+
+/// The end.
+pub(super) fn down(down: &Down) -> String {
+    format!(
+        "the mesh is down on {}: its programs, maps and interfaces are gone; `systemctl start meshd` brings it back\n",
+        down.node
+    )
+}
+
+fn state(state: &EndpointState) -> Entry {
+    match state {
+        EndpointState::Attached => Entry::new(Tone::Good, "attached"),
+        EndpointState::Waiting(why) => Entry::new(Tone::Bad, format!("waiting: {why}")),
+        EndpointState::Remote => Entry::new(Tone::Faint, "on its own node"),
+    }
+}
+
+fn addresses(addresses: &[IpAddr]) -> String {
+    addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// Names for a line, or a dash.
+fn names(names: &[String]) -> String {
+    if names.is_empty() { "–".to_owned() } else { names.join(", ") }
+}

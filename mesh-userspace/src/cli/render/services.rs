@@ -1,0 +1,183 @@
+//! Services.
+
+use super::{addresses, names};
+use crate::{
+    api::types::{Service, protocol_name},
+    cli::{
+        screen::{Paint, facts, table},
+        units::plural,
+    },
+    table::{EndpointMode, PublishMode, PublishedPort, Scheduler},
+};
+
+/// A list.
+pub(in crate::cli) fn services(services: &[Service], paint: Paint) -> String {
+    if services.is_empty() {
+        return "There are no services: `meshctl services create NAME --network NETWORK --publish 80:8080` makes one.\n"
+            .to_owned();
+    }
+    table(
+        paint,
+        ["NAME", "SCHEDULER", "VIPS", "PORTS", "BACKENDS"],
+        services.iter().map(|service| {
+            [
+                service.name.as_str().into(),
+                scheduler(service.scheduler).into(),
+                vips(service, ", ").into(),
+                ports(service).into(),
+                service.backends.len().to_string().into(),
+            ]
+        }),
+    )
+}
+
+/// One in full.
+pub(in crate::cli) fn service(service: &Service) -> String {
+    facts([
+        ("name", service.name.clone()),
+        ("scheduler", scheduler(service.scheduler).to_owned()),
+        (
+            "endpoint mode",
+            match service.endpoint_mode {
+                EndpointMode::Vip => "vip".to_owned(),
+                EndpointMode::Dnsrr => "dnsrr".to_owned(),
+            },
+        ),
+        ("virtual IPs", vips(service, "\n")),
+        ("ports", ports(service)),
+        ("external", if service.external.is_empty() { "–".to_owned() } else { addresses(&service.external) }),
+        ("backends", names(&service.backends)),
+    ])
+}
+
+/// What was made.
+pub(in crate::cli) fn service_created(service: &Service) -> String {
+    let mut text = format!("service {} created: virtual IP {}", service.name, vips(service, ", "));
+    if !service.ports.is_empty() {
+        text.push_str(&format!(", published {}", ports(service)));
+    }
+    match service.backends.len() {
+        0 => text.push_str(&format!(
+            "; it has no backend yet: `meshctl attach --network NETWORK --netns NAMESPACE --service {}` gives it one",
+            service.name
+        )),
+        count => text.push_str(&format!(", {}", plural(count, "backend", "backends"))),
+    }
+    text.push('\n');
+    text
+}
+
+pub(super) const fn scheduler(scheduler: Scheduler) -> &'static str {
+    match scheduler {
+        Scheduler::Mh => "mh",
+        Scheduler::Rr => "rr",
+    }
+}
+
+fn vips(service: &Service, between: &str) -> String {
+    if service.vips.is_empty() {
+        return "–".to_owned();
+    }
+    let one = |(network, vips): (&String, &Vec<_>)| format!("{network} {}", addresses(vips));
+    service.vips.iter().map(one).collect::<Vec<_>>().join(between)
+}
+
+fn ports(service: &Service) -> String {
+    if service.ports.is_empty() {
+        return "–".to_owned();
+    }
+    service.ports.iter().map(port).collect::<Vec<_>>().join(", ")
+}
+
+fn port(port: &PublishedPort) -> String {
+    let mode = match port.mode {
+        PublishMode::Ingress => "",
+        PublishMode::Host => " (host)",
+    };
+    format!("{}→{}/{}{mode}", port.published, port.target, protocol_name(port.protocol))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::table::Protocol;
+
+    fn sample() -> Vec<Service> {
+        let port = |published, target, protocol, mode| PublishedPort { published, target, protocol, mode };
+        vec![
+            Service {
+                name: "search".to_owned(),
+                vips: [("blue".to_owned(), vec!["10.0.9.2".parse().unwrap(), "fd00:9::2".parse().unwrap()])]
+                    .into(),
+                scheduler: Scheduler::Mh,
+                endpoint_mode: EndpointMode::Vip,
+                ports: vec![
+                    port(9200, 9200, Protocol::Tcp, PublishMode::Ingress),
+                    port(53, 5353, Protocol::Udp, PublishMode::Host),
+                ],
+                external: vec![],
+                backends: vec!["search.1".to_owned(), "search.2".to_owned()],
+            },
+            Service {
+                name: "db".to_owned(),
+                vips: [].into(),
+                scheduler: Scheduler::Rr,
+                endpoint_mode: EndpointMode::Dnsrr,
+                ports: vec![],
+                external: vec!["198.51.100.7".parse().unwrap()],
+                backends: vec![],
+            },
+        ]
+    }
+
+    #[test]
+    fn a_list() {
+        assert_eq!(
+            services(&sample(), Paint::plain()),
+            "\
+NAME    SCHEDULER  VIPS                      PORTS                              BACKENDS
+search  mh         blue 10.0.9.2, fd00:9::2  9200→9200/tcp, 53→5353/udp (host)  2
+db      rr         –                         –                                  0
+"
+        );
+        assert!(services(&[], Paint::plain()).contains("`meshctl services create NAME"));
+    }
+
+    #[test]
+    fn one_in_full() {
+        assert_eq!(
+            service(&sample()[0]),
+            "\
+name           search
+scheduler      mh
+endpoint mode  vip
+virtual IPs    blue 10.0.9.2, fd00:9::2
+ports          9200→9200/tcp, 53→5353/udp (host)
+external       –
+backends       search.1, search.2
+"
+        );
+        assert_eq!(
+            service(&sample()[1]),
+            "\
+name           db
+scheduler      rr
+endpoint mode  dnsrr
+virtual IPs    –
+ports          –
+external       198.51.100.7
+backends       –
+"
+        );
+    }
+
+    #[test]
+    fn what_was_made() {
+        assert_eq!(
+            service_created(&sample()[0]),
+            "service search created: virtual IP blue 10.0.9.2, fd00:9::2, published 9200→9200/tcp, \
+             53→5353/udp (host), 2 backends\n"
+        );
+        assert!(service_created(&sample()[1]).contains("no backend yet: `meshctl attach "));
+    }
+}

@@ -1,0 +1,247 @@
+//! From a command to its answer.
+
+use std::{io, process::ExitCode, time::Duration};
+
+use futures::StreamExt;
+use thiserror::Error;
+use tokio::time;
+
+use super::{
+    grammar::{
+        Attach, Backends, Cli, Command, Endpoints, Explain, FlowFilters, Flows, Names, Networks, Nodes,
+        Services,
+    },
+    render,
+    screen::Screen,
+};
+use crate::api::{
+    client::{Client, ClientError},
+    types::{self, DropCount, ExplainQuery, FlowFilter, NetworkCreate, Removed, ServiceCreate},
+};
+
+/// Refused, by the daemon or for want of one; clap has 2 for wrong usage.
+const REFUSED: u8 = 1;
+
+#[derive(Debug, Error)]
+enum Failure {
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error("cannot print the answer: {0}; free the disk or the pipe that standard output goes to")]
+    Output(#[from] io::Error),
+    #[error("cannot make the path `{0}` absolute: {1}; give it from the root")]
+    Path(String, io::Error),
+    #[error("cannot wait for the daemon: {0}; try again")]
+    Runtime(io::Error),
+    /// Everything is told already.
+    #[error("")]
+    Told,
+}
+
+/// Runs a command, and tells people what came of it.
+#[must_use]
+pub fn main(cli: &Cli) -> ExitCode {
+    let outcome = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Failure::Runtime)
+        .and_then(|runtime| runtime.block_on(run(cli)));
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever reads has read enough: `meshctl flows ls | head`.
+        Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(Failure::Told) => ExitCode::from(REFUSED),
+        Err(failure) => {
+            tell(&failure);
+            ExitCode::from(REFUSED)
+        }
+    }
+}
+
+fn tell(failure: &impl std::fmt::Display) {
+    eprintln!("meshctl: {failure}");
+}
+
+async fn run(cli: &Cli) -> Result<(), Failure> {
+    let client = Client::new(&cli.socket);
+    let screen = Screen::new(cli.output);
+    match &cli.command {
+        Command::Status { check } => {
+            let status = client.status().await?;
+            screen.show(&status, render::status)?;
+            if *check && !status.problems.is_empty() { Err(Failure::Told) } else { Ok(()) }
+        }
+        Command::Nodes(command) => nodes(&client, &screen, command).await,
+        Command::Networks(command) => networks(&client, &screen, command).await,
+        Command::Services(command) => services(&client, &screen, command).await,
+        Command::Backends(Backends::Ls { service }) => {
+            let backends = client.backends(service.as_deref()).await?;
+            Ok(screen.show(&backends[..], |backends, paint| {
+                render::backends(backends, service.as_deref(), paint)
+            })?)
+        }
+        Command::Endpoints(Endpoints::Ls) => {
+            Ok(screen.show(&client.endpoints().await?[..], render::endpoints)?)
+        }
+        Command::Endpoints(Endpoints::Inspect(of)) => {
+            Ok(screen.show(&client.endpoint(&of.name).await?, |endpoint, _| render::endpoint(endpoint))?)
+        }
+        Command::Attach(attach) => {
+            let endpoint = client.attach(&attach_body(attach)?).await?;
+            Ok(screen.show(&endpoint, |endpoint, _| render::attached(endpoint))?)
+        }
+        Command::Detach { names } => remove(&screen, "endpoint", names, |name| client.detach(name)).await,
+        Command::Flows(Flows::Ls(filters)) => {
+            Ok(screen.show(&client.flows(&filter(filters)).await?, render::flows)?)
+        }
+        Command::Drops { all } => {
+            let mut drops = client.drops().await?;
+            drops.retain(|drop| *all || drop.packets > 0);
+            Ok(screen.show(&drops[..], |drops: &[DropCount], paint| render::drops(drops, paint))?)
+        }
+        Command::Stats { watch: None } => Ok(screen.show(&client.stats().await?, render::stats)?),
+        Command::Stats { watch: Some(seconds) } => watch(&client, &screen, *seconds).await,
+        Command::Trace { every, count } => {
+            let lines = client.trace(*every).await?;
+            let limit = count.map_or(usize::MAX, |count| usize::try_from(count.get()).unwrap_or(usize::MAX));
+            let mut lines = lines.take(limit);
+            while let Some(line) = lines.next().await {
+                screen.show_next(&line?, |line, _| render::trace(line))?;
+            }
+            Ok(())
+        }
+        Command::Explain(explain) => {
+            Ok(screen.show(&client.explain(&question(explain)).await?, render::explanation)?)
+        }
+        Command::Down => Ok(screen.show(&client.down().await?, |down, _| render::down(down))?),
+    }
+}
+
+async fn nodes(client: &Client, screen: &Screen, command: &Nodes) -> Result<(), Failure> {
+    match command {
+        Nodes::Ls => Ok(screen.show(&client.nodes().await?[..], render::nodes)?),
+        Nodes::Inspect(of) => Ok(screen.show(&client.node(&of.name).await?, |node, _| render::node(node))?),
+    }
+}
+
+async fn networks(client: &Client, screen: &Screen, command: &Networks) -> Result<(), Failure> {
+    match command {
+        Networks::Ls => Ok(screen.show(&client.networks().await?[..], render::networks)?),
+        Networks::Inspect(of) => {
+            Ok(screen.show(&client.network(&of.name).await?, |network, _| render::network(network))?)
+        }
+        Networks::Create { name, subnets, vni, internal } => {
+            let body = NetworkCreate {
+                name: name.clone(),
+                subnets: subnets.clone(),
+                vni: *vni,
+                internal: *internal,
+            };
+            let network = client.create_network(&body).await?;
+            Ok(screen.show(&network, |network, _| render::network_created(network))?)
+        }
+        Networks::Rm(Names { names }) => {
+            remove(screen, "network", names, |name| client.remove_network(name)).await
+        }
+    }
+}
+
+async fn services(client: &Client, screen: &Screen, command: &Services) -> Result<(), Failure> {
+    match command {
+        Services::Ls => Ok(screen.show(&client.services().await?[..], render::services)?),
+        Services::Inspect(of) => {
+            Ok(screen.show(&client.service(&of.name).await?, |service, _| render::service(service))?)
+        }
+        Services::Ps(of) => {
+            let tasks = client.tasks(&of.name).await?;
+            Ok(screen.show(&tasks[..], |tasks, paint| render::backends(tasks, Some(&of.name), paint))?)
+        }
+        Services::Create { name, networks, ports, scheduler, endpoint_mode, vips } => {
+            let body = ServiceCreate {
+                name: name.clone(),
+                networks: networks.clone(),
+                vips: vips.clone(),
+                scheduler: *scheduler,
+                endpoint_mode: *endpoint_mode,
+                ports: ports.clone(),
+            };
+            let service = client.create_service(&body).await?;
+            Ok(screen.show(&service, |service, _| render::service_created(service))?)
+        }
+        Services::Rm(Names { names }) => {
+            remove(screen, "service", names, |name| client.remove_service(name)).await
+        }
+    }
+}
+
+/// Removes one after the other; what is refused does not keep the rest.
+async fn remove<'a, F>(
+    screen: &Screen,
+    noun: &str,
+    names: &'a [String],
+    ask: impl Fn(&'a str) -> F,
+) -> Result<(), Failure>
+where
+    F: Future<Output = Result<Removed, ClientError>>,
+{
+    let mut outcome = Ok(());
+    for name in names {
+        match ask(name).await {
+            Ok(removed) => screen.show_next(&removed, |removed, _| render::removed(noun, removed))?,
+            Err(error @ ClientError::Refused { .. }) => {
+                tell(&error);
+                outcome = Err(Failure::Told);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    outcome
+}
+
+async fn watch(client: &Client, screen: &Screen, seconds: u32) -> Result<(), Failure> {
+    let mut ticks = time::interval(Duration::from_secs(seconds.into()));
+    loop {
+        ticks.tick().await;
+        let stats = client.stats().await?;
+        screen.clear()?;
+        screen.show_next(&stats, render::stats)?;
+    }
+}
+
+fn attach_body(attach: &Attach) -> Result<types::Attach, Failure> {
+    // A name under /run/netns has no slash; a path is the caller's, not the daemon's, to resolve.
+    let netns = if attach.netns.contains('/') {
+        std::path::absolute(&attach.netns)
+            .map_err(|error| Failure::Path(attach.netns.clone(), error))?
+            .display()
+            .to_string()
+    } else {
+        attach.netns.clone()
+    };
+    Ok(types::Attach {
+        name: attach.name.clone(),
+        network: attach.network.clone(),
+        netns,
+        service: attach.service.clone(),
+        address: attach.address,
+    })
+}
+
+fn filter(filters: &FlowFilters) -> FlowFilter {
+    FlowFilter {
+        service: filters.service.clone(),
+        backend: filters.backend.clone(),
+        client: filters.client,
+        protocol: filters.protocol,
+        network: filters.network.clone(),
+        limit: Some(filters.limit),
+    }
+}
+
+fn question(explain: &Explain) -> ExplainQuery {
+    ExplainQuery {
+        from: explain.from,
+        to: explain.to,
+        protocol: explain.protocol,
+        network: explain.network.clone(),
+    }
+}

@@ -1,0 +1,188 @@
+//! The kernel's side of the mesh: the eBPF object loaded, its maps and links pinned, its programs attached.
+//!
+//! Everything that matters is pinned under `<run_dir>/bpf`, so that packets flow on when the agent ends. An
+//! agent that starts again takes the maps over as they are, and puts its own programs into the links that it
+//! finds, each in one atomic step:
+//!
+//! ```text
+//! bpf/v1/SERVICES …            the maps, by the version of their layout
+//! bpf/links/endpoint_tc-7      a program on the ingress of interface 7
+//! bpf/links/underlay_xdp-3-native
+//! bpf/links/connect4           a program on the root of the control groups
+//! ```
+//!
+//! Links are not under the version: those of an older layout are taken over too, and their programs, which
+//! keep the older maps alive, work on until then.
+
+mod attach;
+mod bpffs;
+mod cgroup;
+mod error;
+mod home;
+mod map;
+mod planned;
+mod sys;
+
+#[cfg(test)]
+mod tests;
+
+use std::{collections::BTreeMap, fs, io, path::Path};
+
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Map, MapError, MapInfo},
+    programs::{Program, ProgramError},
+    sys::SyscallError,
+};
+use aya_obj::{EbpfSectionKind, Object, generated::bpf_map_type};
+use mesh_common::abi::LAYOUT_VERSION;
+
+pub use attach::{Attached, Hook, XdpOutcome};
+pub use error::DatapathError;
+pub use map::{ArrayTable, HashTable, PerCpuTable, Raw, TrieTable};
+pub use planned::KernelMaps;
+
+use bpffs::BpfFs;
+use error::chain;
+
+/// The loaded object. What it has pinned and attached stays when this is dropped.
+#[derive(Debug)]
+pub struct Datapath {
+    fs: BpfFs,
+    ebpf: Ebpf,
+    maps: BTreeMap<String, Map>,
+}
+
+impl Datapath {
+    /// Loads `object` for the network namespace with `netns_cookie`, with the maps that are pinned under
+    /// `run_dir` if there are any of the same shape, and fresh ones in the place of all others.
+    ///
+    /// The object's bytes must be aligned to four, as `aya::include_bytes_aligned!` makes them.
+    pub fn open(run_dir: &Path, object: &[u8], netns_cookie: u64) -> Result<Self, DatapathError> {
+        let fs = BpfFs::open(run_dir)?;
+        let layout = format!("v{LAYOUT_VERSION}");
+        fs.make_directory(&layout)?;
+        fs.make_directory(attach::LINKS)?;
+        fs.keep_only(&[&layout, attach::LINKS])?;
+
+        let defined = pinnable_maps(object)?;
+        let mut loader = EbpfLoader::new();
+        for (name, shape) in &defined {
+            let path = fs.path(&layout).join(name);
+            discard_if_unlike(&path, name, shape)?;
+            loader.map_pin_path(name.as_str(), path);
+        }
+        loader.override_global("NETNS_COOKIE", &netns_cookie, true);
+        let mut ebpf = loader.load(object).map_err(|error| DatapathError::Load { why: chain(&error) })?;
+        let mut programs: Vec<(&str, &mut Program)> = ebpf.programs_mut().collect();
+        programs.sort_unstable_by_key(|(name, _)| *name);
+        for (name, program) in programs {
+            load(name, program)?;
+        }
+
+        let names: Vec<String> = ebpf.maps().map(|(name, _)| name.to_owned()).collect();
+        let maps = names.into_iter().filter_map(|name| ebpf.take_map(&name).map(|map| (name, map))).collect();
+        let datapath = Self { fs, ebpf, maps };
+        datapath.sweep()?;
+        Ok(datapath)
+    }
+
+    /// Takes away everything that is attached and pinned under `run_dir`, whoever left it there, and the
+    /// file system that it was pinned in. It is no error if there is nothing.
+    pub fn remove(run_dir: &Path) -> Result<(), DatapathError> {
+        BpfFs::remove(run_dir)
+    }
+}
+
+/// What must agree before a pinned map is taken over.
+#[derive(Debug, PartialEq, Eq)]
+struct Shape {
+    kind: u32,
+    key: u32,
+    value: u32,
+    /// None for a ring, whose size in bytes aya rounds to what the machine's pages allow.
+    entries: Option<u32>,
+}
+
+/// The object's maps that outlive the agent: all but its constants, which are each load's own, and those of
+/// aya-log, which belong to one agent.
+fn pinnable_maps(object: &[u8]) -> Result<BTreeMap<String, Shape>, DatapathError> {
+    let object = Object::parse(object).map_err(|error| DatapathError::Load { why: chain(&error) })?;
+    Ok(object
+        .maps
+        .into_iter()
+        .filter(|(name, map)| {
+            let constants = matches!(
+                map.section_kind(),
+                EbpfSectionKind::Rodata | EbpfSectionKind::Data | EbpfSectionKind::Bss
+            );
+            !constants && !name.starts_with("AYA_LOG")
+        })
+        .map(|(name, map)| {
+            let ring = map.map_type() == bpf_map_type::BPF_MAP_TYPE_RINGBUF as u32;
+            let shape = Shape {
+                kind: map.map_type(),
+                key: map.key_size(),
+                value: map.value_size(),
+                entries: (!ring).then(|| map.max_entries()),
+            };
+            (name, shape)
+        })
+        .collect())
+}
+
+/// Removes a pin whose map is not of this shape: aya would take it over unseen.
+fn discard_if_unlike(path: &Path, name: &str, wanted: &Shape) -> Result<(), DatapathError> {
+    let found = match MapInfo::from_pin(path) {
+        Ok(info) => Some(Shape {
+            kind: info.map_type().map_or(u32::MAX, |kind| kind as u32),
+            key: info.key_size(),
+            value: info.value_size(),
+            entries: wanted.entries.map(|_| info.max_entries()),
+        }),
+        Err(MapError::SyscallError(SyscallError { io_error, .. }))
+            if io_error.kind() == io::ErrorKind::NotFound =>
+        {
+            return Ok(());
+        }
+        // Not a map at all.
+        Err(_) => None,
+    };
+    if found.as_ref() == Some(wanted) {
+        return Ok(());
+    }
+    tracing::warn!(map = name, ?found, ?wanted, "a pinned map of another shape is replaced by an empty one");
+    fs::remove_file(path)
+        .map_err(|source| DatapathError::File { doing: format!("remove the pin of the map {name}"), source })
+}
+
+fn load(name: &str, program: &mut Program) -> Result<(), DatapathError> {
+    let loaded = match program {
+        Program::SchedClassifier(program) => program.load(),
+        Program::Xdp(program) => program.load(),
+        Program::CgroupSockAddr(program) => program.load(),
+        other => {
+            return Err(DatapathError::Load {
+                why: format!(
+                    "the program {name} is of a type that the mesh does not use ({:?})",
+                    other.prog_type()
+                ),
+            });
+        }
+    };
+    loaded.map_err(|error| match error {
+        ProgramError::LoadError { io_error, verifier_log } => DatapathError::Refused {
+            program: name.to_owned(),
+            source: io_error,
+            log: last_lines(&verifier_log.to_string()),
+        },
+        other => DatapathError::Load { why: format!("the program {name}: {}", chain(&other)) },
+    })
+}
+
+/// The end of the verifier's log, which says what it refused and where; the whole may have megabytes.
+fn last_lines(log: &str) -> String {
+    const KEPT: usize = 40;
+    let lines: Vec<&str> = log.trim_end().lines().collect();
+    lines.get(lines.len().saturating_sub(KEPT)..).unwrap_or_default().join("\n")
+}

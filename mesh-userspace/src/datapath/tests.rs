@@ -1,0 +1,405 @@
+//! The object loaded and attached in namespaces of the tests' own, taken over, spoilt and removed.
+
+use std::{
+    fs,
+    os::fd::AsFd,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
+    time::{Duration, Instant},
+};
+
+use aya::maps::{HashMap as KernelHashMap, MapData};
+use mesh_common::abi::{
+    Address, Endpoint, EndpointKey, Flow, FlowKey, Service, ServiceKey, Settings, Slot, SubnetKey,
+};
+use nix::{
+    mount::{MsFlags, mount},
+    sched::{CloneFlags, unshare},
+};
+
+use super::*;
+use crate::{scratch::Scratch, table::XdpMode};
+
+/// A run directory that goes with the test, and everything under it.
+struct RunDir(PathBuf);
+
+impl RunDir {
+    fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("meshrun-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        Self(std::env::temp_dir().join(name))
+    }
+}
+
+impl Drop for RunDir {
+    fn drop(&mut self) {
+        if let Err(error) = Datapath::remove(&self.0) {
+            eprintln!("{error}");
+        }
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The object that the agent embeds.
+fn object() -> Vec<u8> {
+    fs::read(env!("MESH_EBPF_OBJECT")).unwrap()
+}
+
+/// A node's namespace with a pair of interfaces that are up.
+struct Node {
+    scratch: Scratch,
+    run_dir: RunDir,
+}
+
+impl Node {
+    fn new() -> Self {
+        let scratch = Scratch::new("data");
+        scratch.ip(&["link", "add", "up0", "type", "veth", "peer", "name", "up1"]);
+        for up in ["up0", "up1"] {
+            scratch.ip(&["link", "set", up, "up"]);
+        }
+        Self { scratch, run_dir: RunDir::new() }
+    }
+
+    fn open(&self) -> Datapath {
+        let cookie = self.scratch.namespace().cookie().unwrap();
+        Datapath::open(&self.run_dir.0, &object(), cookie).unwrap()
+    }
+
+    /// Runs `work` inside.
+    fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        self.scratch.namespace().run_blocking(work).unwrap()
+    }
+
+    fn index(&self, name: &str) -> u32 {
+        let text = self.scratch.ip(&["-o", "link", "show", name]);
+        text.split(':').next().unwrap().parse().unwrap()
+    }
+}
+
+fn seen(datapath: &Datapath) -> Vec<(String, Hook, Option<u32>)> {
+    datapath
+        .attached()
+        .unwrap()
+        .into_iter()
+        .map(|attached| (attached.program, attached.hook, attached.ifindex))
+        .collect()
+}
+
+/// The agent hands it to a thread that may block.
+#[expect(dead_code, reason = "it need only compile")]
+fn may_be_sent(datapath: Datapath) -> impl Send {
+    datapath
+}
+
+#[test]
+fn a_restart_takes_over_maps_and_links() {
+    let node = Node::new();
+    let (up0, up1) = (node.index("up0"), node.index("up1"));
+    let settings = Settings { node: 7, ..Settings::default() };
+    let attach = |datapath: &Datapath| {
+        datapath.attach_endpoint(up1).unwrap();
+        assert_eq!(datapath.attach_underlay(up0, XdpMode::Native).unwrap(), XdpOutcome::Native);
+        datapath.attach_cgroup().unwrap();
+    };
+
+    let first = node.inside(|| {
+        let mut datapath = node.open();
+        datapath.array("SETTINGS").unwrap().set(0, &settings).unwrap();
+        attach(&datapath);
+        let attached = datapath.attached().unwrap();
+        // Once more changes nothing.
+        attach(&datapath);
+        assert_eq!(datapath.attached().unwrap(), attached);
+        attached
+    });
+    assert_eq!(first.len(), 3 + 8);
+    for attached in &first {
+        assert!(attached.verified_instructions > 0, "{attached:?}");
+    }
+    for expected in [
+        ("endpoint_tc", Hook::Ingress, Some(up1)),
+        ("underlay_tc", Hook::Ingress, Some(up0)),
+        ("underlay_xdp", Hook::XdpNative, Some(up0)),
+        ("connect4", Hook::Cgroup, None),
+    ] {
+        let found = first
+            .iter()
+            .any(|attached| (attached.program.as_str(), attached.hook, attached.ifindex) == expected);
+        assert!(found, "{expected:?} is not among {first:?}");
+    }
+
+    let second = node.inside(|| {
+        let mut datapath = node.open();
+        // What the first one attached runs on until it is replaced.
+        assert_eq!(datapath.attached().unwrap(), first);
+        assert_eq!(datapath.array::<Settings>("SETTINGS").unwrap().get(0).unwrap(), Some(settings));
+        attach(&datapath);
+        datapath.attached().unwrap()
+    });
+    assert_eq!(second.len(), first.len());
+    for (new, old) in second.iter().zip(&first) {
+        // The same link with another program: replaced in place, never detached.
+        assert_eq!(new.link_id, old.link_id, "{}", new.program);
+        assert_ne!(new.program_id, old.program_id, "{}", new.program);
+    }
+}
+
+#[test]
+fn a_link_goes_with_its_interface() {
+    let node = Node::new();
+    let (up0, up1) = (node.index("up0"), node.index("up1"));
+    node.inside(|| {
+        let datapath = node.open();
+        datapath.attach_endpoint(up1).unwrap();
+        datapath.attach_underlay(up0, XdpMode::Auto).unwrap();
+        node.scratch.ip(&["link", "del", "up0"]);
+        assert_eq!(seen(&datapath), []);
+        assert_eq!(datapath.fs.list(attach::LINKS).unwrap().len(), 3);
+        datapath.sweep().unwrap();
+        assert_eq!(datapath.fs.list(attach::LINKS).unwrap().len(), 0);
+
+        // Another interface that happens to get the same index: the stale pin must not be taken for its own.
+        node.scratch.ip(&["link", "add", "up0", "index", "900", "type", "veth", "peer", "name", "up1"]);
+        datapath.attach_endpoint(900).unwrap();
+        node.scratch.ip(&["link", "del", "up0"]);
+        node.scratch.ip(&["link", "add", "up0", "index", "900", "type", "veth", "peer", "name", "up1"]);
+        assert_eq!(seen(&datapath), []);
+        datapath.attach_endpoint(900).unwrap();
+        assert_eq!(seen(&datapath), [("endpoint_tc".into(), Hook::Ingress, Some(900))]);
+
+        let text = datapath.attach_endpoint(4_000_000).unwrap_err().to_string();
+        assert!(text.contains("endpoint_tc") && text.contains("interface number 4000000"), "{text}");
+    });
+}
+
+#[test]
+fn detaching_takes_what_is_named_and_leaves_the_rest() {
+    let node = Node::new();
+    let (up0, up1) = (node.index("up0"), node.index("up1"));
+    node.inside(|| {
+        let datapath = node.open();
+        datapath.attach_host(up1).unwrap();
+        datapath.attach_underlay(up0, XdpMode::Generic).unwrap();
+        datapath.attach_cgroup().unwrap();
+        assert_eq!(seen(&datapath).len(), 3 + 8);
+        datapath.detach(up0).unwrap();
+        datapath.detach(up0).unwrap();
+        assert_eq!(seen(&datapath).len(), 1 + 8);
+        datapath.detach_all_but(&[up1], false).unwrap();
+        assert_eq!(seen(&datapath), [("host_tc".into(), Hook::Ingress, Some(up1))]);
+        datapath.detach_all_but(&[], true).unwrap();
+        assert_eq!(seen(&datapath), []);
+    });
+}
+
+#[test]
+fn xdp_runs_in_the_way_that_was_asked_for_or_says_why_not() {
+    let node = Node::new();
+    let (up0, lo) = (node.index("up0"), node.index("lo"));
+    node.inside(|| {
+        let datapath = node.open();
+        let shown = || node.scratch.ip(&["link", "show", "up0"]);
+        assert_eq!(datapath.attach_underlay(up0, XdpMode::Native).unwrap(), XdpOutcome::Native);
+        assert!(shown().contains("prog/xdp") && !shown().contains("xdpgeneric"), "{}", shown());
+        assert_eq!(datapath.attach_underlay(up0, XdpMode::Generic).unwrap(), XdpOutcome::Generic);
+        assert!(shown().contains("xdpgeneric"), "{}", shown());
+        assert_eq!(datapath.attach_underlay(up0, XdpMode::Off).unwrap(), XdpOutcome::Off);
+        assert!(!shown().contains("xdp"), "{}", shown());
+        assert_eq!(seen(&datapath), [("underlay_tc".into(), Hook::Ingress, Some(up0))]);
+        assert_eq!(datapath.attach_underlay(up0, XdpMode::Auto).unwrap(), XdpOutcome::Native);
+
+        // The loopback's driver has no XDP.
+        let XdpOutcome::Unavailable { why } = datapath.attach_underlay(lo, XdpMode::Auto).unwrap() else {
+            panic!("the loopback took a native XDP program");
+        };
+        assert!(why.contains("the driver of the interface has no XDP"), "{why}");
+        assert_eq!(datapath.attach_underlay(lo, XdpMode::Generic).unwrap(), XdpOutcome::Generic);
+
+        // Somebody else's program stays.
+        let other = RunDir::new();
+        let second = Datapath::open(&other.0, &object(), 1).unwrap();
+        let XdpOutcome::Unavailable { why } = second.attach_underlay(up0, XdpMode::Native).unwrap() else {
+            panic!("two XDP programs on one interface");
+        };
+        assert!(why.contains("another XDP program"), "{why}");
+    });
+}
+
+#[test]
+fn pins_outlive_the_mount_namespace_that_they_were_made_in() {
+    let node = Node::new();
+    let up0 = node.index("up0");
+    // What `ip netns exec` does to the command that it runs.
+    let exec = |work: &(dyn Fn() + Sync)| {
+        std::thread::scope(|scope| {
+            scope
+                .spawn(|| {
+                    unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS).unwrap();
+                    let slave = MsFlags::MS_SLAVE | MsFlags::MS_REC;
+                    mount(None::<&str>, "/", None::<&str>, slave, None::<&str>).unwrap();
+                    nix::sched::setns(node.scratch.namespace(), CloneFlags::CLONE_NEWNET).unwrap();
+                    work();
+                })
+                .join()
+                .unwrap();
+        });
+    };
+    let settings = Settings { seed: 42, ..Settings::default() };
+    exec(&|| {
+        let mut datapath = node.open();
+        datapath.array("SETTINGS").unwrap().set(0, &settings).unwrap();
+        datapath.attach_endpoint(up0).unwrap();
+        datapath.attach_cgroup().unwrap();
+    });
+    exec(&|| {
+        let mut datapath = node.open();
+        assert_eq!(seen(&datapath).len(), 1 + 8);
+        assert_eq!(datapath.array::<Settings>("SETTINGS").unwrap().get(0).unwrap(), Some(settings));
+    });
+    exec(&|| Datapath::remove(&node.run_dir.0).unwrap());
+    assert!(!node.run_dir.0.join("bpf").exists());
+}
+
+#[test]
+fn removing_leaves_nothing_behind() {
+    let node = Node::new();
+    let up0 = node.index("up0");
+    let programs: Vec<u32> = node.inside(|| {
+        let datapath = node.open();
+        datapath.attach_underlay(up0, XdpMode::Native).unwrap();
+        datapath.attach_cgroup().unwrap();
+        let programs = datapath.attached().unwrap().iter().map(|attached| attached.program_id).collect();
+        datapath.detach_all(&node.run_dir.0).unwrap();
+        programs
+    });
+    assert_eq!(programs.len(), 2 + 8);
+    assert!(!node.run_dir.0.join("bpf").exists());
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains(node.run_dir.0.to_str().unwrap()));
+    // The kernel frees a program a moment after its last user is gone.
+    let patience = Instant::now() + Duration::from_secs(10);
+    while let Some(program) = programs.iter().find(|program| sys::program_facts(**program).is_ok()) {
+        assert!(Instant::now() < patience, "the program {program} is still loaded");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Datapath::remove(&node.run_dir.0).unwrap();
+    Datapath::remove(Path::new("/no/such/run/dir")).unwrap();
+}
+
+#[test]
+fn a_pinned_map_of_another_shape_is_replaced_and_the_others_stay() {
+    let node = Node::new();
+    let settings = Settings { node: 3, ..Settings::default() };
+    {
+        let mut datapath = node.open();
+        datapath.array("SETTINGS").unwrap().set(0, &settings).unwrap();
+        let pin = datapath.fs.path(&format!("v{LAYOUT_VERSION}")).join("SERVICES");
+        fs::remove_file(&pin).unwrap();
+        let older: KernelHashMap<MapData, u32, u32> = KernelHashMap::create(16, 0).unwrap();
+        older.pin(&pin).unwrap();
+        datapath.fs.make_directory("v0").unwrap();
+    }
+
+    let mut datapath = node.open();
+    let key = ServiceKey { scope: 9, ..ServiceKey::default() };
+    datapath.hash("SERVICES").unwrap().insert(&key, &Service { id: 5, ..Service::default() }).unwrap();
+    let found = datapath.hash::<ServiceKey, Service>("SERVICES").unwrap().get(&key).unwrap();
+    assert_eq!(found.map(|service| service.id), Some(5));
+    assert_eq!(datapath.array::<Settings>("SETTINGS").unwrap().get(0).unwrap(), Some(settings));
+    assert!(!datapath.fs.path("v0").exists());
+}
+
+#[test]
+fn maps_are_written_and_read_by_their_types() {
+    let node = Node::new();
+    let mut datapath = node.open();
+
+    let key = |n: u32| EndpointKey { address: Address([1, 2]), vni: n, reserved: 0 };
+    let endpoint = |n: u32| Endpoint { node: n, ..Endpoint::default() };
+    let mut endpoints = datapath.hash::<EndpointKey, Endpoint>("ENDPOINTS").unwrap();
+    for n in 0..10 {
+        endpoints.insert(&key(n), &endpoint(n)).unwrap();
+    }
+    endpoints.insert(&key(3), &endpoint(33)).unwrap();
+    assert_eq!(endpoints.get(&key(3)).unwrap(), Some(endpoint(33)));
+    assert!(endpoints.remove(&key(4)).unwrap());
+    assert!(!endpoints.remove(&key(4)).unwrap());
+    assert_eq!(endpoints.get(&key(4)).unwrap(), None);
+    let mut vnis: Vec<u32> = endpoints.entries().unwrap().iter().map(|(key, _)| key.vni).collect();
+    vnis.sort_unstable();
+    assert_eq!(vnis, [0, 1, 2, 3, 5, 6, 7, 8, 9]);
+
+    let mut flows = datapath.hash::<FlowKey, Flow>("FLOWS").unwrap();
+    let flow = FlowKey { protocol: 6, ..FlowKey::default() };
+    flows.insert(&flow, &Flow { backend: 8, ..Flow::default() }).unwrap();
+    assert_eq!(flows.entries().unwrap().len(), 1);
+
+    let mut subnets = datapath.trie::<SubnetKey, u32>("SUBNETS").unwrap();
+    let prefix = SubnetKey { vni: [0, 0, 0, 9], address: [7; 16] };
+    let mut inside = prefix;
+    inside.address[15] = 1;
+    subnets.insert(&prefix, 32 + 120, &1).unwrap();
+    assert_eq!(subnets.search(&inside, 32 + 128).unwrap(), Some(1));
+    inside.vni = [0, 0, 0, 8];
+    assert_eq!(subnets.search(&inside, 32 + 128).unwrap(), None);
+    let [(_, bits, value)] = subnets.entries().unwrap()[..] else { panic!("one prefix was put in") };
+    assert_eq!((bits, value), (152, 1));
+    assert!(subnets.remove(&prefix, 32 + 120).unwrap());
+    assert!(!subnets.remove(&prefix, 32 + 120).unwrap());
+
+    let mut slots = datapath.array::<Slot>("SLOTS").unwrap();
+    let ring: Vec<Slot> = (0..65_537).map(|n| Slot { current: n, previous: n + 1 }).collect();
+    slots.write(100, &ring).unwrap();
+    for n in [0, 1, 65_536] {
+        assert_eq!(slots.get(100 + n).unwrap(), Some(Slot { current: n, previous: n + 1 }));
+    }
+    assert_eq!(slots.get(99).unwrap(), Some(Slot::default()));
+    assert_eq!(slots.get(slots.len()).unwrap(), None);
+    let text = slots.write(slots.len() - 1, &ring[..2]).unwrap_err().to_string();
+    assert!(text.contains("SLOTS is full") && text.contains("raise"), "{text}");
+
+    let sums = datapath.per_cpu::<u64>("DROPS").unwrap().sums().unwrap();
+    assert!(sums.len() >= mesh_common::Reason::ALL.len());
+
+    let text = datapath.hash::<u32, u32>("ENDPOINTS").unwrap_err().to_string();
+    assert!(text.contains("ENDPOINTS") && text.contains("key size"), "{text}");
+    let text = datapath.hash::<u32, u32>("NOTHING").unwrap_err().to_string();
+    assert!(text.contains("no map NOTHING"), "{text}");
+}
+
+#[test]
+fn a_full_map_says_which_and_what_had_no_place() {
+    let node = Node::new();
+    let mut datapath = node.open();
+    let capacity = {
+        let map = MapInfo::from_pin(datapath.fs.path(&format!("v{LAYOUT_VERSION}")).join("SERVICES"));
+        map.unwrap().max_entries()
+    };
+    let mut services = datapath.hash::<ServiceKey, Service>("SERVICES").unwrap();
+    let key = |scope| ServiceKey { scope, ..ServiceKey::default() };
+    for n in 0..capacity {
+        services.insert(&key(n), &Service::default()).unwrap();
+    }
+    let text = services.insert(&key(capacity), &Service::default()).unwrap_err().to_string();
+    assert!(
+        text.contains("SERVICES is full")
+            && text.contains(&format!("scope: {capacity}"))
+            && text.contains(&format!("{capacity} entries")),
+        "{text}"
+    );
+}
+
+#[test]
+fn what_is_no_object_is_refused() {
+    let run_dir = RunDir::new();
+    let error = Datapath::open(&run_dir.0, b"\x7fELF and nothing more", 0).unwrap_err();
+    assert!(error.to_string().starts_with("could not load the eBPF object: "), "{error}");
+}
+
+#[test]
+fn the_root_of_the_control_groups_is_found_without_a_mount() {
+    let root = cgroup::open_root().unwrap();
+    let kind = nix::sys::statfs::fstatfs(root.as_fd()).unwrap().filesystem_type();
+    assert_eq!(kind, nix::sys::statfs::CGROUP2_SUPER_MAGIC);
+}

@@ -1,0 +1,58 @@
+//! The endpoints: of all nodes, and those attached here.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use mesh_common::abi::{Address, Attachment, EndpointKey, Family, LocalMac, MacKey};
+
+use super::{NodeFacts, PlannedEndpoint, services::family};
+use crate::table::{Endpoint, Table};
+
+pub(super) fn all(table: &Table, node: &str, facts: &NodeFacts) -> BTreeMap<EndpointKey, PlannedEndpoint> {
+    let mut all = BTreeMap::new();
+    for (name, endpoint) in &table.endpoints {
+        let (Some(network), Some(home)) =
+            (table.networks.get(&endpoint.network), table.nodes.get(&endpoint.node))
+        else {
+            continue;
+        };
+        let ifindex =
+            if endpoint.node == node { facts.attached.get(name).copied().unwrap_or_default() } else { 0 };
+        for address in &endpoint.addresses {
+            let key = EndpointKey { address: Address::from(*address), vni: network.vni, reserved: 0 };
+            all.insert(key, PlannedEndpoint { mac: endpoint.mac, node: home.address, ifindex });
+        }
+    }
+    all
+}
+
+/// What this node's own attached endpoints fill.
+#[derive(Debug, Default)]
+pub(super) struct Local {
+    pub(super) macs: BTreeMap<MacKey, LocalMac>,
+    pub(super) attachments: BTreeMap<u32, Attachment>,
+}
+
+pub(super) fn local(table: &Table, node: &str, facts: &NodeFacts) -> Local {
+    let mut local = Local::default();
+    for (name, endpoint) in &table.endpoints {
+        let (true, Some(ifindex), Some(network)) =
+            (endpoint.node == node, facts.attached.get(name).copied(), table.networks.get(&endpoint.network))
+        else {
+            continue;
+        };
+        let (v4, v6) = (address_or_none(endpoint, Family::V4), address_or_none(endpoint, Family::V6));
+        local.macs.insert(
+            MacKey { vni: network.vni, mac: endpoint.mac, reserved: [0; 2] },
+            LocalMac { v4, v6, ifindex, reserved: 0 },
+        );
+        local
+            .attachments
+            .insert(ifindex, Attachment { v4, v6, vni: network.vni, mac: endpoint.mac, reserved: [0; 6] });
+    }
+    local
+}
+
+fn address_or_none(endpoint: &Endpoint, wanted: Family) -> Address {
+    let found: Option<&IpAddr> = endpoint.addresses.iter().find(|address| family(**address) == wanted);
+    found.map_or(Address::UNSPECIFIED, |address| Address::from(*address))
+}

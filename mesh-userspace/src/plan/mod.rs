@@ -1,0 +1,201 @@
+//! From the table and the facts of a node to everything that the node should be: pure, and the same for the
+//! same input.
+
+mod endpoints;
+mod facts;
+mod links;
+mod natural;
+mod nodes;
+mod programs;
+pub mod ring;
+mod services;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use mesh_common::abi::{
+    Address, Attachment, EndpointKey, LocalMac, MacKey, Network, Scheduler, ServiceKey, Uplink,
+    settings_flags,
+};
+
+pub use facts::{GateFacts, Interface, LocalAddress, NodeFacts, NodeRoute};
+pub use links::{EndpointLink, GateLink, GateSource, Links, host_interface};
+pub use programs::Hook;
+
+use crate::{
+    apply::SubnetPrefix,
+    problem::Problem,
+    table::{ReturnPath, Table},
+};
+use ring::{BackendId, Ring};
+
+/// The seed of every flow hash and of every ring. One for all clusters, until a cluster can agree on its own.
+pub const SEED: u64 = 0x6d65_7368;
+
+/// Everything that a node should be: the contents of its maps, its links and where programs hang. Nodes and
+/// backends stand by their identity; [`lower`](crate::apply::lower) gives them their indices.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// What holds for this node.
+    pub settings: PlannedSettings,
+    /// The nodes by underlay address, this one included.
+    pub nodes: BTreeMap<IpAddr, PlannedNode>,
+    /// The addresses of this node's own interfaces, with the interface.
+    pub locals: BTreeMap<Address, u32>,
+    /// The interfaces to the outside world, by index.
+    pub uplinks: BTreeMap<u32, Uplink>,
+    /// The networks by VNI.
+    pub networks: BTreeMap<u32, Network>,
+    /// The networks' subnets.
+    pub subnets: BTreeSet<SubnetPrefix>,
+    /// The endpoints of all nodes.
+    pub endpoints: BTreeMap<EndpointKey, PlannedEndpoint>,
+    /// This node's attached endpoints by MAC address.
+    pub local_macs: BTreeMap<MacKey, LocalMac>,
+    /// What hangs on the host sides of this node's attached endpoints, by interface index.
+    pub attachments: BTreeMap<u32, Attachment>,
+    /// The backends of all services.
+    pub backends: BTreeMap<BackendId, PlannedBackend>,
+    /// Virtual IPs and published ports.
+    pub services: BTreeMap<ServiceKey, PlannedService>,
+    /// The links that this node should have.
+    pub links: Links,
+    /// What hangs on which interface.
+    pub hooks: BTreeMap<u32, Hook>,
+    /// What keeps the plan from being whole, and how to mend it.
+    pub problems: Vec<Problem>,
+}
+
+/// What holds for this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PlannedSettings {
+    /// The node's underlay address.
+    pub address: IpAddr,
+    /// The interface index of the eBPF side of the node's own veth pair; 0 while there is none.
+    pub host_ifindex: u32,
+    /// The MAC address of `mesh0`; zero while there is none.
+    pub host_mac: [u8; 6],
+    /// The UDP port of the tunnels.
+    pub vxlan_port: u16,
+    /// One packet in this many is traced; 0 for none.
+    pub trace_every: u32,
+    /// Flags of [`settings_flags`].
+    pub flags: u32,
+}
+
+/// A node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PlannedNode {
+    /// Whether it is another than this one.
+    pub peer: bool,
+    /// The interface that the route to it leaves by; 0 while there is none.
+    pub ifindex: u32,
+    /// Bytes of the longest outer IP packet that the route takes.
+    pub mtu: u32,
+}
+
+/// An endpoint of any node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PlannedEndpoint {
+    /// Its MAC address.
+    pub mac: [u8; 6],
+    /// Its node's underlay address.
+    pub node: IpAddr,
+    /// The host side of its veth pair; 0 elsewhere than on its own node, and while it is not attached.
+    pub ifindex: u32,
+}
+
+/// A backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PlannedBackend {
+    /// Its MAC address.
+    pub mac: [u8; 6],
+    /// Its node's underlay address.
+    pub node: IpAddr,
+}
+
+/// A virtual IP or a published port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlannedService {
+    /// The name of the service that it is of.
+    pub name: String,
+    /// The port of the backends, or 0 to keep the one that the client used.
+    pub target_port: u16,
+    /// How a backend is chosen.
+    pub scheduler: Scheduler,
+    /// The ring that it is chosen from.
+    pub ring: Arc<Ring>,
+}
+
+/// Why there is no plan.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    /// The table has no such node.
+    #[error(
+        "This node, {node}, is not among the nodes of the configuration. Add it under `nodes:`, or name an entry \
+         with --node{}.",
+        known_nodes(.known)
+    )]
+    UnknownNode {
+        /// The name that this node goes by.
+        node: String,
+        /// The nodes that there are.
+        known: Vec<String>,
+    },
+}
+
+fn known_nodes(known: &[String]) -> String {
+    if known.is_empty() { String::new() } else { format!(": {}", known.join(", ")) }
+}
+
+/// Plans what `node` should be, given the desired state and what is true of the node at the moment.
+///
+/// # Errors
+/// When the table does not have the node.
+pub fn plan(table: &Table, node: &str, facts: &NodeFacts) -> Result<Plan, PlanError> {
+    let Some(this) = table.nodes.get(node) else {
+        return Err(PlanError::UnknownNode {
+            node: node.to_owned(),
+            known: table.nodes.keys().cloned().collect(),
+        });
+    };
+    let mut problems = Vec::new();
+    let underlay = nodes::underlay(table, node, this, facts, &mut problems);
+    let networks = nodes::networks(table, &underlay);
+    let links = links::links(table, node, this, facts, &networks);
+    let local = endpoints::local(table, node, facts);
+    let services = services::services(table, node);
+    Ok(Plan {
+        settings: PlannedSettings {
+            address: this.address,
+            host_ifindex: facts.gate.map_or(0, |gate| gate.host_ifindex),
+            host_mac: facts.gate.map_or([0; 6], |gate| gate.mesh0_mac),
+            vxlan_port: table.options.vxlan_port,
+            trace_every: 0,
+            flags: match table.options.r#return {
+                ReturnPath::Tunnel => 0,
+                ReturnPath::Direct => settings_flags::RETURN_DIRECT,
+            },
+        },
+        hooks: programs::hooks(table, node, facts, &underlay.uplinks),
+        nodes: underlay.nodes,
+        locals: underlay.locals,
+        uplinks: underlay.uplinks,
+        networks,
+        subnets: nodes::subnets(table),
+        endpoints: endpoints::all(table, node, facts),
+        local_macs: local.macs,
+        attachments: local.attachments,
+        backends: services.backends,
+        services: services.services,
+        links,
+        problems,
+    })
+}

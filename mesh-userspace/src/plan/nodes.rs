@@ -1,0 +1,248 @@
+//! The underlay: nodes, this node's interfaces, and the networks that it carries.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use mesh_common::abi::{Address, Network, SubnetKey, Uplink, network_flags};
+
+use super::{Interface, NodeFacts, PlannedNode};
+use crate::{
+    apply::SubnetPrefix,
+    problem::Problem,
+    table::{self, Table},
+};
+
+/// What an outer IPv4 packet adds to an inner one, in bytes: inner Ethernet, VXLAN, UDP and IPv4 headers.
+const OVERHEAD_V4: u32 = 14 + 8 + 8 + 20;
+/// The same with an outer IPv6 header.
+const OVERHEAD_V6: u32 = 14 + 8 + 8 + 40;
+/// Ethernet's usual MTU, where nothing better is known.
+const USUAL_MTU: u32 = 1500;
+/// The smallest MTU that IPv6 allows (RFC 8200, section 5).
+const LEAST_MTU_V6: u32 = 1280;
+
+/// The underlay's part of the plan.
+#[derive(Debug)]
+pub(super) struct Underlay {
+    pub(super) nodes: BTreeMap<IpAddr, PlannedNode>,
+    pub(super) locals: BTreeMap<Address, u32>,
+    pub(super) uplinks: BTreeMap<u32, Uplink>,
+    /// Bytes of the longest inner IP packet that reaches every node.
+    pub(super) inner_mtu: u32,
+}
+
+pub(super) fn underlay(
+    table: &Table,
+    name: &str,
+    this: &table::Node,
+    facts: &NodeFacts,
+    problems: &mut Vec<Problem>,
+) -> Underlay {
+    let own = own_interface(name, this, facts, problems);
+    let uplinks = uplinks(table, this, own, facts, problems);
+    let nodes = nodes(table, name, own, facts, problems);
+    let inner_mtu = inner_mtu(&nodes);
+    if inner_mtu < LEAST_MTU_V6
+        && table.networks.values().any(|network| network.gateways().any(|ip| ip.is_ipv6()))
+    {
+        problems.push(Problem::new(
+            format!("node {name}"),
+            format!(
+                "The underlay leaves {inner_mtu} bytes for packets inside the tunnels, and IPv6 needs \
+                 {LEAST_MTU_V6}. Raise the MTU of the nodes' interfaces to at least {}.",
+                LEAST_MTU_V6 + OVERHEAD_V6
+            ),
+        ));
+    }
+    Underlay { locals: locals(table, own, facts), inner_mtu, nodes, uplinks }
+}
+
+/// The interface that carries this node's tunnels: the one that holds its address.
+fn own_interface<'a>(
+    name: &str,
+    this: &table::Node,
+    facts: &'a NodeFacts,
+    problems: &mut Vec<Problem>,
+) -> Option<&'a Interface> {
+    let holder = facts.addresses.iter().find(|local| local.address == this.address);
+    let found = match &this.interface {
+        Some(wanted) => facts.interfaces.iter().find(|interface| interface.name == *wanted),
+        None => holder.and_then(|local| facts.interface(local.ifindex)),
+    };
+    let subject = || format!("node {name}");
+    match (&this.interface, found, holder) {
+        (Some(wanted), None, _) => problems.push(Problem::new(
+            subject(),
+            format!(
+                "There is no interface {wanted}. Bring it up, or name another one under `interface:` of this node."
+            ),
+        )),
+        (_, _, None) => problems.push(Problem::new(
+            subject(),
+            format!(
+                "No interface of this node has its address {0}. Add it with `ip address add {0}/… dev …`, or \
+                 correct `address:` of this node.",
+                this.address
+            ),
+        )),
+        (_, Some(interface), _) if !interface.up => problems.push(Problem::new(
+            subject(),
+            format!("The interface {0} is down. Bring it up with `ip link set {0} up`.", interface.name),
+        )),
+        _ => {}
+    }
+    found
+}
+
+/// Whether an interface is neither loopback nor one that the mesh made.
+fn is_outside(interface: &Interface) -> bool {
+    interface.name != "lo" && !interface.name.starts_with("mesh")
+}
+
+/// The interfaces to the outside world: all, or those that the options list and the one with the tunnels.
+fn uplinks(
+    table: &Table,
+    this: &table::Node,
+    own: Option<&Interface>,
+    facts: &NodeFacts,
+    problems: &mut Vec<Problem>,
+) -> BTreeMap<u32, Uplink> {
+    let listed = &table.options.interfaces;
+    for name in listed {
+        if !facts.interfaces.iter().any(|interface| interface.name == *name) {
+            problems.push(Problem::new(
+                format!("interface {name}"),
+                "There is no such interface, so nothing is served on it. Bring it up, or take it out of \
+                 `options: {interfaces: …}`.",
+            ));
+        }
+    }
+    let chosen = |interface: &Interface| {
+        listed.is_empty()
+            || listed.contains(&interface.name)
+            || own.is_some_and(|own| own.index == interface.index)
+    };
+    facts
+        .interfaces
+        .iter()
+        .filter(|interface| is_outside(interface) && chosen(interface))
+        .map(|interface| (interface.index, uplink(this, interface, facts)))
+        .collect()
+}
+
+fn uplink(this: &table::Node, interface: &Interface, facts: &NodeFacts) -> Uplink {
+    // The node's own address first: that is the one by which the world should know it.
+    let masquerade = |is_family: fn(&IpAddr) -> bool| {
+        let global = |address: &IpAddr| is_family(address) && is_global(*address);
+        facts
+            .addresses_of(interface.index)
+            .find(|address| global(address) && *address == this.address)
+            .or_else(|| facts.addresses_of(interface.index).find(global))
+            .or_else(|| Some(this.address).filter(is_family))
+            .map_or(Address::UNSPECIFIED, Address::from)
+    };
+    Uplink {
+        v4: masquerade(IpAddr::is_ipv4),
+        v6: masquerade(IpAddr::is_ipv6),
+        mac: interface.mac,
+        reserved: [0; 2],
+        mtu: interface.mtu,
+        reserved2: 0,
+    }
+}
+
+/// Whether an address means the same beyond its own link and host.
+pub(super) fn is_global(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => !address.is_link_local() && !address.is_loopback(),
+        IpAddr::V6(address) => !address.is_unicast_link_local() && !address.is_loopback(),
+    }
+}
+
+fn nodes(
+    table: &Table,
+    name: &str,
+    own: Option<&Interface>,
+    facts: &NodeFacts,
+    problems: &mut Vec<Problem>,
+) -> BTreeMap<IpAddr, PlannedNode> {
+    let mut nodes = BTreeMap::new();
+    for (other, node) in &table.nodes {
+        let peer = other != name;
+        let route = facts.routes.get(&node.address);
+        let planned = match route {
+            _ if !peer => PlannedNode {
+                peer,
+                ifindex: own.map_or(0, |interface| interface.index),
+                mtu: own.map_or(USUAL_MTU, |interface| interface.mtu),
+            },
+            Some(route) => PlannedNode { peer, ifindex: route.ifindex, mtu: route.mtu },
+            None => {
+                problems.push(Problem::new(
+                    format!("node {other}"),
+                    format!(
+                        "There is no route to its address {0}. Check `ip route get {0}`, or correct `address:` of \
+                         this node.",
+                        node.address
+                    ),
+                ));
+                PlannedNode { peer, ifindex: 0, mtu: USUAL_MTU }
+            }
+        };
+        nodes.insert(node.address, planned);
+    }
+    nodes
+}
+
+fn inner_mtu(nodes: &BTreeMap<IpAddr, PlannedNode>) -> u32 {
+    nodes
+        .iter()
+        .map(|(address, node)| {
+            node.mtu.saturating_sub(if address.is_ipv4() { OVERHEAD_V4 } else { OVERHEAD_V6 })
+        })
+        .min()
+        .unwrap_or(USUAL_MTU - OVERHEAD_V6)
+}
+
+/// The addresses on which this node answers: its interfaces', and those that the world routes to it.
+fn locals(table: &Table, own: Option<&Interface>, facts: &NodeFacts) -> BTreeMap<Address, u32> {
+    let external = table.services.values().flat_map(|service| &service.external);
+    let external =
+        external.map(|address| (Address::from(*address), own.map_or(0, |interface| interface.index)));
+    external
+        .chain(facts.addresses.iter().map(|local| (Address::from(local.address), local.ifindex)))
+        .collect()
+}
+
+/// The networks by VNI.
+pub(super) fn networks(table: &Table, underlay: &Underlay) -> BTreeMap<u32, Network> {
+    table.networks.values().map(|network| (network.vni, one_network(network, underlay))).collect()
+}
+
+fn one_network(network: &table::Network, underlay: &Underlay) -> Network {
+    let gateway = |is_family: fn(&IpAddr) -> bool| {
+        network.gateways().find(is_family).map_or(Address::UNSPECIFIED, Address::from)
+    };
+    let (gateway_v4, gateway_v6) = (gateway(IpAddr::is_ipv4), gateway(IpAddr::is_ipv6));
+    let [a, b, c, d] = if gateway_v4.is_unspecified() { gateway_v6 } else { gateway_v4 }.v4_octets();
+    Network {
+        gateway_v4,
+        gateway_v6,
+        gateway_mac: [0x02, 0x42, a, b, c, d],
+        flags: if network.internal { network_flags::INTERNAL } else { 0 },
+        mtu: network.mtu.unwrap_or(underlay.inner_mtu),
+        reserved: 0,
+    }
+}
+
+pub(super) fn subnets(table: &Table) -> BTreeSet<SubnetPrefix> {
+    let prefix = |vni: u32, subnet: &ipnet::IpNet| SubnetPrefix {
+        prefix_len: 32 + u32::from(subnet.prefix_len()) + if subnet.addr().is_ipv4() { 96 } else { 0 },
+        key: SubnetKey { vni: vni.to_be_bytes(), address: Address::from(subnet.network()).octets() },
+    };
+    let of =
+        |network: &table::Network| network.subnets.iter().map(|s| prefix(network.vni, s)).collect::<Vec<_>>();
+    table.networks.values().flat_map(of).collect()
+}

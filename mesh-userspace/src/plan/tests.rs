@@ -1,0 +1,306 @@
+//! What a node's plan says, piece by piece.
+
+use mesh_common::abi::{Address, EndpointKey, ServiceKey, network_flags};
+
+use super::{testing::*, *};
+use crate::table::{Node, PublishMode, Scheduler as Rule, XdpMode};
+
+fn key_of_port(port: u16, family: u8) -> ServiceKey {
+    ServiceKey { address: Address::UNSPECIFIED, scope: 0, port: port.to_be_bytes(), protocol: 6, family }
+}
+
+fn key_of_vip(vni: u32, vip: &str) -> ServiceKey {
+    let address = ip(vip);
+    ServiceKey {
+        address: Address::from(address),
+        scope: vni,
+        port: [0; 2],
+        protocol: 0,
+        family: if address.is_ipv4() { 4 } else { 6 },
+    }
+}
+
+fn addresses(service: &PlannedService) -> Vec<String> {
+    service.ring.backends().iter().map(|backend| backend.address.to_string()).collect()
+}
+
+/// Three replicas of `search`, one on each node, published on 9200.
+fn search() -> Table {
+    let mut table = table();
+    service(&mut table, "search", &[("blue", &["10.0.9.2", "fd00:9::2"])], &[(9200, 9201)]);
+    for n in 1..=3 {
+        let (v4, v6) = (format!("10.0.9.1{n}"), format!("fd00:9::1{n}"));
+        endpoint(&mut table, &format!("search.{n}"), &format!("n{n}"), "search", "blue", &[&v4, &v6]);
+    }
+    table
+}
+
+#[test]
+fn a_node_that_is_not_in_the_table_is_told_which_are() {
+    let error = plan(&table(), "n9", &facts()).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "This node, n9, is not among the nodes of the configuration. Add it under `nodes:`, or name an entry with \
+         --node: n1, n2, n3."
+    );
+}
+
+#[test]
+fn a_service_has_an_entry_for_each_family_of_its_virtual_ip_and_of_its_port() {
+    let plan = plan(&search(), "n1", &facts()).unwrap();
+    assert_eq!(plan.services.len(), 4);
+    for (key, target, first) in [
+        (key_of_vip(4097, "10.0.9.2"), 0, "10.0.9.11"),
+        (key_of_vip(4097, "fd00:9::2"), 0, "fd00:9::11"),
+        (key_of_port(9200, 4), 9201, "10.0.9.11"),
+        (key_of_port(9200, 6), 9201, "fd00:9::11"),
+    ] {
+        let service = &plan.services[&key];
+        assert_eq!((service.name.as_str(), service.target_port), ("search", target));
+        assert_eq!(service.ring.backends().len(), 3);
+        assert_eq!(addresses(service)[0], first);
+        assert_eq!(service.ring.len(), 1009);
+    }
+    assert_eq!(plan.backends.len(), 6);
+    let backend = plan.backends[&BackendId { vni: 4097, address: ip("10.0.9.12") }];
+    assert_eq!(backend, PlannedBackend { mac: [2, 0x42, 10, 0, 9, 12], node: ip("192.0.2.2") });
+    assert_eq!(plan.problems, []);
+}
+
+#[test]
+fn each_node_has_the_same_rings() {
+    let (one, two) = (plan(&search(), "n1", &facts()).unwrap(), plan(&search(), "n2", &facts()).unwrap());
+    assert_eq!(one.services, two.services);
+    assert_eq!(one.backends, two.backends);
+}
+
+#[test]
+fn round_robin_goes_by_the_tasks_numbers() {
+    let mut table = search();
+    endpoint(&mut table, "search.10", "n1", "search", "blue", &["10.0.9.5"]);
+    table.services.get_mut("search").unwrap().scheduler = Rule::Rr;
+    let plan = plan(&table, "n1", &facts()).unwrap();
+    let ring = &plan.services[&key_of_port(9200, 4)].ring;
+    assert_eq!(
+        ring.slots().flatten().map(|id| id.address.to_string()).collect::<Vec<_>>(),
+        ["10.0.9.11", "10.0.9.12", "10.0.9.13", "10.0.9.5"]
+    );
+}
+
+#[test]
+fn a_port_without_backends_is_there_only_in_the_families_of_its_networks() {
+    let mut table = table();
+    network(&mut table, "old", 5, &["10.5.0.0/24"]);
+    service(&mut table, "empty", &[("old", &["10.5.0.2"])], &[(80, 80)]);
+    let plan = plan(&table, "n1", &facts()).unwrap();
+    assert_eq!(
+        plan.services.iter().map(|(key, service)| (*key, service.ring.len())).collect::<Vec<_>>(),
+        [(key_of_port(80, 4), 0), (key_of_vip(5, "10.5.0.2"), 0)]
+    );
+}
+
+#[test]
+fn dnsrr_has_no_virtual_ip_but_its_ports_answer() {
+    let mut table = search();
+    table.services.get_mut("search").unwrap().vips.clear();
+    let plan = plan(&table, "n1", &facts()).unwrap();
+    let keys: Vec<_> = plan.services.keys().copied().collect();
+    assert_eq!(keys, [key_of_port(9200, 4), key_of_port(9200, 6)]);
+}
+
+#[test]
+fn a_port_in_host_mode_answers_where_a_task_runs_and_goes_to_that_task() {
+    let mut table = search();
+    table.endpoints.remove("search.3");
+    table.services.get_mut("search").unwrap().ports[0].mode = PublishMode::Host;
+    let on_n1 = plan(&table, "n1", &facts()).unwrap();
+    assert_eq!(addresses(&on_n1.services[&key_of_port(9200, 4)]), ["10.0.9.11"]);
+    let on_n3 = plan(&table, "n3", &facts()).unwrap();
+    assert!(!on_n3.services.contains_key(&key_of_port(9200, 4)));
+    assert!(on_n3.services.contains_key(&key_of_vip(4097, "10.0.9.2")));
+}
+
+#[test]
+fn a_task_on_two_networks_of_its_service_is_one_backend_of_its_port() {
+    let mut table = search();
+    network(&mut table, "amber", 9, &["10.1.0.0/24"]);
+    endpoint(&mut table, "search.1.amber", "n1", "search", "amber", &["10.1.0.11"]);
+    table.services.get_mut("search").unwrap().vips.insert("amber".into(), vec![ip("10.1.0.2")]);
+    let netns = table.endpoints["search.1"].netns.clone();
+    table.endpoints.get_mut("search.1.amber").unwrap().netns = netns;
+
+    let plan = plan(&table, "n2", &facts()).unwrap();
+    // amber comes before blue; amber has no IPv6, so there it is blue's.
+    assert_eq!(addresses(&plan.services[&key_of_port(9200, 4)]), ["10.1.0.11", "10.0.9.12", "10.0.9.13"]);
+    assert_eq!(addresses(&plan.services[&key_of_port(9200, 6)]), ["fd00:9::11", "fd00:9::12", "fd00:9::13"]);
+    // A virtual IP has the backends of its own network.
+    assert_eq!(
+        addresses(&plan.services[&key_of_vip(4097, "10.0.9.2")]),
+        ["10.0.9.11", "10.0.9.12", "10.0.9.13"]
+    );
+    assert_eq!(addresses(&plan.services[&key_of_vip(9, "10.1.0.2")]), ["10.1.0.11"]);
+}
+
+#[test]
+fn attached_endpoints_fill_the_tables_of_their_interfaces() {
+    let mut facts = facts();
+    facts.attached.insert("search.1".into(), 7);
+    facts.attached.insert("search.2".into(), 8);
+    let plan = plan(&search(), "n1", &facts).unwrap();
+
+    let (v4, v6) = (Address::from(ip("10.0.9.11")), Address::from(ip("fd00:9::11")));
+    let mac = [2, 0x42, 10, 0, 9, 11];
+    let key = |address| EndpointKey { address, vni: 4097, reserved: 0 };
+    assert_eq!(plan.endpoints.len(), 6);
+    assert_eq!(plan.endpoints[&key(v6)], PlannedEndpoint { mac, node: ip("192.0.2.1"), ifindex: 7 });
+    let elsewhere = plan.endpoints[&key(Address::from(ip("10.0.9.12")))];
+    assert_eq!((elsewhere.node, elsewhere.ifindex), (ip("192.0.2.2"), 0));
+
+    assert_eq!(plan.attachments.keys().copied().collect::<Vec<_>>(), [7]);
+    assert_eq!(plan.attachments[&7], Attachment { v4, v6, vni: 4097, mac, reserved: [0; 6] });
+    let macs: Vec<_> = plan.local_macs.into_iter().collect();
+    assert_eq!(
+        macs,
+        [(MacKey { vni: 4097, mac, reserved: [0; 2] }, LocalMac { v4, v6, ifindex: 7, reserved: 0 })]
+    );
+    let hooks: Vec<_> = plan.hooks.into_iter().collect();
+    assert_eq!(hooks, [(2, Hook::Underlay(XdpMode::Auto)), (4, Hook::Host), (7, Hook::Endpoint)]);
+}
+
+#[test]
+fn the_underlay_is_every_interface_that_is_not_the_meshs_own() {
+    let mut facts = facts();
+    facts.interfaces.push(Interface {
+        index: 9,
+        name: "eth1".into(),
+        mtu: 9000,
+        up: true,
+        ..Interface::default()
+    });
+    facts.interfaces.push(Interface { index: 10, name: "mesh0123abcd".into(), ..Interface::default() });
+    let mut table = search();
+    let of = |table: &Table| plan(table, "n1", &facts).unwrap();
+    let all = of(&table);
+    assert_eq!(all.uplinks.keys().copied().collect::<Vec<_>>(), [2, 9]);
+    let eth0 = all.uplinks[&2];
+    assert_eq!((eth0.v4, eth0.v6, eth0.mtu), (ip("192.0.2.1").into(), ip("2001:db8::1").into(), 1500));
+    // An interface without addresses is left with the node's own.
+    assert_eq!((all.uplinks[&9].v4, all.uplinks[&9].v6), (ip("192.0.2.1").into(), Address::UNSPECIFIED));
+
+    table.options.interfaces = vec!["eth1".into(), "eth7".into()];
+    table.options.xdp = XdpMode::Off;
+    let listed = of(&table);
+    assert_eq!(
+        listed.uplinks.keys().copied().collect::<Vec<_>>(),
+        [2, 9],
+        "the tunnels still come in by eth0"
+    );
+    assert_eq!(listed.hooks[&2], Hook::Underlay(XdpMode::Off));
+    assert_eq!(listed.problems.iter().map(|p| p.subject.as_str()).collect::<Vec<_>>(), ["interface eth7"]);
+}
+
+#[test]
+fn locals_are_all_addresses_and_the_external_ones() {
+    let mut table = search();
+    table.services.get_mut("search").unwrap().external = vec![ip("198.51.100.7")];
+    let plan = plan(&table, "n1", &facts()).unwrap();
+    let locals: Vec<_> = plan.locals.into_iter().map(|(a, i)| (IpAddr::from(a).to_string(), i)).collect();
+    for expected in [("127.0.0.1", 1), ("::1", 1), ("fe80::1", 2), ("192.0.2.1", 2), ("198.51.100.7", 2)] {
+        assert!(locals.contains(&(expected.0.into(), expected.1)), "{expected:?} in {locals:?}");
+    }
+}
+
+#[test]
+fn a_network_says_its_gateways_and_what_the_underlay_leaves_of_its_mtu() {
+    let mut table = search();
+    network(&mut table, "six", 6, &["fd00:6::/64"]);
+    network(&mut table, "four", 4, &["10.4.0.0/24"]);
+    table.networks.get_mut("four").unwrap().internal = true;
+    table.networks.get_mut("four").unwrap().mtu = Some(1400);
+    let plan = plan(&table, "n1", &facts()).unwrap();
+    let blue = plan.networks[&4097];
+    assert_eq!((blue.gateway_v4, blue.gateway_v6), (ip("10.0.9.1").into(), ip("fd00:9::1").into()));
+    assert_eq!((blue.gateway_mac, blue.flags, blue.mtu), ([2, 0x42, 10, 0, 9, 1], 0, 1450));
+    let six = plan.networks[&6];
+    assert_eq!((six.gateway_v4, six.gateway_mac), (Address::UNSPECIFIED, [2, 0x42, 0, 0, 0, 1]));
+    let four = plan.networks[&4];
+    assert_eq!(
+        (four.gateway_v6, four.flags, four.mtu),
+        (Address::UNSPECIFIED, network_flags::INTERNAL, 1400)
+    );
+    let prefixes: Vec<_> = plan.subnets.iter().map(|subnet| subnet.prefix_len).collect();
+    assert_eq!(prefixes, [96, 96, 32 + 96 + 24, 32 + 96 + 24]);
+}
+
+#[test]
+fn one_slow_route_or_ipv6_underlay_lowers_the_mtu_of_networks() {
+    let mut table = search();
+    let mut facts = facts();
+    facts.routes.get_mut(&ip("192.0.2.3")).unwrap().mtu = 1490;
+    assert_eq!(plan(&table, "n1", &facts).unwrap().networks[&4097].mtu, 1440);
+    table.nodes.insert("n4".into(), Node { address: ip("2001:db8::4"), interface: None });
+    facts.routes.insert(ip("2001:db8::4"), NodeRoute { ifindex: 2, mtu: 1500, source: None });
+    assert_eq!(plan(&table, "n1", &facts).unwrap().networks[&4097].mtu, 1430);
+    facts.routes.get_mut(&ip("192.0.2.3")).unwrap().mtu = 1300;
+    let small = plan(&table, "n1", &facts).unwrap();
+    assert!(small.problems[0].message.contains("IPv6 needs 1280"), "{:?}", small.problems);
+}
+
+#[test]
+fn what_is_missing_below_is_told_and_the_rest_stands() {
+    let mut facts = facts();
+    facts.routes.remove(&ip("192.0.2.3"));
+    facts.addresses.retain(|local| local.address != ip("192.0.2.1"));
+    let plan = plan(&search(), "n1", &facts).unwrap();
+    assert_eq!(plan.nodes[&ip("192.0.2.3")].ifindex, 0);
+    assert_eq!(plan.nodes[&ip("192.0.2.2")].ifindex, 2);
+    assert_eq!(plan.services.len(), 4);
+    let subjects: Vec<_> = plan.problems.iter().map(|problem| problem.subject.as_str()).collect();
+    assert_eq!(subjects, ["node n1", "node n3"]);
+}
+
+#[test]
+fn the_default_route_leads_through_the_first_network_that_is_not_internal() {
+    let mut table = table();
+    network(&mut table, "amber", 9, &["10.1.0.0/24"]);
+    network(&mut table, "alpha", 8, &["10.2.0.0/24"]);
+    table.networks.get_mut("alpha").unwrap().internal = true;
+    endpoint(&mut table, "t.blue", "n1", "", "blue", &["10.0.9.20", "fd00:9::20"]);
+    endpoint(&mut table, "t.amber", "n1", "", "amber", &["10.1.0.20"]);
+    endpoint(&mut table, "t.alpha", "n1", "", "alpha", &["10.2.0.20"]);
+    endpoint(&mut table, "other", "n2", "", "blue", &["10.0.9.21"]);
+    for name in ["t.blue", "t.amber", "t.alpha"] {
+        table.endpoints.get_mut(name).unwrap().netns = Some("/run/netns/t".into());
+    }
+    let links = plan(&table, "n1", &facts()).unwrap().links;
+    assert_eq!(links.endpoints.len(), 3);
+    assert_eq!(links.endpoints["t.amber"].gateways, [ip("10.1.0.1")]);
+    assert_eq!(links.endpoints["t.blue"].gateways, [ip("fd00:9::1")], "amber has no IPv6");
+    assert!(links.endpoints["t.alpha"].gateways.is_empty());
+    let blue = &links.endpoints["t.blue"];
+    assert_eq!(
+        blue.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["10.0.9.20/24", "fd00:9::20/64"]
+    );
+    assert_eq!((blue.mtu, blue.mac), (1450, [2, 0x42, 10, 0, 9, 20]));
+}
+
+#[test]
+fn the_nodes_own_packets_come_from_its_own_addresses_where_it_has_them() {
+    let gate = |facts: &NodeFacts| plan(&table(), "n1", facts).unwrap().links.gate;
+    let mut facts = facts();
+    let both = gate(&facts);
+    assert_eq!((both.v4.address.to_string(), both.v4.on_mesh0), ("192.0.2.1".into(), false));
+    assert_eq!((both.v6.address.to_string(), both.v6.on_mesh0), ("2001:db8::1".into(), false));
+    facts.addresses.retain(|local| local.address.is_ipv4());
+    let one = gate(&facts);
+    assert_eq!((one.v6.address, one.v6.on_mesh0), ("fdfe:6d65:7368::ffff:c000:201".parse().unwrap(), true));
+}
+
+#[test]
+fn interface_names_are_short_and_distinct() {
+    let names: BTreeSet<String> = (0..5000).map(|n| host_interface(&format!("search.{n}"))).collect();
+    assert_eq!(names.len(), 5000);
+    assert!(names.iter().all(|name| name.len() == 12), "IFNAMSIZ leaves 15");
+    assert_eq!(host_interface("search.1"), host_interface("search.1"));
+}

@@ -1,0 +1,10 @@
+//! The API over a real socket, and `meshctl` as a process, with an agent that only pretends.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod api;
+mod explain;
+mod fake;
+mod flows;
+mod meshctl;
+mod socket;

@@ -1,0 +1,309 @@
+//! What a lab is built from, and the configuration file that says the same to the daemons.
+
+use std::net::IpAddr;
+
+use anyhow::{Context as _, Result};
+use serde_json::{Map, Value, json};
+
+use super::record::Record;
+
+/// The family of the addresses that the nodes know each other by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Underlay {
+    /// 192.0.2.N.
+    #[default]
+    V4,
+    /// 2001:db8::N.
+    V6,
+}
+
+/// A mesh as a test wants it: nodes, networks, services, and tasks in namespaces.
+#[derive(Clone, Debug)]
+pub struct Mesh {
+    /// How the nodes reach each other.
+    pub underlay: Underlay,
+    /// Bytes of the longest IP packet on the underlay.
+    pub mtu: u32,
+    /// The nodes, numbered from 1.
+    pub nodes: Vec<String>,
+    /// Nodes that run no daemon: a kernel's own `vxlan` device stands for them. Numbered after the others.
+    pub kernel_nodes: Vec<String>,
+    /// Hosts on the underlay that are no nodes, numbered from 101.
+    pub clients: Vec<String>,
+    /// The file's `options`.
+    pub options: Map<String, Value>,
+    /// The networks.
+    pub networks: Vec<Network>,
+    /// The services.
+    pub services: Vec<Service>,
+    /// The tasks' attachments.
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// A network of the file.
+#[derive(Clone, Debug)]
+pub struct Network {
+    /// Its name.
+    pub name: String,
+    /// Its VXLAN network identifier.
+    pub vni: u32,
+    /// Its subnets.
+    pub subnets: Vec<String>,
+    /// No way to the world outside.
+    pub internal: bool,
+}
+
+/// A service of the file.
+#[derive(Clone, Debug)]
+pub struct Service {
+    /// Its name.
+    pub name: String,
+    /// Its network.
+    pub network: String,
+    /// Its virtual IP on that network; allocated if `None`.
+    pub vip: Option<String>,
+    /// By IPVS's names.
+    pub scheduler: String,
+    /// As in the file: a string in the short form, or an object.
+    pub ports: Vec<Value>,
+}
+
+/// A task's attachment in the file.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    /// Its name.
+    pub name: String,
+    /// The node that it is on.
+    pub node: String,
+    /// The service that it is a backend of.
+    pub service: Option<String>,
+    /// Its network.
+    pub network: String,
+    /// One of its addresses.
+    pub address: String,
+    /// The host of the lab whose namespace is the task's; `None` on a kernel's node.
+    pub task: Option<String>,
+}
+
+impl Mesh {
+    /// A mesh of `n1` to `nN` over IPv4 and a client on the underlay, with nothing on it yet.
+    #[must_use]
+    pub fn new(nodes: u8) -> Self {
+        Self {
+            underlay: Underlay::V4,
+            mtu: 1500,
+            nodes: (1..=nodes).map(|number| format!("n{number}")).collect(),
+            kernel_nodes: Vec::new(),
+            clients: vec!["client".to_owned()],
+            options: Map::new(),
+            networks: Vec::new(),
+            services: Vec::new(),
+            endpoints: Vec::new(),
+        }
+    }
+
+    /// Over the other family.
+    #[must_use]
+    pub fn underlay(mut self, underlay: Underlay) -> Self {
+        self.underlay = underlay;
+        self
+    }
+
+    /// With another MTU of the underlay, in bytes.
+    #[must_use]
+    pub fn mtu(mut self, mtu: u32) -> Self {
+        self.mtu = mtu;
+        self
+    }
+
+    /// With one more host on the underlay that is no node.
+    #[must_use]
+    pub fn client(mut self, name: &str) -> Self {
+        self.clients.push(name.to_owned());
+        self
+    }
+
+    /// With one more node that runs no daemon.
+    #[must_use]
+    pub fn kernel_node(mut self, name: &str) -> Self {
+        self.kernel_nodes.push(name.to_owned());
+        self
+    }
+
+    /// With one of the file's options.
+    #[must_use]
+    pub fn option(mut self, name: &str, value: Value) -> Self {
+        self.options.insert(name.to_owned(), value);
+        self
+    }
+
+    /// With a network.
+    #[must_use]
+    pub fn network(mut self, name: &str, vni: u32, subnets: &[&str]) -> Self {
+        let subnets = subnets.iter().map(|&subnet| subnet.to_owned()).collect();
+        self.networks.push(Network { name: name.to_owned(), vni, subnets, internal: false });
+        self
+    }
+
+    /// With a network that has no way to the world outside.
+    #[must_use]
+    pub fn internal_network(mut self, name: &str, vni: u32, subnets: &[&str]) -> Self {
+        self = self.network(name, vni, subnets);
+        if let Some(network) = self.networks.last_mut() {
+            network.internal = true;
+        }
+        self
+    }
+
+    /// With a service; `ports` in the short form, as `9200:80` or `53:5353/udp`.
+    #[must_use]
+    pub fn service(mut self, name: &str, network: &str, vip: &str, scheduler: &str, ports: &[&str]) -> Self {
+        self.services.push(Service {
+            name: name.to_owned(),
+            network: network.to_owned(),
+            vip: Some(vip.to_owned()),
+            scheduler: scheduler.to_owned(),
+            ports: ports.iter().map(|&port| Value::from(port)).collect(),
+        });
+        self
+    }
+
+    /// With a port of the service that was added last, in the long form.
+    #[must_use]
+    pub fn port(mut self, port: Value) -> Self {
+        if let Some(service) = self.services.last_mut() {
+            service.ports.push(port);
+        }
+        self
+    }
+
+    /// With a task on a node, in a namespace of its own, that is of no service.
+    #[must_use]
+    pub fn task(self, name: &str, node: &str, network: &str, address: &str) -> Self {
+        self.endpoint(name, node, network, address, name)
+    }
+
+    /// With a task that is a backend of a service.
+    #[must_use]
+    pub fn backend(mut self, service: &str, name: &str, node: &str, network: &str, address: &str) -> Self {
+        self = self.task(name, node, network, address);
+        if let Some(endpoint) = self.endpoints.last_mut() {
+            endpoint.service = Some(service.to_owned());
+        }
+        self
+    }
+
+    /// With an attachment of the task `task`, which may have others.
+    #[must_use]
+    pub fn endpoint(mut self, name: &str, node: &str, network: &str, address: &str, task: &str) -> Self {
+        let kernel = self.kernel_nodes.iter().any(|kernel| kernel == node);
+        self.endpoints.push(Endpoint {
+            name: name.to_owned(),
+            node: node.to_owned(),
+            service: None,
+            network: network.to_owned(),
+            address: address.to_owned(),
+            task: (!kernel).then(|| task.to_owned()),
+        });
+        self
+    }
+
+    /// The address that the other nodes know a node by, or that a client has of the same family.
+    ///
+    /// # Errors
+    /// If there is no such host.
+    pub fn address(&self, host: &str) -> Result<IpAddr> {
+        match self.underlay {
+            Underlay::V4 => self.address_v4(host),
+            Underlay::V6 => self.address_v6(host),
+        }
+    }
+
+    /// The IPv4 address of a node or client on the underlay.
+    ///
+    /// # Errors
+    /// If there is no such host.
+    pub fn address_v4(&self, host: &str) -> Result<IpAddr> {
+        Ok(format!("192.0.2.{}", self.number(host)?).parse()?)
+    }
+
+    /// The IPv6 address of a node or client on the underlay.
+    ///
+    /// # Errors
+    /// If there is no such host.
+    pub fn address_v6(&self, host: &str) -> Result<IpAddr> {
+        Ok(format!("2001:db8::{}", self.number(host)?).parse()?)
+    }
+
+    /// The last number of a host's underlay addresses.
+    pub(super) fn number(&self, host: &str) -> Result<u8> {
+        let nodes = self.nodes.iter().chain(&self.kernel_nodes).zip(1..);
+        let mut numbered = nodes.chain(self.clients.iter().zip(101..));
+        let found = numbered.find(|(name, _)| *name == host);
+        Ok(found.with_context(|| format!("no host {host} on the underlay"))?.1)
+    }
+
+    /// The tasks that have a namespace, each once.
+    pub(super) fn tasks(&self) -> Vec<String> {
+        let mut tasks: Vec<_> = self.endpoints.iter().filter_map(|e| e.task.clone()).collect();
+        tasks.sort();
+        tasks.dedup();
+        tasks
+    }
+
+    /// Everything that has a namespace.
+    pub(super) fn hosts(&self) -> Vec<String> {
+        let underlay = self.nodes.iter().chain(&self.kernel_nodes).chain(&self.clients);
+        underlay.cloned().chain(self.tasks()).collect()
+    }
+
+    /// The file for a node: the same for each, but for the directories of the node that reads it.
+    pub(super) fn yaml(&self, record: &Record, node: &str) -> Result<String> {
+        let own = record.directory().join(node);
+        let all_nodes = self.nodes.iter().chain(&self.kernel_nodes);
+        let nodes = all_nodes.map(|name| Ok((name.clone(), json!({ "address": self.address(name)? }))));
+        let networks = self.networks.iter().map(|network| {
+            let mut entry = json!({ "vni": network.vni, "subnets": network.subnets });
+            if network.internal {
+                entry["internal"] = json!(true);
+            }
+            (network.name.clone(), entry)
+        });
+        let services = self.services.iter().map(|service| {
+            let mut entry = json!({ "networks": [service.network], "scheduler": service.scheduler });
+            if let Some(vip) = &service.vip {
+                entry["vip"] = json!({ &service.network: vip });
+            }
+            if !service.ports.is_empty() {
+                entry["ports"] = json!(service.ports);
+            }
+            (service.name.clone(), entry)
+        });
+        let endpoints = self.endpoints.iter().map(|endpoint| {
+            let mut entry = json!({
+                "name": endpoint.name,
+                "node": endpoint.node,
+                "network": endpoint.network,
+                "address": endpoint.address,
+            });
+            if let Some(service) = &endpoint.service {
+                entry["service"] = json!(service);
+            }
+            if let Some(task) = &endpoint.task {
+                entry["netns"] = json!(record.namespace_name(task));
+            }
+            entry
+        });
+        let mut file = json!({
+            "node": { "run_dir": own.join("run"), "state_dir": own.join("state") },
+            "nodes": nodes.collect::<Result<Map<_, _>>>()?,
+            "networks": networks.collect::<Map<_, _>>(),
+            "services": services.collect::<Map<_, _>>(),
+            "endpoints": endpoints.collect::<Vec<_>>(),
+        });
+        if !self.options.is_empty() {
+            file["options"] = json!(self.options);
+        }
+        Ok(serde_yaml::to_string(&file)?)
+    }
+}

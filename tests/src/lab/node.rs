@@ -1,0 +1,280 @@
+//! A node: the daemon in its namespace, and the command line that asks it.
+
+use std::{
+    collections::BTreeMap,
+    env, fs,
+    os::unix::net::UnixDatagram,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use super::{
+    command::{output, run},
+    namespace::Namespace,
+    process::Process,
+    record::Record,
+};
+
+/// How long a daemon may take from its start until it says that it is ready.
+const READY: Duration = Duration::from_secs(15);
+
+/// The daemon that the lab runs: what `MESHD` names, else the one built beside this program.
+///
+/// # Errors
+/// If there is none.
+pub fn meshd_path() -> Result<PathBuf> {
+    built("MESHD", "meshd")
+}
+
+/// The command line that the lab uses: what `MESHCTL` names, else the one built beside this program.
+///
+/// # Errors
+/// If there is none.
+pub fn meshctl_path() -> Result<PathBuf> {
+    built("MESHCTL", "meshctl")
+}
+
+fn built(variable: &str, name: &str) -> Result<PathBuf> {
+    let path = match env::var_os(variable) {
+        Some(path) => PathBuf::from(path),
+        None => {
+            let own = env::current_exe().context("cannot find this program's own path")?;
+            // Tests are in a directory `deps` below the one where programs are.
+            let beside = own.ancestors().skip(1).find(|directory| !directory.ends_with("deps"));
+            beside.context("this program is in no directory")?.join(name)
+        }
+    };
+    ensure!(path.exists(), "there is no {}: `cargo xtask build` builds it", path.display());
+    Ok(path)
+}
+
+/// A node of the mesh.
+#[derive(Debug)]
+pub struct Node {
+    name: String,
+    namespace: Namespace,
+    directory: PathBuf,
+    record: Arc<Record>,
+    daemon: Option<Process>,
+    /// Where the daemon says that it is ready, as to systemd.
+    readiness: Option<UnixDatagram>,
+}
+
+impl Node {
+    pub(super) fn new(record: &Arc<Record>, namespace: Namespace, name: &str) -> Self {
+        let directory = record.directory().join(name);
+        let record = Arc::clone(record);
+        Self { name: name.to_owned(), namespace, directory, record, daemon: None, readiness: None }
+    }
+
+    /// Starts the daemon and waits until it is ready.
+    ///
+    /// # Errors
+    /// If it runs already, ends, or is not ready in time.
+    pub fn start(&mut self) -> Result<()> {
+        self.launch()?;
+        self.wait_until_ready()
+    }
+
+    pub(super) fn launch(&mut self) -> Result<()> {
+        ensure!(self.daemon.is_none(), "the daemon of {} runs already", self.name);
+        let readiness = self.directory.join("notify.sock");
+        if readiness.exists() {
+            fs::remove_file(&readiness)?;
+        }
+        self.readiness = Some(UnixDatagram::bind(&readiness).context("cannot bind the readiness socket")?);
+        let mut command = self.namespace.command(meshd_path()?)?;
+        command.arg("--config").arg(self.directory.join("mesh.yaml")).args(["--node", &self.name]);
+        command.env("NOTIFY_SOCKET", &readiness);
+        if env::var_os("RUST_LOG").is_none() {
+            command.env("RUST_LOG", "info,mesh_userspace=debug");
+        }
+        let log = self.directory.join("meshd.log");
+        self.daemon = Some(Process::start(&self.record, command, &log)?);
+        Ok(())
+    }
+
+    pub(super) fn wait_until_ready(&mut self) -> Result<()> {
+        let readiness = self.readiness.take().context("the daemon was not started")?;
+        readiness.set_read_timeout(Some(Duration::from_millis(50)))?;
+        let start = Instant::now();
+        let mut message = [0; 4096];
+        loop {
+            let length = readiness.recv(&mut message).unwrap_or(0);
+            let text = String::from_utf8_lossy(message.get(..length).unwrap_or_default());
+            if text.lines().any(|line| line == "READY=1") {
+                return Ok(());
+            }
+            self.daemon()?.check()?;
+            ensure!(start.elapsed() < READY, "meshd of {} was not ready within {READY:?}", self.name);
+        }
+    }
+
+    /// The running daemon.
+    ///
+    /// # Errors
+    /// If it was stopped.
+    pub fn daemon(&mut self) -> Result<&mut Process> {
+        self.daemon.as_mut().with_context(|| format!("no daemon runs on {}", self.name))
+    }
+
+    /// Ends the daemon as systemd would.
+    ///
+    /// # Errors
+    /// If it does not end.
+    pub fn stop(&mut self) -> Result<()> {
+        self.take()?.stop()
+    }
+
+    /// Ends the daemon as a crash would.
+    ///
+    /// # Errors
+    /// If it is not running.
+    pub fn kill(&mut self) -> Result<()> {
+        self.take()?.kill()
+    }
+
+    /// Has the daemon read its file anew.
+    ///
+    /// # Errors
+    /// If it is not running.
+    pub fn reload(&mut self) -> Result<()> {
+        self.daemon()?.signal(Signal::SIGHUP)
+    }
+
+    /// Waits until the daemon has ended by itself.
+    ///
+    /// # Errors
+    /// If it goes on, or did not end well.
+    pub fn wait_for_end(&mut self) -> Result<()> {
+        let mut daemon = self.take()?;
+        ensure!(daemon.wait(Duration::from_secs(5))?, "meshd of {} failed", self.name);
+        Ok(())
+    }
+
+    fn take(&mut self) -> Result<Process> {
+        self.daemon.take().with_context(|| format!("no daemon runs on {}", self.name))
+    }
+
+    /// Its directory of run-time files.
+    #[must_use]
+    pub fn run_directory(&self) -> PathBuf {
+        self.directory.join("run")
+    }
+
+    /// Its control socket.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.run_directory().join("meshd.sock")
+    }
+
+    /// Where its daemon's log is.
+    #[must_use]
+    pub fn log(&self) -> PathBuf {
+        self.directory.join("meshd.log")
+    }
+
+    /// The daemon's log so far.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn log_text(&self) -> Result<String> {
+        fs::read_to_string(self.log()).with_context(|| format!("cannot read {}", self.log().display()))
+    }
+
+    fn meshctl_command(&self) -> Result<Command> {
+        let mut command = Command::new(meshctl_path()?);
+        command.env("MESH_SOCKET", self.socket());
+        Ok(command)
+    }
+
+    /// `meshctl` on this node, its words separated by spaces, as a person sees it.
+    ///
+    /// # Errors
+    /// If it fails.
+    pub fn meshctl_text(&self, words: &str) -> Result<String> {
+        run(self.meshctl_command()?.args(words.split_whitespace()))
+    }
+
+    /// `meshctl` on this node, its words separated by spaces, whatever comes of it.
+    ///
+    /// # Errors
+    /// If it cannot be run.
+    pub fn meshctl_output(&self, words: &str) -> Result<Output> {
+        output(self.meshctl_command()?.args(words.split_whitespace()))
+    }
+
+    /// `meshctl --output json` on this node, its words separated by spaces.
+    ///
+    /// # Errors
+    /// If it fails, or its answer is no JSON.
+    pub fn meshctl(&self, words: &str) -> Result<Value> {
+        let text = run(self.meshctl_command()?.args(["--output", "json"]).args(words.split_whitespace()))?;
+        serde_json::from_str(&text).with_context(|| format!("meshctl {words} answered no JSON: {text}"))
+    }
+
+    /// The packets dropped so far, by the reason's label.
+    ///
+    /// # Errors
+    /// If the daemon does not tell.
+    pub fn drops(&self) -> Result<BTreeMap<String, u64>> {
+        let answer = self.meshctl("drops")?;
+        let list = answer.as_array().with_context(|| format!("meshctl drops gave no list: {answer}"))?;
+        let counters = list.iter().map(|entry| match (entry["reason"].as_str(), entry["packets"].as_u64()) {
+            (Some(reason), Some(packets)) => Ok((reason.to_owned(), packets)),
+            _ => bail!("meshctl drops gave an entry of another shape: {entry}"),
+        });
+        counters.collect()
+    }
+
+    /// The packets dropped so far for a reason.
+    ///
+    /// # Errors
+    /// If the daemon does not tell.
+    pub fn dropped(&self, reason: &str) -> Result<u64> {
+        Ok(self.drops()?.get(reason).copied().unwrap_or(0))
+    }
+
+    /// The pins of the data plane: each file in the daemon's own bpffs.
+    ///
+    /// # Errors
+    /// If they cannot be listed.
+    pub fn pins(&self) -> Result<Vec<PathBuf>> {
+        let mut files = Vec::new();
+        collect(&self.run_directory().join("bpf"), &mut files)?;
+        Ok(files)
+    }
+
+    /// The pin of a map.
+    ///
+    /// # Errors
+    /// If it is not pinned.
+    pub fn map_pin(&self, map: &str) -> Result<PathBuf> {
+        let found = self.pins()?.into_iter().find(|pin| pin.ends_with(map));
+        found.with_context(|| format!("{} has no pinned map {map}", self.name))
+    }
+
+    /// Lets the daemon run on when this value goes.
+    pub(super) fn keep(self) {
+        if let Some(daemon) = self.daemon {
+            daemon.keep();
+        }
+    }
+}
+
+fn collect(directory: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
+    if !directory.exists() {
+        return Ok(());
+    }
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        if path.is_dir() { collect(&path, files)? } else { files.push(path) }
+    }
+    Ok(())
+}

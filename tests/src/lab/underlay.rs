@@ -1,0 +1,38 @@
+//! The underlay: a switch that nodes and clients are plugged into.
+
+use anyhow::Result;
+
+use super::{namespace::Namespace, record::Record};
+
+/// A bridge in a namespace of its own: the wire between the hosts.
+#[derive(Debug)]
+pub(super) struct Switch {
+    namespace: Namespace,
+    /// Of each cable, in bytes.
+    mtu: u32,
+}
+
+impl Switch {
+    pub(super) fn create(record: &Record, mtu: u32) -> Result<Self> {
+        let namespace = record.create_namespace("switch")?;
+        namespace.ip("link add switch type bridge stp_state 0 forward_delay 0 mcast_snooping 0")?;
+        namespace.ip(&format!("link set switch mtu {mtu} up"))?;
+        Ok(Self { namespace, mtu })
+    }
+
+    /// Gives a host the interface `eth0` with the addresses 192.0.2.N and 2001:db8::N.
+    pub(super) fn plug(&self, host: &Namespace, port: &str, number: u8) -> Result<()> {
+        let (mtu, switch) = (self.mtu, self.namespace.name());
+        host.ip(&format!("link add eth0 mtu {mtu} type veth peer name {port} mtu {mtu} netns {switch}"))?;
+        // A veth hands a packet on with its checksum unfinished, which no wire does.
+        host.exec("ethtool -K eth0 tx off")?;
+        self.namespace.exec(&format!("ethtool -K {port} tx off"))?;
+        // An XDP program can transmit only to a veth whose peer polls, as each real card does.
+        self.namespace.exec(&format!("ethtool -K {port} gro on"))?;
+        self.namespace.ip(&format!("link set {port} master switch up"))?;
+        host.ip("link set eth0 up")?;
+        host.ip(&format!("address add 192.0.2.{number}/24 dev eth0"))?;
+        host.ip(&format!("address add 2001:db8::{number}/64 dev eth0 nodad"))?;
+        Ok(())
+    }
+}

@@ -1,0 +1,239 @@
+//! Tasks of one network speak to each other, on one node and between two, whatever the underlay.
+
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use etherparse::{PacketHeaders, TransportHeader};
+use mesh_tests::lab::{
+    Lab, Mesh, RawSocket, Transfer, UdpEcho, Underlay, Web, ask_udp, mac_of, udp_round_trip,
+};
+
+const BLUE: [&str; 2] = ["10.0.9.0/24", "fd00:9::/64"];
+/// IPv4 and IPv6 addresses of the tasks.
+const B: [&str; 2] = ["10.0.9.12", "fd00:9::a00:90c"];
+const C: [&str; 2] = ["10.0.9.13", "fd00:9::a00:90d"];
+
+/// The tasks a and c on n1, b on n2.
+fn mesh(underlay: Underlay) -> Mesh {
+    Mesh::new(2)
+        .underlay(underlay)
+        .network("blue", 4097, &BLUE)
+        .task("a", "n1", "blue", "10.0.9.11")
+        .task("b", "n2", "blue", "10.0.9.12")
+        .task("c", "n1", "blue", "10.0.9.13")
+}
+
+/// Bytes of the longest IP packet in a network over this underlay, of 1500 bytes itself.
+fn network_mtu(underlay: Underlay) -> usize {
+    match underlay {
+        Underlay::V4 => 1450,
+        Underlay::V6 => 1430,
+    }
+}
+
+/// What an IP packet of this length holds after its IP and UDP or ICMP echo headers.
+fn payload(mtu: usize, address: IpAddr) -> usize {
+    mtu - if address.is_ipv4() { 28 } else { 48 }
+}
+
+fn both_families(pair: [&str; 2]) -> Result<[IpAddr; 2]> {
+    Ok([pair[0].parse()?, pair[1].parse()?])
+}
+
+fn every_kind_of_traffic(underlay: Underlay) -> Result<()> {
+    mesh(underlay).test(|lab| {
+        let a = lab.host("a");
+        for (name, addresses) in [("b", B), ("c", C)] {
+            let server = lab.host(name);
+            server.serve_http(&Web::on(80))?;
+            let sum = server.publish_random_file("file", 50_000_000)?;
+            for address in both_families(addresses)? {
+                let fits = payload(network_mtu(underlay), address);
+                a.ping(address, 5, 0)?;
+                a.ping(address, 5, fits)?;
+                ensure!(a.ping(address, 1, fits + 1).is_err(), "a ping longer than the MTU was answered");
+                let web = SocketAddr::new(address, 80);
+                ensure!(a.curl(&format!("http://{web}/"))?.starts_with(&format!("{name} sees ")));
+                let found = a.curl_sha256(&format!("http://{web}/files/file"))?;
+                ensure!(found == sum, "50 MB from {web} arrived changed");
+                let echo = SocketAddr::new(address, 7);
+                let _echo = UdpEcho::start(server, echo)?;
+                udp_round_trip(a, echo, 0..=fits)?;
+                let server_port = SocketAddr::new(address, 9000);
+                let transfer = Transfer::start(a, server_port, server, server_port)?;
+                transfer.progress()?;
+                transfer.finish()?;
+            }
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn over_an_ipv4_underlay() -> Result<()> {
+    every_kind_of_traffic(Underlay::V4)
+}
+
+#[test]
+fn over_an_ipv6_underlay() -> Result<()> {
+    every_kind_of_traffic(Underlay::V6)
+}
+
+#[test]
+fn with_jumbo_frames() -> Result<()> {
+    mesh(Underlay::V4).mtu(9000).test(|lab| {
+        for address in both_families(B)? {
+            lab.host("a").ping(address, 3, payload(8950, address))?;
+            let echo = SocketAddr::new(address, 7);
+            let _echo = UdpEcho::start(lab.host("b"), echo)?;
+            udp_round_trip(lab.host("a"), echo, 8000..=payload(8950, address))?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn the_gateway_answers_ping_and_nothing_else() -> Result<()> {
+    mesh(Underlay::V4).test(|lab| {
+        let a = lab.host("a");
+        for gateway in both_families(["10.0.9.1", "fd00:9::1"])? {
+            a.ping(gateway, 3, 56)?;
+        }
+        let before = lab.node("n1").dropped("gateway")?;
+        let url = "http://10.0.9.1/";
+        ensure!(a.namespace.exec(&format!("curl -s --max-time 1 {url}")).is_err(), "{url} was answered");
+        ensure!(lab.node("n1").dropped("gateway")? > before, "the packets for the gateway were not counted");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_task_on_two_networks() -> Result<()> {
+    mesh(Underlay::V4)
+        .network("green", 4098, &["10.0.10.0/24"])
+        .task("g", "n2", "green", "10.0.10.12")
+        .endpoint("a-green", "n1", "green", "10.0.10.11", "a")
+        .test(|lab| {
+            lab.host("b").serve_http(&Web::on(80))?;
+            lab.host("g").serve_http(&Web::on(80))?;
+            let a = lab.host("a");
+            ensure!(a.interface_of("10.0.9.11".parse()?)? != a.interface_of("10.0.10.11".parse()?)?);
+            ensure!(a.curl("http://10.0.9.12/")?.trim_end() == "b sees 10.0.9.11");
+            ensure!(a.curl("http://10.0.10.12/")?.trim_end() == "g sees 10.0.10.11");
+            a.ping("fd00:9::a00:90c".parse()?, 1, 56)?;
+            // One task on both does not join them.
+            ensure!(!lab.host("g").pings("10.0.9.12".parse()?)?, "green reached blue");
+            ensure!(!lab.host("g").pings("10.0.9.11".parse()?)?, "green reached a on blue");
+            Ok(())
+        })
+}
+
+/// An ICMP error with the MTU, in place of what does not fit.
+#[test]
+fn a_packet_too_big_is_answered_with_the_mtu() -> Result<()> {
+    for underlay in [Underlay::V4, Underlay::V6] {
+        mesh(underlay).test(|lab| {
+            let own = "10.0.9.11".parse()?;
+            let (a, mtu) = (lab.host("a"), network_mtu(underlay));
+            // The task believes in a longer MTU than there is.
+            let interface = a.interface_of(own)?;
+            let host_side = lab.host_side("a", own, "n1")?;
+            lab.host("n1").namespace.ip(&format!("link set {host_side} mtu 1500"))?;
+            a.namespace.ip(&format!("link set {interface} mtu 1500"))?;
+            let before = lab.node("n1").dropped("too_big")?;
+            for address in both_families(B)? {
+                let words = format!("ping -n -M do -c 1 -W 2 -s {} {address}", payload(1500, address));
+                let mut words = words.split_whitespace();
+                let mut ping = a.namespace.command(words.next().context("no command")?)?;
+                let output = mesh_tests::lab::output(ping.args(words))?;
+                let said = String::from_utf8_lossy(&output.stdout);
+                let wanted = if address.is_ipv4() { "Frag needed" } else { "Packet too big" };
+                ensure!(said.contains(wanted) && said.contains(&mtu.to_string()), "{address}: {said}");
+                // Having learnt, the kernel keeps to it.
+                a.ping(address, 1, payload(mtu, address))?;
+            }
+            let counted = lab.node("n1").dropped("too_big")? - before;
+            ensure!(counted >= 2, "{counted} packets were counted as too big");
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+/// A tunnel packet as it was on the wire.
+struct Tunnelled {
+    outer_ttl: u8,
+    outer_ecn: u8,
+    source_port: u16,
+    vni: u32,
+    inner: Vec<u8>,
+}
+
+impl Tunnelled {
+    fn parse(frame: &[u8]) -> Option<Self> {
+        let headers = PacketHeaders::from_ethernet_slice(frame).ok()?;
+        let (outer_ttl, traffic_class) = match headers.net? {
+            etherparse::NetHeaders::Ipv4(ip, _) => (ip.time_to_live, frame[15]),
+            etherparse::NetHeaders::Ipv6(ip, _) => (ip.hop_limit, frame[14] << 4 | frame[15] >> 4),
+            etherparse::NetHeaders::Arp(_) => return None,
+        };
+        let Some(TransportHeader::Udp(udp)) = headers.transport else { return None };
+        let (vxlan, inner) = headers.payload.slice().split_at_checked(8)?;
+        (udp.destination_port == 4789 && vxlan[0] == 0x08).then(|| Self {
+            outer_ttl,
+            outer_ecn: traffic_class & 3,
+            source_port: udp.source_port,
+            vni: u32::from_be_bytes([0, vxlan[4], vxlan[5], vxlan[6]]),
+            inner: inner.to_vec(),
+        })
+    }
+}
+
+fn caught(lab: &Lab, wire: &RawSocket, wanted: impl Fn(&Tunnelled) -> bool) -> Result<Tunnelled> {
+    let is_it = |frame: &[u8]| Tunnelled::parse(frame).is_some_and(|tunnelled| wanted(&tunnelled));
+    let frame = wire.receive(Duration::from_secs(2), is_it)?;
+    let frame = frame.with_context(|| format!("no such tunnel packet was seen in {}", lab.prefix()))?;
+    Tunnelled::parse(&frame).context("the frame changed")
+}
+
+#[test]
+fn tunnel_headers_are_as_the_standard_says() -> Result<()> {
+    for underlay in [Underlay::V4, Underlay::V6] {
+        mesh(underlay).test(|lab| {
+            let (a, wire) = (lab.host("a"), RawSocket::open(lab.host("n2"), "eth0")?);
+            // ECN-capable inside (RFC 3168: 2) is ECN-capable outside (RFC 6040).
+            a.namespace.exec("ping -n -c 1 -W 2 -Q 2 10.0.9.12")?;
+            let packet = caught(lab, &wire, |packet| packet.outer_ecn == 2)?;
+            ensure!(packet.vni == 4097, "VNI {}", packet.vni);
+            ensure!(packet.outer_ttl == 64, "outer TTL {}", packet.outer_ttl);
+            let macs = format!("{:02x?}", &packet.inner[..12]);
+            let b = mac_of("10.0.9.12".parse()?).replace(':', ", ");
+            let own = mac_of("10.0.9.11".parse()?).replace(':', ", ");
+            ensure!(macs == format!("[{b}, {own}]"), "inner MAC addresses {macs}");
+
+            // Flows have source ports of their own, and each keeps its.
+            let echo = SocketAddr::new("10.0.9.12".parse()?, 7);
+            let _echo = UdpEcho::start(lab.host("b"), echo)?;
+            let mut ports = BTreeSet::new();
+            for port in 20_000..20_032 {
+                let mut of_flow = BTreeSet::new();
+                for _ in 0..2 {
+                    ask_udp(a, echo, std::iter::once(port))?;
+                    let from_port =
+                        |packet: &Tunnelled| packet.inner.get(34..36) == Some(&port.to_be_bytes());
+                    of_flow.insert(caught(lab, &wire, from_port)?.source_port);
+                }
+                ensure!(of_flow.len() == 1, "one flow used the source ports {of_flow:?}");
+                ports.extend(of_flow);
+            }
+            ensure!(ports.len() >= 24, "32 flows share {} source ports", ports.len());
+            ensure!(ports.iter().all(|&port| port >= 49152), "source ports outside 49152–65535: {ports:?}");
+            Ok(())
+        })?;
+    }
+    Ok(())
+}

@@ -1,0 +1,67 @@
+//! `cargo xtask build-ebpf`: the eBPF object that meshd embeds.
+
+use std::{fs, path::PathBuf};
+
+use anyhow::{Context as _, Result};
+
+use crate::{
+    process, project,
+    setup::{self, Purpose},
+    toolchain::{Linker, Toolchain},
+};
+
+/// The target: eBPF's instructions, little endian.
+const TARGET: &str = "bpfel-unknown-none";
+/// What every unit is compiled with: types (BTF) for the kernel, and line numbers for the verifier's complaints.
+const RUSTFLAGS: &[&str] = &["-Cdebuginfo=2", "-Clink-arg=--btf", "-Ctarget-cpu=v3"];
+
+/// An object that stands on the disk.
+pub(crate) struct Built {
+    /// Where it is.
+    pub(crate) object: PathBuf,
+    /// Which compiler made it.
+    pub(crate) compiler: String,
+    /// Whether its content is another than before.
+    changed: bool,
+}
+
+/// Sets up what is missing, and builds the object.
+pub(crate) fn run() -> Result<()> {
+    setup::ensure(Purpose::Build)?;
+    let built = build()?;
+    let bytes = fs::metadata(&built.object).map_or(0, |metadata| metadata.len());
+    let state = if built.changed { "" } else { ", unchanged" };
+    println!("{} ({bytes} bytes{state})", built.object.display());
+    Ok(())
+}
+
+/// Compiles the eBPF crate and puts the object where meshd's build script looks, touching the file only if its content
+/// changed, so that nothing is built again in vain.
+pub(crate) fn build() -> Result<Built> {
+    let linker = Linker::find().context("bpf-linker is not installed: run `cargo xtask setup`")?;
+    let toolchain = Toolchain::find(linker.llvm).context(
+        "no compiler for the eBPF programs: it takes rustup's nightly with rust-src, or Debian's rustc-web with \
+         rust-web-src, neither with a newer LLVM than bpf-linker's. Run `cargo xtask setup`",
+    )?;
+    let mut command = toolchain.command();
+    command
+        .current_dir(project::ebpf_crate())
+        .env("CARGO_ENCODED_RUSTFLAGS", RUSTFLAGS.join("\u{1f}"))
+        .env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", &linker.path)
+        .args(["build", "--release", "-Zbuild-std=core", "--target", TARGET, "--target-dir"])
+        .arg(project::bpf_target());
+    process::run(&mut command).with_context(|| {
+        format!("the eBPF programs did not build with {} and {}", toolchain.name, linker.name)
+    })?;
+    let linked = project::bpf_target().join(TARGET).join("release/mesh-ebpf");
+    let content = fs::read(&linked).with_context(|| format!("cannot read {}", linked.display()))?;
+    let object = project::bpf_object();
+    let changed = fs::read(&object).ok().is_none_or(|before| before != content);
+    if changed {
+        // Written beside and renamed, so that a build that reads it meanwhile never sees half of it.
+        let fresh = object.with_extension(format!("o.{}", std::process::id()));
+        fs::write(&fresh, &content).with_context(|| format!("cannot write {}", fresh.display()))?;
+        fs::rename(&fresh, &object).with_context(|| format!("cannot write {}", object.display()))?;
+    }
+    Ok(Built { object, compiler: toolchain.name, changed })
+}

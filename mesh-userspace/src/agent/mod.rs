@@ -9,6 +9,8 @@ mod round;
 mod state;
 #[cfg(test)]
 pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 mod trace;
 mod watch;
 

@@ -8,7 +8,7 @@ use crate::{Hop, Route, abi::Address};
 /// Where a route leads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Way {
-    /// The interface that packets leave by.
+    /// The interface that packets leave by; 0 for a destination that cannot be reached.
     pub ifindex: u32,
     /// That interface's own MAC address.
     pub mac: [u8; 6],
@@ -39,6 +39,9 @@ impl Routes {
     pub fn find(&self, destination: Address) -> Option<(Way, Option<[u8; 6]>)> {
         let fitting = self.routes.iter().filter(|(subnet, _)| subnet.contains(destination));
         let (_, way) = fitting.max_by_key(|(subnet, _)| subnet.bits)?;
+        if way.ifindex == 0 {
+            return None;
+        }
         let next = way.gateway.unwrap_or(destination);
         Some((*way, self.neighbours.get(&(way.ifindex, next)).copied()))
     }
@@ -72,7 +75,10 @@ mod tests {
         let router = Address::from_v4([192, 0, 2, 254]);
         routes.add("192.0.2.1/24".parse().unwrap(), Way { ifindex: 2, mac: [1; 6], gateway: None });
         routes.add("0.0.0.0/0".parse().unwrap(), Way { ifindex: 2, mac: [1; 6], gateway: Some(router) });
+        routes.add("203.0.113.128/25".parse().unwrap(), Way::default());
         routes.add_neighbour(2, router, [9; 6]);
+        let barred = Address::from_v4([203, 0, 113, 129]);
+        assert_eq!((routes.at_tc(barred), routes.at_xdp(barred)), (Route::None, Route::Later));
         let far = Address::from_v4([203, 0, 113, 1]);
         let near = Address::from_v4([192, 0, 2, 7]);
         assert_eq!(routes.at_tc(far), Route::Hop(Hop { ifindex: 2, ..Hop::default() }));

@@ -159,7 +159,11 @@ pub(super) fn answer<P: Packet, T: Tables>(
 ) -> Step {
     let settings = tables.settings().ok_or(Reason::NotAttached)?;
     deliver::route_on(packet, datagram)?;
-    if entry == settings.node || settings.flags & settings_flags::RETURN_DIRECT != 0 {
+    // What stands for the entry node is on no wire: such an answer has no other way than the one it came by.
+    let may_go_straight = settings.flags & settings_flags::RETURN_DIRECT != 0
+        && !datagram.key.source.is_host_alias()
+        && !datagram.key.destination.is_host_alias();
+    if entry == settings.node || may_go_straight {
         return outside::leave(packet, tables, datagram, 0);
     }
     let node = tables.node(entry).ok_or(Reason::NoRoute)?;
@@ -177,12 +181,12 @@ pub(super) fn returned<P: Packet, T: Tables>(
 ) -> Step {
     let key = &datagram.key;
     if !datagram.has_ports
-        || !tables.is_local(key.source)
+        || !lookup::is_here(tables, &key.source)
         || lookup::published(tables, datagram, key.source_port).is_none()
     {
         return Err(Reason::ReturnForged);
     }
-    if tables.is_local(key.destination) && !T::DELIVERS {
+    if !T::DELIVERS && lookup::is_here(tables, &key.destination) {
         return Ok(Verdict::PASS);
     }
     outside::leave(packet, tables, datagram, tunnel)

@@ -23,7 +23,11 @@ pub use from_host::from_host;
 pub use from_underlay::from_underlay;
 pub use tunnel::overhead;
 
-use self::{datagram::Datagram, neighbour::Asker, published::Arrival};
+use self::{
+    datagram::Datagram,
+    neighbour::Asker,
+    published::{Arrival, Returned},
+};
 use crate::{Packet, Reason, Tables, Verdict};
 
 /// What a step of the pipeline comes to.
@@ -38,8 +42,8 @@ enum Way {
     Settled(Verdict),
     /// A client's packet has come to the node of its backend.
     Deliver(Arrival),
-    /// A task's answer to a client has come to the entry node, with so many bytes of tunnel around it.
-    Return(u8),
+    /// A task's answer to a client has come to the entry node.
+    Return(Returned),
     /// A node without meshd asks for an address by ARP.
     AskedByArp(Asker),
     /// A node without meshd asks for an address by neighbour solicitation.
@@ -58,13 +62,13 @@ fn go<P: Packet, T: Tables>(packet: &mut P, tables: &T, datagram: &mut Datagram,
     if !T::DELIVERS {
         return match way {
             Way::Settled(verdict) => Ok(*verdict),
-            Way::Return(tunnel) => published::returned(packet, tables, datagram, usize::from(*tunnel)),
+            Way::Return(returned) => published::returned(packet, tables, datagram, returned),
             Way::Deliver(_) | Way::AskedByArp(_) | Way::Solicited(_) => Ok(Verdict::PASS),
         };
     }
     match way {
         Way::Settled(verdict) => Ok(*verdict),
-        Way::Return(tunnel) => published::returned(packet, tables, datagram, usize::from(*tunnel)),
+        Way::Return(returned) => published::returned(packet, tables, datagram, returned),
         Way::Deliver(arrival) => published::deliver(packet, tables, datagram, arrival),
         Way::AskedByArp(asker) => neighbour::arp_from_tunnel(packet, tables, asker),
         Way::Solicited(asker) => neighbour::solicitation_from_tunnel(packet, tables, asker, datagram),

@@ -9,7 +9,10 @@ use super::{
 };
 use crate::{
     Packet, Reason, Tables, Verdict,
-    abi::{Address, Family, Flow, FlowKey, MacKey, NodeIndex, Service, Space, flow_flags, settings_flags},
+    abi::{
+        Address, Family, Flow, FlowKey, MacKey, NodeIndex, Outcome, Service, Space, flow_flags,
+        settings_flags,
+    },
 };
 
 /// A client's packet, untouched, at the node that it enters by.
@@ -171,13 +174,22 @@ pub(super) fn answer<P: Packet, T: Tables>(
     tunnel::encapsulate(packet, tables, datagram, &tunnel)
 }
 
+/// How a task's answer to a client came to its entry node.
+#[derive(Clone, Copy)]
+pub(super) struct Returned {
+    /// Bytes of the tunnel around the packet.
+    pub(super) tunnel: u8,
+    /// The congestion mark that the packet leaves with, or 0 for the one it has.
+    pub(super) mark: u8,
+}
+
 /// A task's answer to a client, at the entry node.
 #[inline(always)]
 pub(super) fn returned<P: Packet, T: Tables>(
     packet: &mut P,
     tables: &T,
     datagram: &mut Datagram,
-    tunnel: usize,
+    returned: &Returned,
 ) -> Step {
     let key = &datagram.key;
     if !datagram.has_ports
@@ -189,5 +201,11 @@ pub(super) fn returned<P: Packet, T: Tables>(
     if !T::DELIVERS && lookup::is_here(tables, &key.destination) {
         return Ok(Verdict::PASS);
     }
-    outside::leave(packet, tables, datagram, tunnel)
+    let verdict = outside::leave(packet, tables, datagram, usize::from(returned.tunnel))?;
+    // Not before: what is left to a later hook is left untouched.
+    if returned.mark != 0 && verdict.outcome() != Outcome::Pass {
+        tunnel::mark_congestion(packet, datagram.family, Datagram::L3, returned.mark)
+            .ok_or(Reason::Malformed)?;
+    }
+    Ok(verdict)
 }

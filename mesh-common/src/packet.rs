@@ -39,6 +39,9 @@ pub trait Packet {
 
     /// Changes the transport checksum at an offset: by the change of the addresses where it covers them (`pseudo`),
     /// and by the change of what it covers besides. A UDP checksum of zero means none, and stays.
+    ///
+    /// A network card's own sum over the frame is taken to stay the same but for the change of this checksum by `pseudo`:
+    /// the addresses themselves are made up for by a header checksum (IPv4), or [told of](Self::changed) (IPv6).
     fn update_checksum(&mut self, offset: usize, pseudo: Option<Sum>, body: Sum, udp: bool) -> Option<()>;
 
     /// Takes note that bytes which no checksum of the packet covers were changed by so much, for a network card's

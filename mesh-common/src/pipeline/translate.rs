@@ -101,7 +101,10 @@ fn write_addresses<P: Packet>(
         }
         Family::V6 => {
             packet.write(l3 + 8, &source)?;
-            packet.write(l3 + 24, &destination)
+            packet.write(l3 + 24, &destination)?;
+            // No header checksum makes up for them, as IPv4's does.
+            packet.changed(change);
+            Some(())
         }
     }
 }

@@ -137,12 +137,7 @@ fn load(program: &mut Program) -> Result<()> {
 /// On what the costs depend, besides the source.
 fn circumstances(built: &ebpf::Built) -> String {
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    format!(
-        "Measured on Linux {} ({}), compiled by {}.",
-        kernel.trim(),
-        env::consts::ARCH,
-        built.compiler
-    )
+    format!("Measured on Linux {} ({}), compiled by {}.", kernel.trim(), env::consts::ARCH, built.compiler)
 }
 
 /// The costs as a Markdown table, which is as good to read in a terminal.

@@ -32,6 +32,8 @@ pub enum Outcome {
     Host = 4,
     /// Sent out.
     Transmit = 5,
+    /// Dropped, and its sender told.
+    Refuse = 6,
 }
 
 impl Hook {
@@ -65,6 +67,7 @@ impl Outcome {
             Self::Deliver => "deliver",
             Self::Host => "host",
             Self::Transmit => "transmit",
+            Self::Refuse => "refuse",
         }
     }
 }
@@ -138,6 +141,6 @@ mod tests {
         for (index, outcome) in Outcome::ALL.into_iter().enumerate() {
             assert_eq!(outcome as usize, index);
         }
-        assert_eq!(Counter::index(Hook::Xdp, Outcome::Transmit) + 1, Counter::COUNT);
+        assert_eq!(Counter::index(Hook::Xdp, Outcome::Refuse) + 1, Counter::COUNT);
     }
 }

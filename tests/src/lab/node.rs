@@ -246,8 +246,11 @@ impl Node {
     /// # Errors
     /// If they cannot be listed.
     pub fn pins(&self) -> Result<Vec<PathBuf>> {
+        let root = self.run_directory().join("bpf");
         let mut files = Vec::new();
-        collect(&self.run_directory().join("bpf"), &mut files)?;
+        collect(&root, &mut files)?;
+        // The kernel itself puts its iterators into each new bpffs; the daemon's pins are in a directory.
+        files.retain(|file| file.parent() != Some(&root));
         Ok(files)
     }
 

@@ -201,7 +201,10 @@ impl<const XDP: bool> Tables for KernelTables<XDP> {
         let Some(cursor) = maps::CURSORS.get_ptr_mut(service) else { return 0 };
         // SAFETY: the pointer is the map's, aligned to eight bytes, and every access to a cursor is atomic. The standard
         // library keeps `fetch_add` from targets without compare-and-swap, though this one can do it.
-        unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(cursor, 1) }
+        //
+        // Not `Relaxed`: for that LLVM takes the instruction which does not give back what was there before, also where it
+        // is asked for.
+        unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::SeqCst }>(cursor, 1) }
     }
 
     #[inline(always)]

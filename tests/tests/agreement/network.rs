@@ -15,7 +15,7 @@ use nix::{
     sched::{CloneFlags, unshare},
 };
 
-use crate::support::world::{ADDRESSES, Interfaces, NEIGHBOURS, OUTSIDE, neighbour_mac};
+use crate::support::world::{ADDRESSES, Interfaces, NEIGHBOURS, ON_LOOPBACK, OUTSIDE, neighbour_mac};
 
 /// Moves the calling thread into a network and a mount namespace of its own, which end with it: nothing has to be
 /// cleaned up, whatever happens.
@@ -76,6 +76,9 @@ pub(crate) fn build() -> Result<Interfaces> {
     let [v4, v6] = ADDRESSES;
     ip(&format!("addr add {v4} dev up0"))?;
     ip(&format!("addr add {v6} dev up0 nodad"))?;
+    for address in ON_LOOPBACK {
+        ip(&format!("addr add {address} dev lo"))?;
+    }
     for (destination, router) in OUTSIDE {
         ip(&format!("route add {destination} via {router}"))?;
     }

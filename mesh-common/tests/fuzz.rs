@@ -17,7 +17,7 @@ use support::{
 };
 
 /// For how long each of the tests runs.
-const TIME: Duration = Duration::from_secs(4);
+const TIME: Duration = Duration::from_secs(3);
 
 /// Packets that one world sees: enough for flows to be met again.
 const PACKETS: usize = 300;
@@ -72,7 +72,7 @@ fn packets_nearly_right() {
         Outcome::ALL.map(Outcome::label).iter().zip(outcomes).collect::<Vec<_>>()
     );
     // A fuzzer that gets nothing through would find nothing.
-    assert!(outcomes.iter().all(|count| *count * 50 > packets), "{outcomes:?}");
+    assert!(outcomes.iter().all(|count| *count * 100 > packets), "{outcomes:?}");
 }
 
 #[test]

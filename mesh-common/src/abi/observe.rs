@@ -54,8 +54,8 @@ impl Hook {
 
 impl Outcome {
     /// Each outcome, in the order of its number.
-    pub const ALL: [Self; 6] =
-        [Self::Pass, Self::Drop, Self::Reply, Self::Deliver, Self::Host, Self::Transmit];
+    pub const ALL: [Self; 7] =
+        [Self::Pass, Self::Drop, Self::Reply, Self::Deliver, Self::Host, Self::Transmit, Self::Refuse];
 
     /// Its name in output and metrics.
     #[must_use]

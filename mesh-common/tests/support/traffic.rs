@@ -8,11 +8,11 @@ use mesh_common::{
 
 use super::{
     random::Random,
-    world::{PUBLISHED, World, ip, neighbour_mac},
+    world::{PUBLISHED, World, ip, neighbour_mac, parse},
 };
 
 /// What an answer to a client that returns through its entry node is addressed to, inside its tunnel.
-pub const RETURN_MAC: [u8; 6] = [0x02, 0x00, 0x4d, 0x45, 0x53, 0x48];
+pub(crate) const RETURN_MAC: [u8; 6] = [0x02, 0x00, 0x4d, 0x45, 0x53, 0x48];
 
 const ETHERTYPE_V4: [u8; 2] = [0x08, 0x00];
 const ETHERTYPE_V6: [u8; 2] = [0x86, 0xdd];
@@ -23,7 +23,7 @@ const ACK: u8 = 16;
 
 /// Where a frame comes in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Entry {
+pub(crate) enum Entry {
     /// From the task behind an interface.
     Endpoint(u32),
     /// From the node itself.
@@ -34,14 +34,14 @@ pub enum Entry {
 
 /// A frame, and where it comes in.
 #[derive(Clone, Debug)]
-pub struct Frame {
-    pub entry: Entry,
-    pub bytes: Vec<u8>,
-    pub is_aggregate: bool,
+pub(crate) struct Frame {
+    pub(crate) entry: Entry,
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) is_aggregate: bool,
 }
 
 impl Frame {
-    pub fn buffer(&self) -> Buffer {
+    pub(crate) fn buffer(&self) -> Buffer {
         let buffer = Buffer::new(self.bytes.clone());
         if self.is_aggregate { buffer.aggregate() } else { buffer }
     }
@@ -49,13 +49,13 @@ impl Frame {
 
 /// Who speaks to whom.
 #[derive(Clone, Copy, Debug)]
-pub struct Talk {
-    pub source: Address,
-    pub destination: Address,
-    pub protocol: u8,
-    pub source_port: [u8; 2],
-    pub destination_port: [u8; 2],
-    pub tcp_flags: u8,
+pub(crate) struct Talk {
+    pub(crate) source: Address,
+    pub(crate) destination: Address,
+    pub(crate) protocol: u8,
+    pub(crate) source_port: [u8; 2],
+    pub(crate) destination_port: [u8; 2],
+    pub(crate) tcp_flags: u8,
 }
 
 impl Talk {
@@ -73,7 +73,7 @@ impl Talk {
 }
 
 /// A frame for one of a node's hooks.
-pub fn frame(random: &mut Random, world: &World) -> Frame {
+pub(crate) fn frame(random: &mut Random, world: &World) -> Frame {
     let mut frame = sound(random, world);
     while random.one_in(4) {
         spoil(random, &mut frame.bytes);
@@ -82,7 +82,7 @@ pub fn frame(random: &mut Random, world: &World) -> Frame {
 }
 
 /// The same, as whoever made it meant it to be.
-pub fn sound(random: &mut Random, world: &World) -> Frame {
+pub(crate) fn sound(random: &mut Random, world: &World) -> Frame {
     let (entry, bytes) = match random.below(10) {
         0..4 => from_endpoint(random, world),
         4 => (Entry::Host, from_host(random, world)),
@@ -284,7 +284,16 @@ fn talk_of_member(random: &mut Random, world: &World, member: &Member) -> Talk {
         random.pick(&on_network)
     };
     let (source_port, destination_port, protocol) = service_ports(random);
-    Talk { source, destination, protocol, source_port, destination_port, tcp_flags: tcp_flags(random) }
+    let talk =
+        Talk { source, destination, protocol, source_port, destination_port, tcp_flags: tcp_flags(random) };
+    if random.one_in(60) {
+        // A tunnel of its own making.
+        let nodes = world.peers.iter().map(|(_, address)| *address).chain(world.locals());
+        let nodes: Vec<Address> = nodes.filter(|address| address.family() == family).collect();
+        let destination_port = world.node.settings.vxlan_port;
+        return Talk { destination: random.pick(&nodes), protocol: protocol::UDP, destination_port, ..talk };
+    }
+    talk
 }
 
 fn known(random: &mut Random, world: &World, fits: impl Fn(&FlowKey) -> bool) -> Option<Talk> {
@@ -363,7 +372,7 @@ fn anybody(world: &World, family: Family) -> Vec<Address> {
             // Not by way of `IpAddr`, for which a mapped address is of the other family.
             match family {
                 Family::V4 => ip(text).into(),
-                Family::V6 => Address::from_v6(text.parse::<std::net::Ipv6Addr>().unwrap().octets()),
+                Family::V6 => Address::from_v6(parse::<std::net::Ipv6Addr>(text).octets()),
             }
         })
         .chain([alias(family)])
@@ -405,7 +414,7 @@ fn service_ports(random: &mut Random) -> ([u8; 2], [u8; 2], u8) {
 // What follows makes bytes.
 
 /// Adds an Ethernet header to a packet.
-pub fn ethernet(to: [u8; 6], from: [u8; 6], (family, packet): (Family, Vec<u8>)) -> Vec<u8> {
+pub(crate) fn ethernet(to: [u8; 6], from: [u8; 6], (family, packet): (Family, Vec<u8>)) -> Vec<u8> {
     let ethertype = match family {
         Family::V4 => ETHERTYPE_V4,
         Family::V6 => ETHERTYPE_V6,
@@ -414,7 +423,7 @@ pub fn ethernet(to: [u8; 6], from: [u8; 6], (family, packet): (Family, Vec<u8>))
 }
 
 /// An IP packet of a conversation.
-pub fn packet(random: &mut Random, talk: &Talk) -> (Family, Vec<u8>) {
+pub(crate) fn packet(random: &mut Random, talk: &Talk) -> (Family, Vec<u8>) {
     let family = talk.source.family();
     let payload = match random.below(20) {
         0 => random.below(1500),
@@ -521,7 +530,9 @@ fn extensions(random: &mut Random, last: u8) -> (u8, Vec<u8>) {
             let [a, b]: [u8; 2] = random.pick(&[0u16, 1, 8, 9, 0xfff8, 6]).to_be_bytes();
             bytes.extend([next, random.byte(), a, b, 0, 0, 0, 1]);
         } else {
-            let units = random.pick(&[0usize, 0, 0, 1, 3, 40, 127, 255]);
+            // Not more than one test of the kernel's takes, which is a page.
+            let most = if bytes.len() < 400 { 127 } else { 3 };
+            let units = random.pick(&[0, 0, 0, 1, 3, 40, most]).min(most);
             bytes.extend([next, units as u8]);
             bytes.resize(bytes.len() + 6 + units * 8, 0);
         }
@@ -621,7 +632,7 @@ fn question(random: &mut Random, world: &World, vni: u32, family: Family) -> Add
 }
 
 /// Spoils a frame in one of many ways.
-pub fn spoil(random: &mut Random, bytes: &mut Vec<u8>) {
+pub(crate) fn spoil(random: &mut Random, bytes: &mut Vec<u8>) {
     if bytes.is_empty() {
         return;
     }
@@ -684,7 +695,7 @@ fn pseudo(talk: &Talk, length: usize) -> u64 {
 }
 
 /// The Internet checksum, word by word as RFC 1071 tells it.
-pub fn checksum(bytes: &[u8], start: u64) -> [u8; 2] {
+pub(crate) fn checksum(bytes: &[u8], start: u64) -> [u8; 2] {
     let mut sum = start;
     for pair in bytes.chunks(2) {
         sum += u64::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)]));

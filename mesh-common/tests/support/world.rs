@@ -1,6 +1,10 @@
 //! A node's tables, filled at random: overlapping networks, tasks here and elsewhere, services of all kinds.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    str::FromStr,
+};
 
 use mesh_common::{
     abi::{
@@ -15,21 +19,21 @@ use super::random::Random;
 
 /// The node's interfaces, which in a kernel have the numbers and MAC addresses that it gave them.
 #[derive(Clone, Copy, Debug)]
-pub struct Interfaces {
-    pub uplink: u32,
-    pub uplink_mac: [u8; 6],
+pub(crate) struct Interfaces {
+    pub(crate) uplink: u32,
+    pub(crate) uplink_mac: [u8; 6],
     /// `mesh0-gate`.
-    pub gate: u32,
+    pub(crate) gate: u32,
     /// `mesh0`, and its MAC address.
-    pub host: u32,
-    pub host_mac: [u8; 6],
+    pub(crate) host: u32,
+    pub(crate) host_mac: [u8; 6],
     /// The first of the tasks' interfaces.
-    pub tasks: u32,
+    pub(crate) tasks: u32,
 }
 
 impl Interfaces {
     /// Some, for where there is no kernel.
-    pub const SOME: Self = Self {
+    pub(crate) const SOME: Self = Self {
         uplink: 2,
         uplink_mac: [0x02, 0, 0, 0, 0, 2],
         gate: 3,
@@ -40,12 +44,14 @@ impl Interfaces {
 }
 
 /// This node's addresses, with their subnets.
-pub const ADDRESSES: [&str; 2] = ["192.0.2.1/24", "2001:db8::1/64"];
+pub(crate) const ADDRESSES: [&str; 2] = ["192.0.2.1/24", "2001:db8::1/64"];
+/// Addresses of the node's that are on no wire's interface.
+pub(crate) const ON_LOOPBACK: [&str; 2] = ["198.51.100.10", "2001:db8:a::10"];
 /// What is reached by the routers, and the routers.
-pub const OUTSIDE: [(&str, &str); 2] =
+pub(crate) const OUTSIDE: [(&str, &str); 2] =
     [("203.0.113.0/24", "192.0.2.254"), ("2001:db8:f::/48", "2001:db8::fe")];
 /// Neighbours whose MAC addresses are known, with the last byte of those: the routers, and some nodes.
-pub const NEIGHBOURS: [(&str, u8); 6] = [
+pub(crate) const NEIGHBOURS: [(&str, u8); 6] = [
     ("192.0.2.254", 254),
     ("2001:db8::fe", 253),
     ("192.0.2.2", 2),
@@ -55,12 +61,12 @@ pub const NEIGHBOURS: [(&str, u8); 6] = [
 ];
 
 /// The MAC address of a neighbour by its last byte.
-pub const fn neighbour_mac(last: u8) -> [u8; 6] {
+pub(crate) const fn neighbour_mac(last: u8) -> [u8; 6] {
     [0x02, 0, 0, 0, 1, last]
 }
 
 /// Ports that clients ask for: published over TCP, and over UDP, by Maglev hashing and by round robin.
-pub const PUBLISHED: [(u16, u16, u8, Scheduler); 5] = [
+pub(crate) const PUBLISHED: [(u16, u16, u8, Scheduler); 5] = [
     (80, 8080, protocol::TCP, Scheduler::Mh),
     (81, 0, protocol::TCP, Scheduler::Rr),
     (53, 5353, protocol::UDP, Scheduler::Mh),
@@ -69,17 +75,17 @@ pub const PUBLISHED: [(u16, u16, u8, Scheduler); 5] = [
 ];
 
 #[derive(Clone, Debug)]
-pub struct World {
-    pub node: NodeTables,
-    pub members: Vec<Member>,
-    pub vnis: Vec<u32>,
+pub(crate) struct World {
+    pub(crate) node: NodeTables,
+    pub(crate) members: Vec<Member>,
+    pub(crate) vnis: Vec<u32>,
     /// Virtual IPs by network.
-    pub vips: Vec<(u32, Address)>,
-    pub peers: Vec<(NodeIndex, Address)>,
+    pub(crate) vips: Vec<(u32, Address)>,
+    pub(crate) peers: Vec<(NodeIndex, Address)>,
 }
 
 impl World {
-    pub fn random(random: &mut Random, interfaces: &Interfaces) -> Self {
+    pub(crate) fn random(random: &mut Random, interfaces: &Interfaces) -> Self {
         let over_v6 = random.one_in(2);
         let address: IpAddr = if over_v6 { ip("2001:db8::1") } else { ip("192.0.2.1") };
         let mut node = NodeTables::new(1, address);
@@ -99,13 +105,13 @@ impl World {
     }
 
     /// This node's addresses.
-    pub fn locals(&self) -> Vec<Address> {
+    pub(crate) fn locals(&self) -> Vec<Address> {
         let mut locals: Vec<Address> = self.node.locals.keys().copied().collect();
         locals.sort_unstable();
         locals
     }
 
-    pub fn local_members(&self) -> Vec<Member> {
+    pub(crate) fn local_members(&self) -> Vec<Member> {
         self.members.iter().filter(|member| member.node == 1).copied().collect()
     }
 
@@ -131,7 +137,7 @@ impl World {
         let all: [(u32, &[&str]); 4] =
             [(4097, &blue), (77, &blue), (0x00ff_ffff, &["10.1.0.1/16"]), (5, &["fd00:5::1/64"])];
         for (vni, subnets) in all {
-            let subnets: Vec<Subnet> = subnets.iter().map(|text| text.parse().unwrap()).collect();
+            let subnets: Vec<Subnet> = subnets.iter().map(|text| parse(text)).collect();
             self.node.add_network(vni, &subnets, random.pick(&[1450, 1430, 1280, 600]));
             if random.one_in(3)
                 && let Some(network) = self.node.networks.get_mut(&vni)
@@ -229,17 +235,17 @@ impl World {
 
 fn add_interfaces(node: &mut NodeTables, interfaces: &Interfaces) {
     node.set_gate(interfaces.gate, interfaces.host_mac);
-    let subnets: Vec<Subnet> = ADDRESSES.iter().map(|text| text.parse().unwrap()).collect();
+    let subnets: Vec<Subnet> = ADDRESSES.iter().map(|text| parse(text)).collect();
     node.add_uplink(interfaces.uplink, interfaces.uplink_mac, &subnets, 1500);
-    for address in ["127.0.0.1", "::1"] {
+    for address in ON_LOOPBACK {
         node.locals.insert(ip(address).into(), 1);
     }
     let by_uplink = |gateway| Way { ifindex: interfaces.uplink, mac: interfaces.uplink_mac, gateway };
     for (destination, router) in OUTSIDE {
-        node.routes.add(destination.parse().unwrap(), by_uplink(Some(ip(router).into())));
+        node.routes.add(parse(destination), by_uplink(Some(ip(router).into())));
     }
     // The kernel sends nothing to a subnet's broadcast address on anybody's behalf.
-    node.routes.add("192.0.2.255/32".parse().unwrap(), Way::default());
+    node.routes.add(parse("192.0.2.255/32"), Way::default());
     for (address, last) in NEIGHBOURS {
         node.routes.add_neighbour(interfaces.uplink, ip(address).into(), neighbour_mac(last));
     }
@@ -251,6 +257,10 @@ fn add_interfaces(node: &mut NodeTables, interfaces: &Interfaces) {
     }
 }
 
-pub fn ip(text: &str) -> IpAddr {
+pub(crate) fn ip(text: &str) -> IpAddr {
+    parse(text)
+}
+
+pub(crate) fn parse<T: FromStr<Err: fmt::Display>>(text: &str) -> T {
     text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use mesh_tests::lab::{Host, Lab, Mesh, NameServer, Web, ask_tcp, ask_udp, eventually};
+use mesh_tests::lab::{FAR, Host, Lab, Mesh, NameServer, Web, ask_tcp, ask_udp, eventually};
 use serde_json::json;
 
 const NODES: [&str; 3] = ["n1", "n2", "n3"];
@@ -334,28 +334,9 @@ fn other_traffic_of_the_node_is_untouched() -> Result<()> {
 fn a_client_behind_a_router() -> Result<()> {
     round_robin().client("router").test(|lab| {
         serve_http(lab, "search", 9200)?;
-        let [router_v4, router_v6] = addresses(lab, "router")?;
+        lab.add_host_behind("router", "far", 1500)?;
         for node in NODES {
-            let namespace = &lab.host(node).namespace;
-            namespace.ip(&format!("route add 198.51.100.0/24 via {router_v4}"))?;
-            namespace.ip(&format!("route add 2001:db8:1::/64 via {router_v6}"))?;
-        }
-        lab.add_host("far")?;
-        let (far, router) = (&lab.host("far").namespace, &lab.host("router").namespace);
-        far.ip(&format!("link add eth0 type veth peer name far netns {}", router.name()))?;
-        far.exec("ethtool -K eth0 tx off")?;
-        router.exec("ethtool -K far tx off")?;
-        for (namespace, interface, last) in [(router, "far", 1), (far, "eth0", 2)] {
-            namespace.ip(&format!("link set {interface} up"))?;
-            namespace.ip(&format!("address add 198.51.100.{last}/24 dev {interface}"))?;
-            namespace.ip(&format!("address add 2001:db8:1::{last}/64 dev {interface} nodad"))?;
-        }
-        far.ip("route add default via 198.51.100.1")?;
-        far.ip("route add default via 2001:db8:1::1")?;
-        router.sysctl("net.ipv4.ip_forward", "1")?;
-        router.sysctl("net.ipv6.conf.all.forwarding", "1")?;
-        for node in NODES {
-            for (address, own) in addresses(lab, node)?.into_iter().zip(["198.51.100.2", "2001:db8:1::2"]) {
+            for (address, own) in addresses(lab, node)?.into_iter().zip(FAR) {
                 for _ in 0..3 {
                     let url = format!("http://{}/", SocketAddr::new(address, 9200));
                     let answer = lab.host("far").curl(&url)?;

@@ -48,7 +48,7 @@ fn endpoint<P: Packet, T: Tables>(packet: &mut P, tables: &T, ifindex: u32) -> S
         return Err(Reason::Multicast);
     }
     let own = address_of(attachment.v4, attachment.v6, datagram.family);
-    if own.is_unspecified() || datagram.key.source != own {
+    if own.is_unspecified() || datagram.key.source != own || datagram.is_from_router {
         return Err(Reason::SourceForged);
     }
     if too_big::is_too_big(packet, network.mtu) {
@@ -160,6 +160,9 @@ fn ask<P: Packet, T: Tables>(
     }
     if !datagram.has_ports || !datagram.is_transport() {
         return Err(Reason::Portless);
+    }
+    if !datagram.may_open() {
+        return Err(Reason::NoFlow);
     }
     let (index, backend) = balance::choose(tables, from.settings, service, datagram)?;
     let endpoint = lookup::endpoint(tables, backend.vni, &backend.address).ok_or(Reason::NoSuchEndpoint)?;

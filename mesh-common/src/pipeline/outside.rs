@@ -61,6 +61,9 @@ fn find_source<T: Tables>(
     if !datagram.has_ports {
         return Err(Reason::Portless);
     }
+    if !datagram.may_open() {
+        return Err(Reason::NoFlow);
+    }
     *source = if tables.is_local(key.destination) {
         match datagram.family {
             Family::V4 => HOST_ALIAS_V4,

@@ -137,6 +137,9 @@ pub(super) fn deliver<P: Packet, T: Tables>(
     }
     let endpoint = endpoint.filter(|endpoint| endpoint.ifindex != 0).ok_or(Reason::NoSuchEndpoint)?;
     if !is_known {
+        if !datagram.may_open() {
+            return Err(Reason::NoFlow);
+        }
         open(tables, &datagram.key, &change, arrival);
     }
     deliver::unwrap(packet, datagram, usize::from(arrival.tunnel))?;

@@ -13,6 +13,7 @@ mod pass;
 mod process;
 mod raw;
 mod record;
+mod router;
 mod server;
 mod sockets;
 mod transfer;
@@ -43,6 +44,7 @@ pub use self::{
     process::Process,
     raw::RawSocket,
     record::{Record, remains},
+    router::FAR,
     server::Web,
     sockets::{NameServer, UdpEcho, ask_tcp, ask_udp, reachable_tcp, udp_round_trip},
     transfer::{Summary, Transfer},

@@ -8,6 +8,8 @@
 pub mod abi;
 pub mod checksum;
 pub mod hash;
+#[cfg(feature = "std")]
+pub mod native;
 pub mod packet;
 pub mod pipeline;
 pub mod reason;

@@ -5,6 +5,10 @@ use crate::{
     checksum::Sum,
 };
 
+/// How far into a frame a value may begin that is read or written: far beyond the deepest header, and small enough for
+/// the verifier to see that an offset cannot overflow.
+pub const REACH: usize = 0x3ff;
+
 /// A frame, from its Ethernet header on, that may be read, written, and given or robbed of room behind that header.
 ///
 /// Every access is checked against the frame's true length; no length field of the frame is ever trusted.
@@ -16,10 +20,10 @@ pub trait Packet {
     /// nothing of the packets on the wire, which fit the sender's MTU.
     fn is_aggregate(&self) -> bool;
 
-    /// The value at an offset, or `None` beyond the frame's end.
+    /// The value at an offset, or `None` beyond the frame's end or [`REACH`].
     fn read<T: Pod>(&self, offset: usize) -> Option<T>;
 
-    /// Puts a value at an offset; `None`, and nothing written, beyond the frame's end.
+    /// Puts a value at an offset; `None`, and nothing written, beyond the frame's end or [`REACH`].
     fn write<T: Pod>(&mut self, offset: usize, value: &T) -> Option<()>;
 
     /// Makes room for a tunnel's headers: the network header moves back by the [length](crate::pipeline::overhead) of
@@ -35,6 +39,9 @@ pub trait Packet {
 
     /// Changes the transport checksum at an offset: by the change of the addresses where it covers them (`pseudo`),
     /// and by the change of what it covers besides. A UDP checksum of zero means none, and stays.
+    ///
+    /// A network card's own sum over the frame is taken to stay the same but for the change of this checksum by `pseudo`:
+    /// the addresses themselves are made up for by a header checksum (IPv4), or [told of](Self::changed) (IPv6).
     fn update_checksum(&mut self, offset: usize, pseudo: Option<Sum>, body: Sum, udp: bool) -> Option<()>;
 
     /// Takes note that bytes which no checksum of the packet covers were changed by so much, for a network card's

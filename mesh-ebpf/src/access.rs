@@ -2,11 +2,7 @@
 
 use core::{arch::asm, ptr};
 
-use mesh_common::abi::Pod;
-
-/// How far into a packet a header may begin: far beyond the deepest one, and small enough for the verifier to see
-/// that an offset cannot overflow.
-const REACH: usize = 0x3ff;
+use mesh_common::{abi::Pod, packet::REACH};
 
 /// The bytes of a packet that a program may touch: from `start` up to `end`, as the hook's context gave them.
 #[derive(Clone, Copy)]

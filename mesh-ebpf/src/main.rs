@@ -86,7 +86,7 @@ pub fn underlay_xdp(context: XdpContext) -> u32 {
     }
     match verdict.outcome() {
         Outcome::Pass => XDP_PASS,
-        Outcome::Reply => XDP_TX,
+        Outcome::Reply | Outcome::Refuse => XDP_TX,
         Outcome::Transmit if verdict.detail() == ingress => XDP_TX,
         // SAFETY: plain numbers.
         Outcome::Transmit => (unsafe { helpers::generated::bpf_redirect(verdict.detail(), 0) }) as u32,
@@ -128,7 +128,7 @@ fn at_tc_end(
         match verdict.outcome() {
             Outcome::Pass => return TC_ACT_OK,
             Outcome::Drop => return TC_ACT_SHOT,
-            Outcome::Reply => helpers::generated::bpf_redirect(ingress, 0),
+            Outcome::Reply | Outcome::Refuse => helpers::generated::bpf_redirect(ingress, 0),
             Outcome::Host => helpers::generated::bpf_redirect(verdict.detail(), 0),
             Outcome::Deliver => helpers::generated::bpf_redirect_peer(verdict.detail(), 0),
             Outcome::Transmit => {

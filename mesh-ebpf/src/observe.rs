@@ -18,7 +18,7 @@ pub fn count(hook: Hook, verdict: Verdict, length: usize) {
             (*counter).bytes += length as u64;
         }
     }
-    if verdict.outcome() == Outcome::Drop
+    if matches!(verdict.outcome(), Outcome::Drop | Outcome::Refuse)
         && let Some(drops) = maps::DROPS.get_ptr_mut(verdict.detail())
     {
         // SAFETY: as above.

@@ -62,6 +62,9 @@ fn ask_for_route(context: *mut c_void, source: &Address, destination: &Address, 
     // SAFETY: the type is made of integers only, for which zero is a value.
     let mut query: bpf_fib_lookup = unsafe { MaybeUninit::zeroed().assume_init() };
     query.ifindex = settings.host_ifindex;
+    // Without a length, the kernel holds the whole frame against the interface's MTU, with a tunnel around it that the packet
+    // will not leave with. Nothing is too long for the networks' MTU.
+    query.__bindgen_anon_1.tot_len = 1;
     match destination.family() {
         Family::V4 => {
             query.family = AF_INET;

@@ -84,6 +84,14 @@ impl Address {
         self.0[0] == 0 && self.0[1] == 0
     }
 
+    /// Whether this stands for the node itself: one of [`HOST_ALIAS_V4`](super::HOST_ALIAS_V4) and
+    /// [`HOST_ALIAS_V6`](super::HOST_ALIAS_V6).
+    #[inline(always)]
+    #[must_use]
+    pub fn is_host_alias(self) -> bool {
+        self == super::HOST_ALIAS_V4 || self == super::HOST_ALIAS_V6
+    }
+
     /// Whether this is a multicast address, or IPv4's limited broadcast address.
     #[inline(always)]
     #[must_use]

@@ -29,7 +29,7 @@ pub(super) fn choose<'a, T: Tables>(
         let hash = hash::flow(settings.seed, key.source, key.source_port, key.destination_port, key.protocol);
         hash::slot(hash, service.slots)
     };
-    let slot = tables.slot(service.first_slot + turn).ok_or(Reason::NoBackend)?;
+    let slot = tables.slot(service.first_slot.wrapping_add(turn)).ok_or(Reason::NoBackend)?;
     let backend = tables.backend(slot.current).ok_or(Reason::NoBackend)?;
     Ok((slot.current, backend))
 }

@@ -104,6 +104,10 @@ impl Datagram {
             packet.read(l3 + 4).ok_or(Reason::Malformed)?;
         self.key.source = packet.read(l3 + 8).ok_or(Reason::Malformed)?;
         self.key.destination = packet.read(l3 + 24).ok_or(Reason::Malformed)?;
+        // An IPv4 address mapped into IPv6 is never on a wire (RFC 4291, section 2.5.5.2), and would be taken for IPv4 here.
+        if self.key.source.family() == Family::V4 || self.key.destination.family() == Family::V4 {
+            return Err(Reason::Malformed);
+        }
         let end = l3 + ip_header(Family::V6) + usize::from(u16::from_be_bytes([length_a, length_b]));
         if version >> 4 != 6 || end > packet.length() {
             return Err(Reason::Malformed);

@@ -3,10 +3,7 @@
 use network_types::eth::EthHdr;
 
 use super::{Step, Way, datagram::Datagram, go, lookup, outside, published, settle};
-use crate::{
-    Packet, Reason, Tables, Verdict,
-    abi::{HOST_ALIAS_V4, HOST_ALIAS_V6},
-};
+use crate::{Packet, Reason, Tables, Verdict};
 
 /// The way of a packet from this node itself.
 #[inline(always)]
@@ -23,7 +20,7 @@ fn host<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Step {
     if key.destination.is_multicast() {
         return Err(Reason::Multicast);
     }
-    if key.destination != HOST_ALIAS_V4 && key.destination != HOST_ALIAS_V6 {
+    if !key.destination.is_host_alias() {
         return Err(Reason::NoRoute);
     }
     if let Some(service) = lookup::published(tables, &datagram, key.destination_port) {

@@ -8,7 +8,7 @@ use super::{
     deliver, go, lookup,
     neighbour::{self, Asker},
     outside,
-    published::{self, Arrival},
+    published::{self, Arrival, Returned},
     settle,
     translate::{Rewrite, translate},
     tunnel::{self, RETURN_MAC, VNI_PRESENT},
@@ -103,18 +103,19 @@ fn tunnelled<P: Packet, T: Tables>(
     *datagram = Datagram::UNREAD;
     datagram.parse(packet, inner + ETHERNET, ethernet.ether_type)?;
     let bytes = inner + ETHERNET - Datagram::L3;
-    if is_return {
-        *way = Way::Return(bytes as u8);
-        return Ok(());
-    }
-    if neighbour::is_solicitation(datagram) {
+    if !is_return && neighbour::is_solicitation(datagram) {
         *way = Way::Solicited(Asker { vni, node: peer, inner: inner as u8, mac: ethernet.src_addr });
         return Ok(());
     }
     if datagram.key.destination.is_multicast() {
         return Err(Reason::Multicast);
     }
-    if let Some(mark) = tunnel::congestion(outer.traffic_class, datagram.traffic_class)? {
+    let mark = tunnel::congestion(outer.traffic_class, datagram.traffic_class)?;
+    if is_return {
+        *way = Way::Return(Returned { tunnel: bytes as u8, mark: mark.unwrap_or(0) });
+        return Ok(());
+    }
+    if let Some(mark) = mark {
         tunnel::mark_congestion(packet, datagram.family, inner + ETHERNET, mark).ok_or(Reason::Malformed)?;
     }
     if let Some(endpoint) = lookup::endpoint(tables, vni, &datagram.key.destination) {

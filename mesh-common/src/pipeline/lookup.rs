@@ -44,6 +44,13 @@ pub(super) fn published<'a, T: Tables>(
     })
 }
 
+/// Whether packets to an address end at this node: its own addresses, and what stands for it where its own packets enter
+/// the mesh and where tasks' packets reach it.
+#[inline(never)]
+pub(super) fn is_here<T: Tables>(tables: &T, address: &Address) -> bool {
+    address.is_host_alias() || tables.is_local(*address)
+}
+
 /// Whether an address lies in one of a network's subnets.
 #[inline(never)]
 pub(super) fn is_in_subnet<T: Tables>(tables: &T, vni: u32, address: &Address) -> bool {

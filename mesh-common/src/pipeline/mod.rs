@@ -26,7 +26,7 @@ pub use tunnel::overhead;
 use self::{
     datagram::Datagram,
     neighbour::Asker,
-    published::{Arrival, Forward},
+    published::{Arrival, Forward, Returned},
 };
 use crate::{Packet, Reason, Tables, Verdict};
 
@@ -44,8 +44,8 @@ enum Way {
     Forward(Forward),
     /// A client's packet has come to the node of its backend.
     Deliver(Arrival),
-    /// A task's answer to a client has come to the entry node, with so many bytes of tunnel around it.
-    Return(u8),
+    /// A task's answer to a client has come to the entry node.
+    Return(Returned),
     /// A node without meshd asks for an address by ARP.
     AskedByArp(Asker),
     /// A node without meshd asks for an address by neighbour solicitation.
@@ -65,14 +65,14 @@ fn go<P: Packet, T: Tables>(packet: &mut P, tables: &T, datagram: &mut Datagram,
         return match way {
             Way::Settled(verdict) => Ok(*verdict),
             Way::Forward(to) => published::forward(packet, tables, datagram, to),
-            Way::Return(tunnel) => published::returned(packet, tables, datagram, usize::from(*tunnel)),
+            Way::Return(returned) => published::returned(packet, tables, datagram, returned),
             Way::Deliver(_) | Way::AskedByArp(_) | Way::Solicited(_) => Ok(Verdict::PASS),
         };
     }
     match way {
         Way::Settled(verdict) => Ok(*verdict),
         Way::Forward(to) => published::forward(packet, tables, datagram, to),
-        Way::Return(tunnel) => published::returned(packet, tables, datagram, usize::from(*tunnel)),
+        Way::Return(returned) => published::returned(packet, tables, datagram, returned),
         Way::Deliver(arrival) => published::deliver(packet, tables, datagram, arrival),
         Way::AskedByArp(asker) => neighbour::arp_from_tunnel(packet, tables, asker),
         Way::Solicited(asker) => neighbour::solicitation_from_tunnel(packet, tables, asker, datagram),

@@ -108,6 +108,10 @@ fn answer_through_tunnel<P: Packet, T: Tables>(
     inner_ether_type: u16,
 ) -> Step {
     let settings = tables.settings().ok_or(Reason::NotAttached)?;
+    // The answer takes the place of the question, so it goes back over the same family.
+    if tunnel::overhead(tunnel.node.address.family()) != usize::from(asker.inner) {
+        return Err(Reason::NotAPeer);
+    }
     let ethernet: EthHdr = packet.read(0).ok_or(Reason::Malformed)?;
     let inner_len = packet.length() - usize::from(asker.inner) - ETHERNET;
     let frame = Frame { inner_ether_type, inner_len, source_port: [0xc0, 0], ecn: 0 };

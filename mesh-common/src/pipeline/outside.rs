@@ -157,7 +157,7 @@ pub(super) fn leave<P: Packet, T: Tables>(
     tunnel: usize,
 ) -> Step {
     let settings = tables.settings().ok_or(Reason::NotAttached)?;
-    if tables.is_local(datagram.key.destination) {
+    if lookup::is_here(tables, &datagram.key.destination) {
         deliver::unwrap(packet, datagram, tunnel)?;
         return match answer(packet, tables, datagram) {
             Some(step) => step,

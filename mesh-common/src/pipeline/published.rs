@@ -10,8 +10,8 @@ use super::{
 use crate::{
     Packet, Reason, Tables, Verdict,
     abi::{
-        Address, Family, Flow, FlowKey, HOST_ALIAS_V4, HOST_ALIAS_V6, MacKey, NodeIndex, Service, Space,
-        flow_flags, settings_flags,
+        Address, Family, Flow, FlowKey, MacKey, NodeIndex, Outcome, Service, Space, flow_flags,
+        settings_flags,
     },
 };
 
@@ -180,12 +180,25 @@ pub(super) fn answer<P: Packet, T: Tables>(
 ) -> Step {
     let settings = tables.settings().ok_or(Reason::NotAttached)?;
     deliver::route_on(packet, datagram)?;
-    if entry == settings.node || settings.flags & settings_flags::RETURN_DIRECT != 0 {
+    // What stands for the entry node is on no wire: such an answer has no other way than the one it came by.
+    let may_go_straight = settings.flags & settings_flags::RETURN_DIRECT != 0
+        && !datagram.key.source.is_host_alias()
+        && !datagram.key.destination.is_host_alias();
+    if entry == settings.node || may_go_straight {
         return outside::leave(packet, tables, datagram, 0);
     }
     let node = tables.node(entry).ok_or(Reason::NoRoute)?;
     let tunnel = Tunnel { node, vni, destination: RETURN_MAC, source: settings.host_mac };
     tunnel::encapsulate(packet, tables, datagram, &tunnel)
+}
+
+/// How a task's answer to a client came to its entry node.
+#[derive(Clone, Copy)]
+pub(super) struct Returned {
+    /// Bytes of the tunnel around the packet.
+    pub(super) tunnel: u8,
+    /// The congestion mark that the packet leaves with, or 0 for the one it has.
+    pub(super) mark: u8,
 }
 
 /// A task's answer to a client, at the entry node.
@@ -194,18 +207,23 @@ pub(super) fn returned<P: Packet, T: Tables>(
     packet: &mut P,
     tables: &T,
     datagram: &mut Datagram,
-    tunnel: usize,
+    returned: &Returned,
 ) -> Step {
     let key = &datagram.key;
-    // Clients speak to this node's addresses; its own processes, and they alone, to the alias.
-    let is_host = tables.is_local(key.destination);
-    let is_alias = key.source == HOST_ALIAS_V4 || key.source == HOST_ALIAS_V6;
-    let was_asked = tables.is_local(key.source) || is_alias && is_host;
+    // Clients speak to this node's addresses; its own processes and tasks, and they alone, to the alias.
+    let is_here = lookup::is_here(tables, &key.destination);
+    let was_asked = tables.is_local(key.source) || key.source.is_host_alias() && is_here;
     if !datagram.has_ports || !was_asked || lookup::published(tables, datagram, key.source_port).is_none() {
         return Err(Reason::ReturnForged);
     }
-    if is_host && !T::DELIVERS {
+    if is_here && !T::DELIVERS {
         return Ok(Verdict::PASS);
     }
-    outside::leave(packet, tables, datagram, tunnel)
+    let verdict = outside::leave(packet, tables, datagram, usize::from(returned.tunnel))?;
+    // Not before: what is left to a later hook is left untouched.
+    if returned.mark != 0 && verdict.outcome() != Outcome::Pass {
+        tunnel::mark_congestion(packet, datagram.family, Datagram::L3, returned.mark)
+            .ok_or(Reason::Malformed)?;
+    }
+    Ok(verdict)
 }

@@ -37,6 +37,8 @@ pub(super) fn answer<P: Packet>(packet: &mut P, datagram: &Datagram, speaker: &A
 fn reply<P: Packet>(packet: &mut P, datagram: &Datagram, speaker: Address, mtu: u32) -> Option<Verdict> {
     let ethernet: EthHdr = packet.read(0)?;
     let header = ip_header(datagram.family);
+    // A frame that is shorter than what is quoted of it would be quoted with bytes that nobody sent.
+    let _: [u8; 4] = packet.read(ETHERNET + QUOTE - 4)?;
     packet.resize(ETHERNET + header + 8 + QUOTE)?;
     packet.write(
         0,
@@ -74,7 +76,7 @@ fn reply<P: Packet>(packet: &mut P, datagram: &Datagram, speaker: Address, mtu: 
     let l4 = ETHERNET + header;
     packet.write(l4, &[kind[0], kind[1], a, b])?;
     packet.write(l4 + 4, &mtu.to_be_bytes())?;
-    Some(Verdict::REPLY)
+    Some(Verdict::refuse(Reason::TooBig))
 }
 
 /// Moves the packet's first bytes back to where they are quoted, the last first because the places overlap, and sums

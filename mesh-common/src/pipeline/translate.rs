@@ -44,6 +44,7 @@ pub(super) fn translate<P: Packet>(
 ) -> Result<(), Reason> {
     let l3 = Datagram::L3;
     let l4 = datagram.l4();
+    let is_reply = !datagram.is_echo_request();
     let key = &mut datagram.key;
     let addresses = Sum::ZERO
         .plus_address(flow.source)
@@ -63,7 +64,7 @@ pub(super) fn translate<P: Packet>(
             packet.write(l4, &[a, b, c, d])
         }
         // An echo has one identifier, which stands for the port of whoever asks.
-        _ if key.source_port == [0, 0] => packet.write(l4 + 4, &flow.destination_port),
+        _ if is_reply => packet.write(l4 + 4, &flow.destination_port),
         _ => packet.write(l4 + 4, &flow.source_port),
     };
     written.ok_or(Reason::Malformed)?;
@@ -100,7 +101,10 @@ fn write_addresses<P: Packet>(
         }
         Family::V6 => {
             packet.write(l3 + 8, &source)?;
-            packet.write(l3 + 24, &destination)
+            packet.write(l3 + 24, &destination)?;
+            // No header checksum makes up for them, as IPv4's does.
+            packet.changed(change);
+            Some(())
         }
     }
 }

@@ -97,13 +97,14 @@ pub(super) fn write_outer<P: Packet>(
     frame: &Frame,
 ) -> Option<()> {
     let node = tunnel.node;
+    // What stands for many packets may be longer than such a field: the kernel writes it anew in each of them.
     let udp_len = (frame.inner_len + INSIDE) as u16;
     let l4 = match node.address.family() {
         Family::V4 => {
             let mut header = Ipv4Hdr {
                 vihl: 0x45,
                 tos: frame.ecn,
-                tot_len: (udp_len + ip_header(Family::V4) as u16).to_be_bytes(),
+                tot_len: udp_len.wrapping_add(ip_header(Family::V4) as u16).to_be_bytes(),
                 id: [0, 0],
                 // Don't fragment: the network's MTU leaves room for this header.
                 frags: [0x40, 0],

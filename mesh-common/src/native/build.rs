@@ -1,0 +1,218 @@
+//! Building what a node knows, a thing at a time.
+
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::{NodeTables, Subnet, Way};
+use crate::abi::{
+    Address, Attachment, Backend, BackendIndex, Endpoint, EndpointKey, Family, LocalMac, MacKey, Network,
+    Node, NodeIndex, Scheduler, Service, ServiceKey, Settings, Slot, Uplink,
+};
+
+/// The VXLAN port of [`NodeTables::new`]: the one that IANA gave it.
+const VXLAN_PORT: u16 = 4789;
+
+/// A task's place on a network.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Member {
+    /// The network's VNI.
+    pub vni: u32,
+    /// Its IPv4 address.
+    pub v4: Option<Ipv4Addr>,
+    /// Its IPv6 address.
+    pub v6: Option<Ipv6Addr>,
+    /// The node that it is on.
+    pub node: NodeIndex,
+    /// On its own node: the host side of its veth pair. Other nodes have no use for it.
+    pub ifindex: u32,
+}
+
+impl Member {
+    /// Its MAC address: 02:42 and its IPv4 address, or the last four bytes of its IPv6 address.
+    #[must_use]
+    pub fn mac(&self) -> [u8; 6] {
+        let address = self.v4.map(IpAddr::V4).or(self.v6.map(IpAddr::V6));
+        let [a, b, c, d] = address.map_or([0; 4], |address| Address::from(address).v4_octets());
+        [0x02, 0x42, a, b, c, d]
+    }
+
+    /// Its address of a family.
+    #[must_use]
+    pub fn address(&self, family: Family) -> Option<Address> {
+        match family {
+            Family::V4 => self.v4.map(|ip| IpAddr::V4(ip).into()),
+            Family::V6 => self.v6.map(|ip| IpAddr::V6(ip).into()),
+        }
+    }
+}
+
+/// What clients ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// A virtual IP of the network with this VNI.
+    Vip {
+        /// The network's VNI.
+        vni: u32,
+        /// The virtual IP.
+        address: Address,
+    },
+    /// A port of the nodes.
+    Published {
+        /// The port that clients ask for.
+        port: u16,
+        /// The tasks' own port, or 0 for the same.
+        target_port: u16,
+        /// The IP protocol number: TCP's or UDP's.
+        protocol: u8,
+        /// The family of the clients' packets.
+        family: Family,
+    },
+}
+
+/// How a service chooses among its backends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// The service's number.
+    pub id: u32,
+    /// Maglev hashing or round robin.
+    pub scheduler: Scheduler,
+}
+
+impl NodeTables {
+    /// What a node with this index and underlay address knows while it knows nothing else.
+    #[must_use]
+    pub fn new(index: NodeIndex, address: impl Into<IpAddr>) -> Self {
+        let address = Address::from(address.into());
+        let mut node = Self::default();
+        node.settings =
+            Settings { address, node: index, vxlan_port: VXLAN_PORT.to_be_bytes(), ..Settings::default() };
+        node.set_node(index, Node { address, ..Node::default() });
+        node.locals.insert(address, 0);
+        node
+    }
+
+    /// Takes note of another node, reached by an interface that takes outer packets of `mtu` bytes.
+    pub fn add_peer(&mut self, index: NodeIndex, address: impl Into<IpAddr>, ifindex: u32, mtu: u32) {
+        let address = Address::from(address.into());
+        self.set_node(index, Node { address, ifindex, mtu });
+        self.peers.insert(address, index);
+    }
+
+    fn set_node(&mut self, index: NodeIndex, node: Node) {
+        let Ok(index) = usize::try_from(index) else { return };
+        if self.nodes.len() <= index {
+            self.nodes.resize(index.saturating_add(1), Node::default());
+        }
+        if let Some(entry) = self.nodes.get_mut(index) {
+            *entry = node;
+        }
+    }
+
+    /// Takes note of the interface by which the node's own packets enter the mesh.
+    pub fn set_gate(&mut self, host_ifindex: u32, host_mac: [u8; 6]) {
+        self.settings.host_ifindex = host_ifindex;
+        self.settings.host_mac = host_mac;
+    }
+
+    /// Makes a network known. Each of its subnets is given with the gateway's address in it; `mtu` is in bytes.
+    pub fn add_network(&mut self, vni: u32, subnets: &[Subnet], mtu: u32) {
+        let gateway = |family| {
+            let subnet = subnets.iter().find(|subnet| subnet.address.family() == family);
+            subnet.map_or(Address::UNSPECIFIED, |subnet| subnet.address)
+        };
+        let (gateway_v4, gateway_v6) = (gateway(Family::V4), gateway(Family::V6));
+        let [a, b, c, d] = if gateway_v4.is_unspecified() { gateway_v6 } else { gateway_v4 }.v4_octets();
+        let gateway_mac = [0x02, 0x42, a, b, c, d];
+        self.networks
+            .insert(vni, Network { gateway_v4, gateway_v6, gateway_mac, flags: 0, mtu, reserved: 0 });
+        for subnet in subnets {
+            self.subnets.insert(vni, *subnet);
+        }
+    }
+
+    /// Makes a task known, of this node or of another.
+    pub fn add_member(&mut self, member: &Member) {
+        let is_here = member.node == self.settings.node;
+        let ifindex = if is_here { member.ifindex } else { 0 };
+        let mac = member.mac();
+        let address = |family| member.address(family).unwrap_or_default();
+        let (v4, v6) = (address(Family::V4), address(Family::V6));
+        for address in [v4, v6].into_iter().filter(|address| !address.is_unspecified()) {
+            let key = EndpointKey { address, vni: member.vni, reserved: 0 };
+            self.endpoints.insert(key, Endpoint { mac, reserved: [0; 2], node: member.node, ifindex });
+        }
+        if is_here {
+            let key = MacKey { vni: member.vni, mac, reserved: [0; 2] };
+            self.local_macs.insert(key, LocalMac { v4, v6, ifindex, reserved: 0 });
+            self.attachments.insert(ifindex, Attachment { v4, v6, vni: member.vni, mac, reserved: [0; 6] });
+        }
+    }
+
+    /// Makes a task a target of services by its address of a family, which it must have; gives its index.
+    pub fn add_backend(&mut self, member: &Member, family: Family) -> BackendIndex {
+        let backend = Backend {
+            address: member.address(family).unwrap_or_default(),
+            vni: member.vni,
+            node: member.node,
+            mac: member.mac(),
+            reserved: [0; 2],
+        };
+        if self.backends.is_empty() {
+            self.backends.push(Backend::default());
+        }
+        self.backends.push(backend);
+        u32::try_from(self.backends.len()).map_or(u32::MAX, |length| length.saturating_sub(1))
+    }
+
+    /// Makes a service known. `ring` names its backends: in their order for round robin, slot by slot for Maglev
+    /// hashing.
+    pub fn add_service(&mut self, target: Target, choice: Choice, ring: &[BackendIndex]) {
+        let count = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
+        let first_slot = count(self.slots.len());
+        self.slots.extend(ring.iter().map(|current| Slot { current: *current, previous: 0 }));
+        let (key, target_port) = match target {
+            Target::Vip { vni, address } => {
+                let family = address.family() as u8;
+                (ServiceKey { address, scope: vni, port: [0; 2], protocol: 0, family }, 0)
+            }
+            Target::Published { port, target_port, protocol, family } => {
+                let (port, family) = (port.to_be_bytes(), family as u8);
+                (ServiceKey { address: Address::UNSPECIFIED, scope: 0, port, protocol, family }, target_port)
+            }
+        };
+        let service = Service {
+            id: choice.id,
+            first_slot,
+            slots: count(ring.len()),
+            target_port: target_port.to_be_bytes(),
+            scheduler: choice.scheduler as u8,
+            reserved: 0,
+        };
+        self.services.insert(key, service);
+    }
+
+    /// Makes an interface to the outside world known, with the node's addresses on it and the subnets that are reached
+    /// by it directly; `mtu` is in bytes.
+    pub fn add_uplink(&mut self, ifindex: u32, mac: [u8; 6], subnets: &[Subnet], mtu: u32) {
+        let mut uplink = Uplink { mac, mtu, ..Uplink::default() };
+        for subnet in subnets {
+            match subnet.address.family() {
+                Family::V4 => uplink.v4 = subnet.address,
+                Family::V6 => uplink.v6 = subnet.address,
+            }
+            self.locals.insert(subnet.address, ifindex);
+            self.routes.add(*subnet, Way { ifindex, mac, gateway: None });
+        }
+        self.uplinks.insert(ifindex, uplink);
+    }
+
+    /// Adds the routes to everywhere else, by a router on an uplink.
+    pub fn add_default_route(&mut self, ifindex: u32, router: impl Into<IpAddr>) {
+        let router = Address::from(router.into());
+        let mac = self.uplinks.get(&ifindex).map_or([0; 6], |uplink| uplink.mac);
+        let everywhere = match router.family() {
+            Family::V4 => Subnet { address: Address::from_v4([0; 4]), bits: 0 },
+            Family::V6 => Subnet { address: Address::UNSPECIFIED, bits: 0 },
+        };
+        self.routes.add(everywhere, Way { ifindex, mac, gateway: Some(router) });
+    }
+}

@@ -1,0 +1,32 @@
+//! The pipeline's second life: over byte vectors and hash maps, for tests and for simulated nodes.
+//!
+//! A [`Buffer`] is a frame, a [`NodeTables`] is what one node knows, and [`NodeTables::at_tc`] and
+//! [`NodeTables::at_xdp`] are what its two hooks on an interface see of it. Nothing here reads a clock, draws a random
+//! number or speaks to the kernel: the same calls in the same order have the same outcome.
+//!
+//! ```
+//! use mesh_common::{abi::Outcome, native::{Buffer, Member, NodeTables}, pipeline};
+//!
+//! let mut node = NodeTables::new(1, [192, 0, 2, 1]);
+//! node.add_network(4097, &["10.0.9.1/24".parse()?], 1450);
+//! for (last, ifindex) in [(11, 21), (12, 22)] {
+//!     node.add_member(&Member { vni: 4097, v4: Some([10, 0, 9, last].into()), node: 1, ifindex, ..Member::default() });
+//! }
+//! let mut frame = vec![0x02, 0x42, 10, 0, 9, 12, 0x02, 0x42, 10, 0, 9, 11, 8, 0];
+//! frame.extend([0x45, 0, 0, 20, 0, 0, 0, 0, 64, 253, 0, 0, 10, 0, 9, 11, 10, 0, 9, 12]);
+//! let verdict = pipeline::from_endpoint(&mut Buffer::new(frame), &node.at_tc(), 21);
+//! assert_eq!((verdict.outcome(), verdict.detail()), (Outcome::Deliver, 22));
+//! # Ok::<(), mesh_common::native::NotASubnet>(())
+//! ```
+
+mod buffer;
+mod build;
+mod routes;
+mod subnets;
+mod tables;
+
+pub use buffer::{Buffer, UNDEFINED};
+pub use build::{Choice, Member, Target};
+pub use routes::{Routes, Way};
+pub use subnets::{NotASubnet, Subnet, Subnets};
+pub use tables::{HookTables, Known, NodeTables};

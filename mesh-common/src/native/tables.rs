@@ -1,0 +1,257 @@
+//! The pipeline's tables in hash maps.
+
+use core::{cell::Cell, ops::Deref};
+use std::{cell::RefCell, collections::HashMap};
+
+use super::{Routes, Subnets};
+use crate::{
+    Route, Tables,
+    abi::{
+        Address, Attachment, Backend, BackendIndex, Endpoint, EndpointKey, Flow, FlowKey, LocalMac, MacKey,
+        Network, Node, NodeIndex, Service, ServiceKey, Settings, Slot, SubnetKey, Uplink, capacity,
+    },
+};
+
+/// Everything that one node knows: the tables that an agent fills, and those that the pipeline fills itself.
+///
+/// Tables may be filled by hand, or by the methods that build a world: [`NodeTables::new`] and those whose names begin
+/// with `add_`.
+#[derive(Clone, Debug, Default)]
+pub struct NodeTables {
+    /// What holds for this node.
+    pub settings: Settings,
+    /// Virtual IPs and published ports.
+    pub services: HashMap<ServiceKey, Service>,
+    /// The slots of all rings. What is not there is as the kernel's arrays have it: zero.
+    pub slots: Vec<Slot>,
+    /// The backends, of which the first is unused. What is not there is zero likewise.
+    pub backends: Vec<Backend>,
+    /// The endpoints of all nodes.
+    pub endpoints: HashMap<EndpointKey, Endpoint>,
+    /// The endpoints of this node by their MAC addresses.
+    pub local_macs: HashMap<MacKey, LocalMac>,
+    /// The endpoints of this node by interface index.
+    pub attachments: HashMap<u32, Attachment>,
+    /// The networks by VNI.
+    pub networks: HashMap<u32, Network>,
+    /// The networks' subnets.
+    pub subnets: Subnets,
+    /// The nodes, of which the first is unused. What is not there is zero likewise.
+    pub nodes: Vec<Node>,
+    /// The other nodes by underlay address.
+    pub peers: HashMap<Address, NodeIndex>,
+    /// This node's own addresses, with the interface that has each.
+    pub locals: HashMap<Address, u32>,
+    /// The interfaces to the outside world.
+    pub uplinks: HashMap<u32, Uplink>,
+    /// The node's own routes and neighbours.
+    pub routes: Routes,
+    flows: RefCell<HashMap<FlowKey, Flow>>,
+    cursors: RefCell<HashMap<u32, u64>>,
+    clock: Cell<u64>,
+}
+
+impl NodeTables {
+    /// What a tc hook sees.
+    #[must_use]
+    pub fn at_tc(&self) -> HookTables<'_, true> {
+        HookTables { node: self }
+    }
+
+    /// What an XDP hook sees.
+    #[must_use]
+    pub fn at_xdp(&self) -> HookTables<'_, false> {
+        HookTables { node: self }
+    }
+
+    /// Sets the clock: seconds.
+    pub fn set_clock(&self, now: u64) {
+        self.clock.set(now);
+    }
+
+    /// Seconds of the clock.
+    #[must_use]
+    pub fn clock(&self) -> u64 {
+        self.clock.get()
+    }
+
+    /// A flow.
+    #[must_use]
+    pub fn flow(&self, key: &FlowKey) -> Option<Flow> {
+        self.flows.borrow().get(key).copied()
+    }
+
+    /// Remembers a flow, as if a packet had made it known.
+    pub fn set_flow(&self, key: FlowKey, flow: Flow) {
+        self.flows.borrow_mut().insert(key, flow);
+    }
+
+    /// Every flow, in the order of their keys.
+    #[must_use]
+    pub fn flows(&self) -> Vec<(FlowKey, Flow)> {
+        let mut flows: Vec<_> = self.flows.borrow().iter().map(|(key, flow)| (*key, *flow)).collect();
+        flows.sort_unstable_by_key(|(key, _)| *key);
+        flows
+    }
+
+    /// Forgets the flows of which this is not true.
+    pub fn keep_flows(&self, mut kept: impl FnMut(&FlowKey, &Flow) -> bool) {
+        self.flows.borrow_mut().retain(|key, flow| kept(key, flow));
+    }
+
+    /// The next turn of a service's round robin, without taking it.
+    #[must_use]
+    pub fn cursor(&self, service: u32) -> u64 {
+        self.cursors.borrow().get(&service).copied().unwrap_or(0)
+    }
+
+    /// Sets the next turn of a service's round robin.
+    pub fn set_cursor(&self, service: u32, turn: u64) {
+        self.cursors.borrow_mut().insert(service, turn);
+    }
+}
+
+/// A flow as it stood when it was looked up.
+#[derive(Clone, Copy, Debug)]
+pub struct Known(Flow);
+
+impl Deref for Known {
+    type Target = Flow;
+
+    fn deref(&self) -> &Flow {
+        &self.0
+    }
+}
+
+/// What one of a node's hooks sees of its tables: with `DELIVERS` as tc does, otherwise as XDP does.
+#[derive(Clone, Copy, Debug)]
+pub struct HookTables<'a, const DELIVERS: bool> {
+    node: &'a NodeTables,
+}
+
+static NO_SLOT: Slot = Slot { current: 0, previous: 0 };
+static NO_BACKEND: Backend =
+    Backend { address: Address::UNSPECIFIED, vni: 0, node: 0, mac: [0; 6], reserved: [0; 2] };
+static NO_NODE: Node = Node { address: Address::UNSPECIFIED, ifindex: 0, mtu: 0 };
+
+/// The entry of an array of the kernel's, which has them all from its beginning.
+fn entry<'a, T>(entries: &'a [T], index: u32, capacity: u32, unused: &'a T) -> Option<&'a T> {
+    if index >= capacity {
+        return None;
+    }
+    Some(usize::try_from(index).ok().and_then(|index| entries.get(index)).unwrap_or(unused))
+}
+
+impl<const DELIVERS: bool> Tables for HookTables<'_, DELIVERS> {
+    type Flow<'a>
+        = Known
+    where
+        Self: 'a;
+
+    const DELIVERS: bool = DELIVERS;
+
+    fn settings(&self) -> Option<&Settings> {
+        Some(&self.node.settings)
+    }
+
+    fn service(&self, key: &ServiceKey) -> Option<&Service> {
+        self.node.services.get(key)
+    }
+
+    fn slot(&self, index: u32) -> Option<&Slot> {
+        entry(&self.node.slots, index, capacity::SLOTS, &NO_SLOT)
+    }
+
+    fn backend(&self, index: BackendIndex) -> Option<&Backend> {
+        entry(&self.node.backends, index, capacity::BACKENDS, &NO_BACKEND)
+    }
+
+    fn endpoint(&self, key: &EndpointKey) -> Option<&Endpoint> {
+        self.node.endpoints.get(key)
+    }
+
+    fn local_mac(&self, key: &MacKey) -> Option<&LocalMac> {
+        self.node.local_macs.get(key)
+    }
+
+    fn attachment(&self, ifindex: u32) -> Option<&Attachment> {
+        self.node.attachments.get(&ifindex)
+    }
+
+    fn network(&self, vni: u32) -> Option<&Network> {
+        self.node.networks.get(&vni)
+    }
+
+    fn in_subnet(&self, key: &SubnetKey) -> bool {
+        self.node.subnets.contains(key)
+    }
+
+    fn node(&self, index: NodeIndex) -> Option<&Node> {
+        entry(&self.node.nodes, index, capacity::NODES, &NO_NODE)
+    }
+
+    fn peer(&self, address: Address) -> Option<NodeIndex> {
+        self.node.peers.get(&address).copied()
+    }
+
+    fn is_local(&self, address: Address) -> bool {
+        self.node.locals.contains_key(&address)
+    }
+
+    fn uplink(&self, ifindex: u32) -> Option<&Uplink> {
+        self.node.uplinks.get(&ifindex)
+    }
+
+    fn flow(&self, key: &FlowKey) -> Option<Known> {
+        self.node.flow(key).map(Known)
+    }
+
+    fn put_flow(&self, key: &FlowKey, flow: &Flow) {
+        self.node.set_flow(*key, *flow);
+    }
+
+    fn add_flow(&self, key: &FlowKey, flow: &Flow) -> bool {
+        let mut flows = self.node.flows.borrow_mut();
+        let is_new = !flows.contains_key(key);
+        if is_new {
+            flows.insert(*key, *flow);
+        }
+        is_new
+    }
+
+    fn mark_flow(&self, key: &FlowKey, seen: u64, flags: u32) {
+        if let Some(flow) = self.node.flows.borrow_mut().get_mut(key) {
+            flow.seen = seen;
+            flow.flags = flags;
+        }
+    }
+
+    fn turn(&self, service: u32) -> u64 {
+        if service >= capacity::SERVICES {
+            return 0;
+        }
+        let mut cursors = self.node.cursors.borrow_mut();
+        let cursor = cursors.entry(service).or_default();
+        let turn = *cursor;
+        *cursor = turn.wrapping_add(1);
+        turn
+    }
+
+    fn now(&self) -> u64 {
+        self.node.clock()
+    }
+
+    fn route(&self, _source: Address, destination: Address) -> Route {
+        if DELIVERS { self.node.routes.at_tc(destination) } else { self.node.routes.at_xdp(destination) }
+    }
+
+    fn route_to_node(&self, node: &Node) -> Route {
+        if !DELIVERS {
+            return self.node.routes.at_xdp(node.address);
+        }
+        match node.ifindex {
+            0 => Route::None,
+            ifindex => Route::Hop(crate::Hop { ifindex, ..crate::Hop::default() }),
+        }
+    }
+}

@@ -1,0 +1,288 @@
+//! The pipeline's first life: the programs loaded, their maps, and single packets run through them.
+
+use std::{fs, path::PathBuf};
+
+use anyhow::{Context as _, Result, ensure};
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray, RingBuf, lpm_trie::Key},
+    programs::{ProgramError, SchedClassifier, TestRun as _, TestRunOptions, Xdp, XdpMode},
+};
+use mesh_common::{
+    Reason,
+    abi::{
+        Address, Attachment, Backend, Counter, Endpoint, EndpointKey, Flow, FlowKey, Hook, LocalMac, MacKey,
+        Network, Node, NodeIndex, Pod, Service, ServiceKey, Settings, Slot, SubnetKey, Trace, Uplink,
+    },
+    native::NodeTables,
+};
+use nix::libc::EINVAL;
+
+/// A type of the ABI as aya takes it.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Raw<T>(T);
+
+// SAFETY: the ABI's Pod demands the same as aya's, and more: no padding, and any bytes are a valid value.
+unsafe impl<T: Pod> aya::Pod for Raw<T> {}
+
+type Hash<K, V> = HashMap<MapData, Raw<K>, Raw<V>>;
+
+/// What the kernel did with a packet.
+#[derive(Debug)]
+pub(crate) struct Ran {
+    /// What the program returned.
+    pub(crate) code: u32,
+    /// The packet afterwards.
+    pub(crate) bytes: Vec<u8>,
+    /// What the program told of it.
+    pub(crate) trace: Trace,
+}
+
+/// The loaded programs and their maps.
+pub(crate) struct Kernel {
+    programs: Ebpf,
+    traces: RingBuf<MapData>,
+    drops: PerCpuArray<MapData, Raw<u64>>,
+    counters: PerCpuArray<MapData, Raw<Counter>>,
+    settings: Array<MapData, Raw<Settings>>,
+    slots: Array<MapData, Raw<Slot>>,
+    backends: Array<MapData, Raw<Backend>>,
+    nodes: Array<MapData, Raw<Node>>,
+    cursors: Array<MapData, Raw<u64>>,
+    services: Hash<ServiceKey, Service>,
+    endpoints: Hash<EndpointKey, Endpoint>,
+    local_macs: Hash<MacKey, LocalMac>,
+    attachments: Hash<u32, Attachment>,
+    networks: Hash<u32, Network>,
+    peers: Hash<Address, NodeIndex>,
+    locals: Hash<Address, u32>,
+    uplinks: Hash<u32, Uplink>,
+    flows: Hash<FlowKey, Flow>,
+    subnets: LpmTrie<MapData, Raw<SubnetKey>, Raw<u32>>,
+    /// The interface that packets from the wire come in by.
+    uplink: u32,
+}
+
+macro_rules! map {
+    ($object:expr, $kind:ident, $name:literal) => {
+        $kind::try_from($object.take_map($name).context(concat!("no map ", $name))?)?
+    };
+}
+
+impl Kernel {
+    /// Loads the object. The XDP program is also put on the uplink, which would otherwise have no queue of XDP's that a
+    /// test could name.
+    pub(crate) fn load(pins: &std::path::Path, uplink: u32) -> Result<Self> {
+        let path = object();
+        let bytes = fs::read(&path).with_context(|| {
+            format!("no eBPF object at {}: `cargo xtask build-ebpf` makes it", path.display())
+        })?;
+        let mut programs = EbpfLoader::new().default_map_pin_directory(pins).load(&bytes)?;
+        for name in ["endpoint_tc", "host_tc", "underlay_tc"] {
+            tc(&mut programs, name)?.load().with_context(|| format!("cannot load {name}"))?;
+        }
+        let xdp: &mut Xdp =
+            programs.program_mut("underlay_xdp").context("no program underlay_xdp")?.try_into()?;
+        xdp.load()?;
+        xdp.attach_to_if_index(uplink, XdpMode::Driver)?;
+        Ok(Self {
+            traces: map!(programs, RingBuf, "TRACES"),
+            drops: map!(programs, PerCpuArray, "DROPS"),
+            counters: map!(programs, PerCpuArray, "COUNTERS"),
+            settings: map!(programs, Array, "SETTINGS"),
+            slots: map!(programs, Array, "SLOTS"),
+            backends: map!(programs, Array, "BACKENDS"),
+            nodes: map!(programs, Array, "NODES"),
+            cursors: map!(programs, Array, "CURSORS"),
+            services: map!(programs, HashMap, "SERVICES"),
+            endpoints: map!(programs, HashMap, "ENDPOINTS"),
+            local_macs: map!(programs, HashMap, "LOCAL_MACS"),
+            attachments: map!(programs, HashMap, "ATTACHMENTS"),
+            networks: map!(programs, HashMap, "NETWORKS"),
+            peers: map!(programs, HashMap, "PEERS"),
+            locals: map!(programs, HashMap, "LOCALS"),
+            uplinks: map!(programs, HashMap, "UPLINKS"),
+            flows: map!(programs, HashMap, "FLOWS"),
+            subnets: map!(programs, LpmTrie, "SUBNETS"),
+            programs,
+            uplink,
+        })
+    }
+
+    /// Makes the kernel's tables what a node's are, and forgets all flows.
+    pub(crate) fn fill(&mut self, node: &NodeTables) -> Result<()> {
+        // Each packet is traced: the trace tells what the program decided.
+        self.settings.set(0, Raw(Settings { trace_every: 1, ..node.settings }), 0)?;
+        fill_array(&mut self.slots, &node.slots, 256)?;
+        fill_array(&mut self.backends, &node.backends, 256)?;
+        fill_array(&mut self.nodes, &node.nodes, 16)?;
+        for service in 0..64 {
+            self.cursors.set(service, Raw(node.cursor(service)), 0)?;
+        }
+        fill_hash(&mut self.services, &node.services)?;
+        fill_hash(&mut self.endpoints, &node.endpoints)?;
+        fill_hash(&mut self.local_macs, &node.local_macs)?;
+        fill_hash(&mut self.attachments, &node.attachments)?;
+        fill_hash(&mut self.networks, &node.networks)?;
+        fill_hash(&mut self.peers, &node.peers)?;
+        fill_hash(&mut self.locals, &node.locals)?;
+        fill_hash(&mut self.uplinks, &node.uplinks)?;
+        fill_hash(&mut self.flows, &Default::default())?;
+        let keys: Vec<_> = self.subnets.keys().collect::<Result<_, _>>()?;
+        for key in keys {
+            self.subnets.remove(&key)?;
+        }
+        for (key, bits) in node.subnets.keys() {
+            self.subnets.insert(&Key::new(bits, Raw(key)), Raw(1), 0)?;
+        }
+        Ok(())
+    }
+
+    /// Runs a packet through the program of a hook, once; none if the kernel does not take such a packet for a test.
+    /// `ingress` is the interface that a task's frame comes in by.
+    pub(crate) fn run(&mut self, hook: Hook, packet: &[u8], ingress: u32, gso: bool) -> Result<Option<Ran>> {
+        let mut bytes = vec![0; 1 << 14];
+        let context = match hook {
+            Hook::Xdp => xdp_context(packet.len(), self.uplink),
+            Hook::Endpoint | Hook::Host | Hook::Underlay => skb_context(self.uplink, ingress, gso),
+        };
+        let options = TestRunOptions {
+            data_in: Some(packet),
+            data_out: Some(&mut bytes),
+            ctx_in: Some(&context),
+            // More would feed the program what it has made.
+            repeat: 1,
+            ..TestRunOptions::new()
+        };
+        let ran = match hook {
+            Hook::Endpoint => tc(&mut self.programs, "endpoint_tc")?.test_run(options),
+            Hook::Host => tc(&mut self.programs, "host_tc")?.test_run(options),
+            Hook::Underlay => tc(&mut self.programs, "underlay_tc")?.test_run(options),
+            Hook::Xdp => {
+                let program: &mut Xdp = self
+                    .programs
+                    .program_mut("underlay_xdp")
+                    .context("no program underlay_xdp")?
+                    .try_into()?;
+                program.test_run(options)
+            }
+        };
+        let ran = match ran {
+            Ok(ran) => ran,
+            Err(ProgramError::SyscallError(error)) if error.io_error.raw_os_error() == Some(EINVAL) => {
+                return Ok(None);
+            }
+            Err(error) => return Err(error.into()),
+        };
+        bytes.truncate(ran.data_size_out as usize);
+        let trace = self.traces.next().context("the program traced nothing")?;
+        ensure!(trace.len() == size_of::<Trace>(), "a trace of {} bytes", trace.len());
+        // SAFETY: there are as many bytes as a trace has, and any bytes are one.
+        let record = unsafe { trace.as_ptr().cast::<Trace>().read_unaligned() };
+        drop(trace);
+        ensure!(self.traces.next().is_none(), "the program traced more than one packet");
+        Ok(Some(Ran { code: ran.return_value, bytes, trace: record }))
+    }
+
+    pub(crate) fn flow(&self, key: &FlowKey) -> Option<Flow> {
+        self.flows.get(&Raw(*key), 0).ok().map(|flow| flow.0)
+    }
+
+    /// Every flow, in the order of their keys.
+    pub(crate) fn flows(&self) -> Result<Vec<(FlowKey, Flow)>> {
+        let mut flows = self
+            .flows
+            .iter()
+            .map(|entry| entry.map(|(key, flow)| (key.0, flow.0)))
+            .collect::<Result<Vec<_>, _>>()?;
+        flows.sort_unstable_by_key(|(key, _)| *key);
+        Ok(flows)
+    }
+
+    /// The next turn of a service.
+    pub(crate) fn cursor(&self, service: u32) -> Result<u64> {
+        Ok(self.cursors.get(&service, 0)?.0)
+    }
+
+    /// Packets lost, by reason, since the programs were loaded.
+    pub(crate) fn drops(&self) -> Result<Vec<u64>> {
+        (0..Reason::ALL.len() as u32)
+            .map(|reason| Ok(self.drops.get(&reason, 0)?.iter().map(|count| count.0).sum()))
+            .collect()
+    }
+
+    /// Packets and bytes by hook and outcome, since the programs were loaded.
+    pub(crate) fn counters(&self) -> Result<Vec<Counter>> {
+        (0..Counter::COUNT)
+            .map(|index| {
+                let values = self.counters.get(&index, 0)?;
+                Ok(values.iter().fold(Counter::default(), |sum, value| Counter {
+                    packets: sum.packets + value.0.packets,
+                    bytes: sum.bytes + value.0.bytes,
+                }))
+            })
+            .collect()
+    }
+}
+
+/// The object: where the variable says, or where it is built.
+fn object() -> PathBuf {
+    std::env::var_os("MESH_EBPF_OBJECT").map_or_else(
+        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/bpf/mesh-ebpf.o"),
+        PathBuf::from,
+    )
+}
+
+fn tc<'a>(programs: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier> {
+    Ok(programs.program_mut(name).with_context(|| format!("no program {name}"))?.try_into()?)
+}
+
+/// Fills an array's first entries, of which no world uses more.
+fn fill_array<V: Pod + Default>(array: &mut Array<MapData, Raw<V>>, values: &[V], most: u32) -> Result<()> {
+    ensure!(values.len() <= most as usize, "a world of {} entries", values.len());
+    for index in 0..most {
+        array.set(index, Raw(values.get(index as usize).copied().unwrap_or_default()), 0)?;
+    }
+    Ok(())
+}
+
+fn fill_hash<K: Pod + Eq + std::hash::Hash, V: Pod>(
+    map: &mut Hash<K, V>,
+    entries: &std::collections::HashMap<K, V>,
+) -> Result<()> {
+    let keys: Vec<_> = map.keys().collect::<Result<_, _>>()?;
+    for key in keys {
+        map.remove(&key)?;
+    }
+    for (key, value) in entries {
+        map.insert(Raw(*key), Raw(*value), 0)?;
+    }
+    Ok(())
+}
+
+/// A `struct __sk_buff`, with what a test may set of it.
+fn skb_context(interface: u32, ingress: u32, gso: bool) -> Vec<u8> {
+    const INGRESS_IFINDEX: usize = 36;
+    const IFINDEX: usize = 40;
+    const GSO_SEGS: usize = 164;
+    const GSO_SIZE: usize = 176;
+    let mut context = vec![0; 192];
+    let mut set = |at: usize, value: u32| context[at..at + 4].copy_from_slice(&value.to_ne_bytes());
+    set(INGRESS_IFINDEX, ingress);
+    set(IFINDEX, interface);
+    if gso {
+        set(GSO_SEGS, 2);
+        set(GSO_SIZE, 1000);
+    }
+    context
+}
+
+/// A `struct xdp_md`.
+fn xdp_context(length: usize, interface: u32) -> Vec<u8> {
+    let [data, data_meta, queue, egress] = [0; 4];
+    [data, length as u32, data_meta, interface, queue, egress]
+        .iter()
+        .flat_map(|word: &u32| word.to_ne_bytes())
+        .collect()
+}

@@ -237,3 +237,32 @@ fn tunnel_headers_are_as_the_standard_says() -> Result<()> {
     }
     Ok(())
 }
+
+/// Where the wire's card can cut a long segment to pieces itself, it is handed whole ones, in their tunnel.
+#[test]
+fn long_segments_stay_whole_up_to_the_wire() -> Result<()> {
+    for underlay in [Underlay::V4, Underlay::V6] {
+        mesh(underlay).test(|lab| {
+            for node in ["n1", "n2"] {
+                lab.offload(node)?;
+            }
+            let b = lab.host("b");
+            b.serve_http(&Web::on(80))?;
+            let sum = b.publish_random_file("file", 20_000_000)?;
+            let wire = RawSocket::open(lab.host("n2"), "eth0")?;
+            for address in both_families(B)? {
+                let web = SocketAddr::new(address, 80);
+                let found = lab.host("a").curl_sha256(&format!("http://{web}/files/file"))?;
+                ensure!(found == sum, "20 MB from {web} arrived changed");
+                let is_whole = |frame: &[u8]| frame.len() > 10_000 && Tunnelled::parse(frame).is_some();
+                let whole = wire.receive(Duration::from_secs(2), is_whole)?;
+                ensure!(
+                    whole.is_some(),
+                    "{web}: no tunnel packet longer than 10,000 bytes was handed to the wire"
+                );
+            }
+            Ok(())
+        })?;
+    }
+    Ok(())
+}

@@ -4,7 +4,10 @@
 
 #![no_std]
 #![no_main]
-#![expect(internal_features, reason = "the kernel's fetch-and-add has no stable name on this target: see `tables`")]
+#![expect(
+    internal_features,
+    reason = "the kernel's fetch-and-add has no stable name on this target: see `tables`"
+)]
 #![feature(core_intrinsics)]
 // For the loads of `access`.
 #![feature(asm_experimental_arch)]

@@ -7,7 +7,10 @@ use core::{
 };
 
 use aya_ebpf::{
-    bindings::{BPF_ANY, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_SUCCESS, BPF_NOEXIST, bpf_fib_lookup},
+    bindings::{
+        BPF_ANY, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_SUCCESS,
+        BPF_NOEXIST, bpf_fib_lookup,
+    },
     cty::c_void,
     helpers,
     maps::lpm_trie::Key,
@@ -15,8 +18,8 @@ use aya_ebpf::{
 use mesh_common::{
     Hop, Route, Tables,
     abi::{
-        Address, Attachment, Backend, BackendIndex, Endpoint, EndpointKey, Family, Flow, FlowKey, LocalMac, MacKey,
-        Network, Node, NodeIndex, Service, ServiceKey, Settings, Slot, SubnetKey, Uplink,
+        Address, Attachment, Backend, BackendIndex, Endpoint, EndpointKey, Family, Flow, FlowKey, LocalMac,
+        MacKey, Network, Node, NodeIndex, Service, ServiceKey, Settings, Slot, SubnetKey, Uplink,
     },
 };
 
@@ -78,8 +81,9 @@ fn ask_for_route(context: *mut c_void, source: &Address, destination: &Address, 
         }
     }
     // SAFETY: the context is the hook's own, and the query is initialised and as long as it says.
-    let answer =
-        unsafe { helpers::generated::bpf_fib_lookup(context, &raw mut query, size_of::<bpf_fib_lookup>() as i32, 0) };
+    let answer = unsafe {
+        helpers::generated::bpf_fib_lookup(context, &raw mut query, size_of::<bpf_fib_lookup>() as i32, 0)
+    };
     *hop = Hop { ifindex: query.ifindex, destination: query.dmac, source: query.smac };
     answer as u32
 }

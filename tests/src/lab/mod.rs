@@ -244,6 +244,15 @@ impl Lab {
         switch.plug(&self.host(host).namespace, host, self.mesh.number(host)?)
     }
 
+    /// Gives a host's cable a card that cuts long segments to pieces itself, and then cannot take what XDP sends.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn offload(&self, host: &str) -> Result<()> {
+        let switch = self.switch.as_ref().context("the lab was not built")?;
+        switch.offload(&self.host(host).namespace, host)
+    }
+
     /// The node's end of the veth pair whose other end is a task's interface with an address.
     ///
     /// # Errors

@@ -26,6 +26,13 @@ impl Verdict {
         Self { outcome: Outcome::Drop, detail: reason as u32 }
     }
 
+    /// It is lost, and counted; what goes back out of the interface that it came in by tells its sender so.
+    #[inline(always)]
+    #[must_use]
+    pub const fn refuse(reason: Reason) -> Self {
+        Self { outcome: Outcome::Refuse, detail: reason as u32 }
+    }
+
     /// It goes to the endpoint behind this host-side interface.
     #[inline(always)]
     #[must_use]
@@ -65,7 +72,7 @@ impl Verdict {
     #[must_use]
     pub fn reason(self) -> Option<Reason> {
         match self.outcome {
-            Outcome::Drop => Reason::ALL.get(self.detail as usize).copied(),
+            Outcome::Drop | Outcome::Refuse => Reason::ALL.get(self.detail as usize).copied(),
             _ => None,
         }
     }
@@ -77,6 +84,7 @@ impl fmt::Debug for Verdict {
             Outcome::Pass => f.write_str("pass"),
             Outcome::Reply => f.write_str("reply"),
             Outcome::Drop => write!(f, "drop ({})", self.reason().map_or("?", Reason::label)),
+            Outcome::Refuse => write!(f, "refuse ({})", self.reason().map_or("?", Reason::label)),
             Outcome::Deliver => write!(f, "deliver to {}", self.detail),
             Outcome::Host => write!(f, "host by {}", self.detail),
             Outcome::Transmit => write!(f, "transmit by {}", self.detail),

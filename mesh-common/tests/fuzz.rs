@@ -35,7 +35,7 @@ fn run(world: &World, frame: &Frame) -> Verdict {
             match verdict.outcome() {
                 Outcome::Pass => assert_eq!(early.bytes(), frame.bytes, "what XDP passes on is untouched"),
                 Outcome::Deliver | Outcome::Host => panic!("XDP cannot deliver: {verdict:?}"),
-                Outcome::Drop | Outcome::Reply | Outcome::Transmit => {}
+                Outcome::Drop | Outcome::Reply | Outcome::Refuse | Outcome::Transmit => {}
             }
             let verdict = pipeline::from_underlay(&mut packet, &tables);
             if verdict.outcome() == Outcome::Pass {

@@ -4,7 +4,10 @@
 
 #![no_std]
 #![no_main]
-#![expect(internal_features, reason = "the kernel's fetch-and-add has no stable name on this target: see `tables`")]
+#![expect(
+    internal_features,
+    reason = "the kernel's fetch-and-add has no stable name on this target: see `tables`"
+)]
 #![feature(core_intrinsics)]
 // For the loads of `access`.
 #![feature(asm_experimental_arch)]
@@ -86,7 +89,7 @@ pub fn underlay_xdp(context: XdpContext) -> u32 {
     }
     match verdict.outcome() {
         Outcome::Pass => XDP_PASS,
-        Outcome::Reply => XDP_TX,
+        Outcome::Reply | Outcome::Refuse => XDP_TX,
         Outcome::Transmit if verdict.detail() == ingress => XDP_TX,
         // SAFETY: plain numbers.
         Outcome::Transmit => (unsafe { helpers::generated::bpf_redirect(verdict.detail(), 0) }) as u32,
@@ -128,7 +131,7 @@ fn at_tc_end(
         match verdict.outcome() {
             Outcome::Pass => return TC_ACT_OK,
             Outcome::Drop => return TC_ACT_SHOT,
-            Outcome::Reply => helpers::generated::bpf_redirect(ingress, 0),
+            Outcome::Reply | Outcome::Refuse => helpers::generated::bpf_redirect(ingress, 0),
             Outcome::Host => helpers::generated::bpf_redirect(verdict.detail(), 0),
             Outcome::Deliver => helpers::generated::bpf_redirect_peer(verdict.detail(), 0),
             Outcome::Transmit => {

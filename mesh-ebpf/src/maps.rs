@@ -7,8 +7,9 @@ use aya_ebpf::{
 use mesh_common::{
     Reason,
     abi::{
-        Address, Attachment, Backend, Counter, Dialled, DialledKey, Endpoint, EndpointKey, Flow, FlowKey, LocalMac,
-        MacKey, Network, Node, NodeIndex, Service, ServiceKey, Settings, Slot, SubnetKey, Uplink, capacity,
+        Address, Attachment, Backend, Counter, Dialled, DialledKey, Endpoint, EndpointKey, Flow, FlowKey,
+        LocalMac, MacKey, Network, Node, NodeIndex, Service, ServiceKey, Settings, Slot, SubnetKey, Uplink,
+        capacity,
     },
 };
 

@@ -18,7 +18,7 @@ pub fn count(hook: Hook, verdict: Verdict, length: usize) {
             (*counter).bytes += length as u64;
         }
     }
-    if verdict.outcome() == Outcome::Drop
+    if matches!(verdict.outcome(), Outcome::Drop | Outcome::Refuse)
         && let Some(drops) = maps::DROPS.get_ptr_mut(verdict.detail())
     {
         // SAFETY: as above.
@@ -31,7 +31,8 @@ pub fn count(hook: Hook, verdict: Verdict, length: usize) {
 pub fn is_sampled(settings: Option<&Settings>) -> bool {
     let Some(settings) = settings else { return false };
     // SAFETY: no arguments.
-    settings.trace_every != 0 && unsafe { helpers::generated::bpf_get_prandom_u32() } % settings.trace_every == 0
+    settings.trace_every != 0
+        && unsafe { helpers::generated::bpf_get_prandom_u32() } % settings.trace_every == 0
 }
 
 /// Puts a packet into the ring of traces; `load` copies so many of its first bytes and says whether it could.

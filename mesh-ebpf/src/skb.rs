@@ -6,7 +6,8 @@ use aya_ebpf::{
     bindings::{
         __sk_buff, BPF_F_ADJ_ROOM_DECAP_L3_IPV4, BPF_F_ADJ_ROOM_DECAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L2_ETH,
         BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L4_UDP,
-        BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
+        BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR,
+        bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
     },
     helpers,
 };
@@ -54,7 +55,8 @@ impl Skb {
     #[inline(always)]
     fn adjust_room(&self, bytes: i32, flags: u64) -> Option<()> {
         // SAFETY: the pointer is the hook's context.
-        let result = unsafe { helpers::generated::bpf_skb_adjust_room(self.skb, bytes, BPF_ADJ_ROOM_MAC, flags) };
+        let result =
+            unsafe { helpers::generated::bpf_skb_adjust_room(self.skb, bytes, BPF_ADJ_ROOM_MAC, flags) };
         (result == 0).then_some(())
     }
 
@@ -62,7 +64,13 @@ impl Skb {
     fn replace_checksum(&self, offset: usize, change: Sum, flags: u64) -> Option<()> {
         // SAFETY: the pointer is the hook's context; a size of 0 in the flags says that `to` is the change itself.
         let result = unsafe {
-            helpers::generated::bpf_l4_csum_replace(self.skb, offset as u32, 0, u64::from(change.folded32()), flags)
+            helpers::generated::bpf_l4_csum_replace(
+                self.skb,
+                offset as u32,
+                0,
+                u64::from(change.folded32()),
+                flags,
+            )
         };
         (result == 0).then_some(())
     }

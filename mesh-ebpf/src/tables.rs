@@ -7,7 +7,10 @@ use core::{
 };
 
 use aya_ebpf::{
-    bindings::{BPF_ANY, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, BPF_NOEXIST, bpf_fib_lookup},
+    bindings::{
+        BPF_ANY, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_SUCCESS,
+        BPF_NOEXIST, bpf_fib_lookup,
+    },
     cty::c_void,
     helpers,
     maps::lpm_trie::Key,
@@ -15,8 +18,8 @@ use aya_ebpf::{
 use mesh_common::{
     Hop, Route, Tables,
     abi::{
-        Address, Attachment, Backend, BackendIndex, Endpoint, EndpointKey, Family, Flow, FlowKey, LocalMac, MacKey,
-        Network, Node, NodeIndex, Service, ServiceKey, Settings, Slot, SubnetKey, Uplink,
+        Address, Attachment, Backend, BackendIndex, Endpoint, EndpointKey, Family, Flow, FlowKey, LocalMac,
+        MacKey, Network, Node, NodeIndex, Service, ServiceKey, Settings, Slot, SubnetKey, Uplink,
     },
 };
 
@@ -40,44 +43,49 @@ pub struct KernelTables<const XDP: bool> {
 }
 
 impl<const XDP: bool> KernelTables<XDP> {
-    /// Asks the kernel's routing table, as if the packet had come in by the mesh's own gate: an interface of which the
-    /// agent knows that it forwards, whatever the node's settings are.
     #[inline(always)]
-    fn lookup(&self, source: Address, destination: Address) -> Route {
-        let Some(settings) = self.settings() else { return Route::None };
-        // SAFETY: the type is made of integers only, for which zero is a value.
-        let mut query: bpf_fib_lookup = unsafe { MaybeUninit::zeroed().assume_init() };
-        query.ifindex = settings.host_ifindex;
-        // Without a length, the kernel holds the whole frame against the interface's MTU, with a tunnel around it that the
-        // packet will not leave with. Nothing is too long for the networks' MTU.
-        query.__bindgen_anon_1.tot_len = 1;
-        match destination.family() {
-            Family::V4 => {
-                query.family = AF_INET;
-                query.__bindgen_anon_3.ipv4_src = u32::from_ne_bytes(source.v4_octets());
-                query.__bindgen_anon_4.ipv4_dst = u32::from_ne_bytes(destination.v4_octets());
-            }
-            Family::V6 => {
-                query.family = AF_INET6;
-                query.__bindgen_anon_3.ipv6_src = words(source);
-                query.__bindgen_anon_4.ipv6_dst = words(destination);
-            }
-        }
-        // SAFETY: the context is the hook's own, and the query is initialised and as long as it says.
-        let answer = unsafe {
-            helpers::generated::bpf_fib_lookup(self.context, &raw mut query, size_of::<bpf_fib_lookup>() as i32, 0)
-        } as u32;
-        match answer {
-            BPF_FIB_LKUP_RET_SUCCESS if XDP => {
-                Route::Hop(Hop { ifindex: query.ifindex, destination: query.dmac, source: query.smac })
-            }
+    fn find_route(&self, source: &Address, destination: &Address) -> Route {
+        let mut hop = Hop::default();
+        match ask_for_route(self.context, source, destination, &mut hop) {
+            BPF_FIB_LKUP_RET_SUCCESS if XDP => Route::Hop(hop),
             BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH if !XDP => {
-                Route::Hop(Hop { ifindex: query.ifindex, ..Hop::default() })
+                Route::Hop(Hop { ifindex: hop.ifindex, ..Hop::default() })
             }
             _ if XDP => Route::Later,
             _ => Route::None,
         }
     }
+}
+
+/// Asks the kernel's routing table, as if the packet had come in by the mesh's own gate: an interface of which the agent
+/// knows that it forwards, whatever the node's settings are. Out of line, for its query is 64 bytes of stack.
+#[inline(never)]
+fn ask_for_route(context: *mut c_void, source: &Address, destination: &Address, hop: &mut Hop) -> u32 {
+    let Some(settings) = maps::SETTINGS.get(0) else { return BPF_FIB_LKUP_RET_NOT_FWDED };
+    // SAFETY: the type is made of integers only, for which zero is a value.
+    let mut query: bpf_fib_lookup = unsafe { MaybeUninit::zeroed().assume_init() };
+    query.ifindex = settings.host_ifindex;
+    // Without a length, the kernel holds the whole frame against the interface's MTU, with a tunnel around it that the packet
+    // will not leave with. Nothing is too long for the networks' MTU.
+    query.__bindgen_anon_1.tot_len = 1;
+    match destination.family() {
+        Family::V4 => {
+            query.family = AF_INET;
+            query.__bindgen_anon_3.ipv4_src = u32::from_ne_bytes(source.v4_octets());
+            query.__bindgen_anon_4.ipv4_dst = u32::from_ne_bytes(destination.v4_octets());
+        }
+        Family::V6 => {
+            query.family = AF_INET6;
+            query.__bindgen_anon_3.ipv6_src = words(*source);
+            query.__bindgen_anon_4.ipv6_dst = words(*destination);
+        }
+    }
+    // SAFETY: the context is the hook's own, and the query is initialised and as long as it says.
+    let answer = unsafe {
+        helpers::generated::bpf_fib_lookup(context, &raw mut query, size_of::<bpf_fib_lookup>() as i32, 0)
+    };
+    *hop = Hop { ifindex: query.ifindex, destination: query.dmac, source: query.smac };
+    answer as u32
 }
 
 #[inline(always)]
@@ -203,11 +211,9 @@ impl<const XDP: bool> Tables for KernelTables<XDP> {
     fn turn(&self, service: u32) -> u64 {
         let Some(cursor) = maps::CURSORS.get_ptr_mut(service) else { return 0 };
         // SAFETY: the pointer is the map's, aligned to eight bytes, and every access to a cursor is atomic. The standard
-        // library keeps `fetch_add` from targets without compare-and-swap, though this one can do it.
-        //
-        // Not `Relaxed`: for that LLVM takes the instruction which does not give back what was there before, also where it
-        // is asked for.
-        unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::SeqCst }>(cursor, 1) }
+        // library keeps `fetch_add` from targets without compare-and-swap, though this one can do it. Relaxed, LLVM takes the
+        // instruction that does not fetch.
+        unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::AcqRel }>(cursor, 1) }
     }
 
     #[inline(always)]
@@ -218,14 +224,14 @@ impl<const XDP: bool> Tables for KernelTables<XDP> {
 
     #[inline(always)]
     fn route(&self, source: Address, destination: Address) -> Route {
-        self.lookup(source, destination)
+        self.find_route(&source, &destination)
     }
 
     #[inline(always)]
     fn route_to_node(&self, node: &Node) -> Route {
         if XDP {
             let Some(settings) = self.settings() else { return Route::None };
-            return self.lookup(settings.address, node.address);
+            return self.find_route(&settings.address, &node.address);
         }
         match node.ifindex {
             0 => Route::None,

@@ -16,8 +16,13 @@ impl Scratch {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name =
             format!("meshlinks-{}-{}-{what}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        run(&["netns", "add", &name]);
-        let scratch = Self(name);
+        Self::named(&name)
+    }
+
+    /// One of this very name.
+    pub(crate) fn named(name: &str) -> Self {
+        run(&["netns", "add", name]);
+        let scratch = Self(name.to_owned());
         scratch.ip(&["link", "set", "lo", "up"]);
         scratch
     }

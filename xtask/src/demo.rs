@@ -124,7 +124,9 @@ fn replica(lab: &Lab, host: &str, url: &str, client: &str) -> Result<u32> {
     let text = lab.host(host).curl(url)?;
     let (name, seen) =
         text.trim_end().split_once(" sees ").with_context(|| format!("this is no replica: {text}"))?;
-    ensure!(seen == client, "{name} sees {seen} in the place of {client}");
+    // Whoever reaches himself by a virtual IP is seen as that, or his kernel would take it for a forgery.
+    let is_itself = name == host && url.contains(seen);
+    ensure!(seen == client || is_itself, "{name} sees {seen} in the place of {client}");
     let number = name.strip_prefix("search.").with_context(|| format!("this is no replica: {name}"))?;
     Ok(number.parse()?)
 }
@@ -195,7 +197,9 @@ fn virtual_ip(story: &mut Story, lab: &Lab) -> Result<()> {
     );
     let vip = "10.0.9.2".parse()?;
     let pinged = lab.host("search.2").ping(vip, 1, 56);
-    let pinged = pinged.map(|text| text.lines().nth(1).unwrap_or_default().to_owned());
+    let pinged =
+        pinged.map(|text| text.lines().nth(1).and_then(|line| line.split(':').next()).map(str::to_owned));
+    let pinged = pinged.and_then(|line| line.context("ping said nothing"));
     story.answer("search.2", "ping -c 1 10.0.9.2", pinged, |_| Ok(()));
     in_turn(story, lab, "search.2", "http://10.0.9.2:9200", "10.0.9.12");
     in_turn(story, lab, "search.3", "http://[fd00:9::a00:902]:9200", "fd00:9::a00:90d");
@@ -281,13 +285,13 @@ fn crash(story: &mut Story, lab: &mut Lab) -> Result<()> {
         let began = Instant::now();
         let started = lab.node_mut(node).start().and_then(|()| transfer.progress());
         let ready = progress::took(began.elapsed());
-        let text = format!("ready after {ready}, and the transfer goes on");
+        let text = format!("ready after {ready}; it goes on");
         story.answer(node, "meshd &", started.map(|()| text), |_| Ok(()));
     }
     let summary = transfer.finish();
     let text = summary.map(|summary| {
         let megabytes = summary.bytes / 1_000_000;
-        format!("{megabytes} MB, every byte right; longest pause {} ms", summary.longest_stall.as_millis())
+        format!("{megabytes} MB, right; longest pause {} ms", summary.longest_stall.as_millis())
     });
     story.answer("search.3", "(what arrived)", text, |_| Ok(()));
     Ok(())
@@ -300,11 +304,11 @@ fn numbers(story: &mut Story, lab: &Lab) -> Result<()> {
     }
     let node = lab.node("n3");
     story.show("n3", "meshctl drops", &node.meshctl_text("drops")?);
-    let internal = eventually("the drops are counted", Duration::from_secs(2), || {
-        let packets = node.dropped("internal")?;
-        ensure!(packets > 0, "no packet was counted as leaving an internal network");
-        Ok(format!("{packets} packets of db tried to leave its internal network, and are counted"))
+    let lost = eventually("the drops are counted", Duration::from_secs(2), || {
+        let packets = node.dropped("no_route")?;
+        ensure!(packets > 0, "no packet was counted as having no route");
+        Ok(format!("{packets} packets: see step 7"))
     });
-    story.answer("n3", "meshctl drops | grep internal", internal, |_| Ok(()));
+    story.answer("n3", "meshctl drops | grep no_route", lost, |_| Ok(()));
     Ok(())
 }

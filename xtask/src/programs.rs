@@ -1,10 +1,14 @@
 //! What each eBPF program costs: its size, and what the kernel's verifier spends on it; printed by every build and
 //! compared with what docs/programs.md records.
 
-use std::{fmt::Write as _, fs};
+use std::{env, fmt::Write as _, fs, path::Path, thread};
 
 use anyhow::{Context as _, Result, bail};
 use aya::{Ebpf, EbpfLoader, programs::Program};
+use nix::{
+    mount::{MsFlags, mount},
+    sched::{CloneFlags, unshare},
+};
 
 use crate::{ebpf, process, project};
 
@@ -74,9 +78,29 @@ pub(crate) fn report(built: &ebpf::Built, record: bool) -> Result<()> {
 }
 
 /// Loads each program and asks the kernel what it made of it.
+///
+/// The object's maps want to be pinned: they are, in a mount namespace of a thread that ends with this.
 fn measure(object: &[u8]) -> Result<Vec<Cost>> {
-    let mut ebpf: Ebpf =
-        EbpfLoader::new().load(object).context("the kernel does not take the eBPF object")?;
+    thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            let pins = env::temp_dir();
+            unshare(CloneFlags::CLONE_NEWNS).context("cannot make a mount namespace")?;
+            let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+            mount(None::<&str>, "/", None::<&str>, private, None::<&str>)
+                .context("cannot keep mounts to ourselves")?;
+            mount(Some("bpf"), &pins, Some("bpf"), MsFlags::empty(), None::<&str>)
+                .context("cannot mount a bpffs")?;
+            measure_with_pins(object, &pins)
+        });
+        thread.join().unwrap_or_else(|_| bail!("the thread that measures the programs panicked"))
+    })
+}
+
+fn measure_with_pins(object: &[u8], pins: &Path) -> Result<Vec<Cost>> {
+    let mut ebpf: Ebpf = EbpfLoader::new()
+        .default_map_pin_directory(pins)
+        .load(object)
+        .context("the kernel does not take the eBPF object")?;
     let mut costs = Vec::new();
     for (name, program) in ebpf.programs_mut() {
         load(program).with_context(|| format!("the kernel does not take the eBPF program `{name}`"))?;
@@ -113,12 +137,7 @@ fn load(program: &mut Program) -> Result<()> {
 /// On what the costs depend, besides the source.
 fn circumstances(built: &ebpf::Built) -> String {
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    format!(
-        "Measured on Linux {} ({}), compiled by {}.",
-        kernel.trim(),
-        std::env::consts::ARCH,
-        built.compiler
-    )
+    format!("Measured on Linux {} ({}), compiled by {}.", kernel.trim(), env::consts::ARCH, built.compiler)
 }
 
 /// The costs as a Markdown table, which is as good to read in a terminal.

@@ -32,6 +32,8 @@ pub enum Outcome {
     Host = 4,
     /// Sent out.
     Transmit = 5,
+    /// Dropped, and its sender told.
+    Refuse = 6,
 }
 
 impl Hook {
@@ -52,8 +54,8 @@ impl Hook {
 
 impl Outcome {
     /// Each outcome, in the order of its number.
-    pub const ALL: [Self; 6] =
-        [Self::Pass, Self::Drop, Self::Reply, Self::Deliver, Self::Host, Self::Transmit];
+    pub const ALL: [Self; 7] =
+        [Self::Pass, Self::Drop, Self::Reply, Self::Deliver, Self::Host, Self::Transmit, Self::Refuse];
 
     /// Its name in output and metrics.
     #[must_use]
@@ -65,6 +67,7 @@ impl Outcome {
             Self::Deliver => "deliver",
             Self::Host => "host",
             Self::Transmit => "transmit",
+            Self::Refuse => "refuse",
         }
     }
 }
@@ -138,6 +141,6 @@ mod tests {
         for (index, outcome) in Outcome::ALL.into_iter().enumerate() {
             assert_eq!(outcome as usize, index);
         }
-        assert_eq!(Counter::index(Hook::Xdp, Outcome::Transmit) + 1, Counter::COUNT);
+        assert_eq!(Counter::index(Hook::Xdp, Outcome::Refuse) + 1, Counter::COUNT);
     }
 }

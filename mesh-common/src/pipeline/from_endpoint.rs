@@ -5,7 +5,9 @@ use network_types::eth::EthHdr;
 use super::{
     Step, Way, balance,
     datagram::Datagram,
-    deliver, echo, go, lookup, neighbour, outside, published, settle, too_big,
+    deliver, echo, go, lookup, neighbour, outside, published,
+    remember::remember,
+    settle, too_big,
     translate::{Rewrite, translate},
     tunnel::{self, Tunnel},
 };
@@ -189,18 +191,5 @@ fn open<T: Tables>(tables: &T, service: &Service, key: &FlowKey, change: &Rewrit
         service: service.id,
         ..Flow::default()
     };
-    tables.put_flow(key, &flow);
-    flow.source = key.destination;
-    flow.destination = key.source;
-    flow.source_port = key.destination_port;
-    flow.destination_port = key.source_port;
-    flow.flags = flow_flags::REPLY;
-    let back_key = FlowKey {
-        source: change.destination,
-        destination: change.source,
-        source_port: change.destination_port,
-        destination_port: change.source_port,
-        ..*key
-    };
-    tables.put_flow(&back_key, &flow);
+    remember(tables, key, &mut flow, key.scope);
 }

@@ -55,7 +55,7 @@ fn underlay<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Step {
     }
     if let Some(service) = lookup::published(tables, &datagram, key.destination_port) {
         let mut way = Way::NOWHERE;
-        published::enter(packet, tables, &mut datagram, service, &mut way)?;
+        published::enter(tables, &mut datagram, service, &mut way)?;
         return go(packet, tables, &mut datagram, &way);
     }
     if !T::DELIVERS {

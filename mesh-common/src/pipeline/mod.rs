@@ -14,6 +14,7 @@ mod lookup;
 mod neighbour;
 mod outside;
 mod published;
+mod remember;
 mod too_big;
 mod translate;
 mod tunnel;
@@ -26,7 +27,7 @@ pub use tunnel::overhead;
 use self::{
     datagram::Datagram,
     neighbour::Asker,
-    published::{Arrival, Returned},
+    published::{Arrival, Forward, Returned},
 };
 use crate::{Packet, Reason, Tables, Verdict};
 
@@ -40,6 +41,8 @@ type Step = Result<Verdict, Reason>;
 /// may leave a pointer to its stack in that register, which the verifier refuses.
 enum Way {
     Settled(Verdict),
+    /// A client's packet goes on to the node of its backend.
+    Forward(Forward),
     /// A client's packet has come to the node of its backend.
     Deliver(Arrival),
     /// A task's answer to a client has come to the entry node.
@@ -62,12 +65,14 @@ fn go<P: Packet, T: Tables>(packet: &mut P, tables: &T, datagram: &mut Datagram,
     if !T::DELIVERS {
         return match way {
             Way::Settled(verdict) => Ok(*verdict),
+            Way::Forward(to) => published::forward(packet, tables, datagram, to),
             Way::Return(returned) => published::returned(packet, tables, datagram, returned),
             Way::Deliver(_) | Way::AskedByArp(_) | Way::Solicited(_) => Ok(Verdict::PASS),
         };
     }
     match way {
         Way::Settled(verdict) => Ok(*verdict),
+        Way::Forward(to) => published::forward(packet, tables, datagram, to),
         Way::Return(returned) => published::returned(packet, tables, datagram, returned),
         Way::Deliver(arrival) => published::deliver(packet, tables, datagram, arrival),
         Way::AskedByArp(asker) => neighbour::arp_from_tunnel(packet, tables, asker),

@@ -76,7 +76,7 @@ fn reply<P: Packet>(packet: &mut P, datagram: &Datagram, speaker: Address, mtu: 
     let l4 = ETHERNET + header;
     packet.write(l4, &[kind[0], kind[1], a, b])?;
     packet.write(l4 + 4, &mtu.to_be_bytes())?;
-    Some(Verdict::REPLY)
+    Some(Verdict::refuse(Reason::TooBig))
 }
 
 /// Moves the packet's first bytes back to where they are quoted, the last first because the places overlap, and sums

@@ -47,7 +47,7 @@ pub(crate) struct Outcome {
 #[derive(Debug)]
 pub(crate) struct Kernel {
     links: Links,
-    datapath: Arc<Mutex<Datapath>>,
+    pub(super) datapath: Arc<Mutex<Datapath>>,
     /// What was last written to the maps; none when that is not known.
     known: Option<Arc<MapContents>>,
     /// Entries that were found altered, and put right.
@@ -274,6 +274,7 @@ fn interface(seen: links::Interface) -> plan::Interface {
         mtu: seen.mtu,
         up: seen.up,
         kind: seen.kind.unwrap_or_default(),
+        master: seen.master,
     }
 }
 

@@ -26,7 +26,7 @@ impl FileWatch {
     /// # Errors
     /// When the system refuses.
     pub(crate) fn new(file: &Path) -> notify::Result<Self> {
-        let (sender, changes) = mpsc::channel(1);
+        let (sender, events) = mpsc::channel(1);
         let targets: Vec<PathBuf> =
             [Some(file.to_owned()), file.canonicalize().ok()].into_iter().flatten().collect();
         let names: Vec<OsString> =
@@ -55,15 +55,28 @@ impl FileWatch {
         for directory in directories {
             watcher.watch(&directory, RecursiveMode::NonRecursive)?;
         }
+        // In a task of its own, so that who waits for a change may give up waiting and loses none.
+        let (calm, changes) = mpsc::channel(1);
+        tokio::spawn(settle(events, calm));
         Ok(Self { _watcher: watcher, changes })
     }
 
-    /// Returns when the file has changed and rests again; never if the watcher has ended.
+    /// Returns when the file has changed and rests again; never if the watcher has ended. Nothing is lost if this
+    /// is not waited for to its end.
     pub(crate) async fn changed(&mut self) {
         if self.changes.recv().await.is_none() {
             std::future::pending::<()>().await;
         }
-        while let Ok(Some(())) = timeout(QUIET, self.changes.recv()).await {}
+    }
+}
+
+/// Makes one change of events that come together.
+async fn settle(mut events: mpsc::Receiver<()>, calm: mpsc::Sender<()>) {
+    while events.recv().await.is_some() {
+        while let Ok(Some(())) = timeout(QUIET, events.recv()).await {}
+        if calm.send(()).await.is_err() {
+            return;
+        }
     }
 }
 
@@ -107,6 +120,18 @@ mod tests {
 
         fs::write(directory.path().join("other.yaml"), "f").unwrap();
         assert!(timeout(QUIET * 3, watch.changed()).await.is_err(), "another file is none of ours");
+    }
+
+    #[tokio::test]
+    async fn who_gives_up_waiting_loses_nothing() {
+        let directory = Directory::new();
+        let file = directory.path().join("mesh.yaml");
+        fs::write(&file, "a").unwrap();
+        let mut watch = FileWatch::new(&file).unwrap();
+        fs::write(&file, "b").unwrap();
+        // Longer than the event takes, shorter than the file must rest.
+        assert!(timeout(QUIET / 2, watch.changed()).await.is_err());
+        assert!(is_told(&mut watch).await);
     }
 
     #[tokio::test]

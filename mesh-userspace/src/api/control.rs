@@ -139,7 +139,7 @@ pub enum Change {
     RemoveNetwork(String),
     /// A new service.
     CreateService(ServiceCreate),
-    /// A service without backends goes.
+    /// A service goes; its tasks stay on their networks.
     RemoveService(String),
     /// A task joins a network on this node.
     Attach(Attach),

@@ -191,7 +191,16 @@ async fn remove<C: Control>(api: &Api<C>, change: Change) -> Answer<Removed> {
 
 async fn flows<C: Control>(State(api): State<Api<C>>, Filter(filter): Filter<FlowFilter>) -> Answer<Flows> {
     let dump = api.control.flows().await?;
-    Ok(Json(views::flows(&api.control.snapshot(), &dump, &filter)))
+    let snapshot = api.control.snapshot();
+    // There may be hundreds of thousands, and others have their turn in the meantime.
+    let flows = tokio::task::spawn_blocking(move || views::flows(&snapshot, &dump, &filter));
+    Ok(Json(flows.await.map_err(|error| {
+        Refused::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            format!("the flows cannot be told: {error}"),
+            "try again",
+        )
+    })?))
 }
 
 async fn drops<C: Control>(State(api): State<Api<C>>) -> Answer<Vec<DropCount>> {

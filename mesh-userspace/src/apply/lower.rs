@@ -181,7 +181,9 @@ fn spread(vni: u32, address: IpAddr) -> u32 {
     (mixed >> 32) as u32
 }
 
-/// Each service's number: the one it had, else the first that none has.
+/// Each service's number: the one it had, else the first that none has, from a place on that is given by its key.
+/// So a number rests for long before another service has it, and flows and counters of the one that left are not
+/// taken for another's; one that returns mostly has its own again.
 fn service_ids(plan: &Plan, current: &MapContents) -> Result<BTreeMap<ServiceKey, u32>, Full> {
     let mut ids = BTreeMap::new();
     let mut kept = BTreeSet::new();
@@ -193,12 +195,16 @@ fn service_ids(plan: &Plan, current: &MapContents) -> Result<BTreeMap<ServiceKey
             ids.insert(*key, service.id);
         }
     }
-    // A number that is set free now may be on its way through a program: it rests until the next time.
-    let resting: BTreeSet<u32> = current.services.values().map(|service| service.id).collect();
-    let mut free = (1..Services::CAPACITY).filter(|id| !resting.contains(id));
+    let mut taken: BTreeSet<u32> = current.services.values().map(|service| service.id).collect();
     for key in plan.services.keys() {
         if !ids.contains_key(key) {
-            ids.insert(*key, free.next().ok_or_else(Full::of::<Services>)?);
+            let [a, b] = key.port;
+            let port = u32::from_be_bytes([key.family, key.protocol, a, b]);
+            let start = 1 + spread(key.scope ^ port, key.address.into()) % (Services::CAPACITY - 1);
+            let free = (start..Services::CAPACITY).chain(1..start).find(|id| !taken.contains(id));
+            let id = free.ok_or_else(Full::of::<Services>)?;
+            taken.insert(id);
+            ids.insert(*key, id);
         }
     }
     Ok(ids)

@@ -182,6 +182,20 @@ fn one_that_left_keeps_its_number_for_its_return() {
 }
 
 #[test]
+fn the_number_of_a_service_that_left_is_not_given_to_the_next() {
+    let before = lower(&plan_of(&services(&[(2, &[1])])), &MapContents::default()).unwrap();
+    let after = lower(&plan_of(&services(&[(3, &[1])])), &before).unwrap();
+    let later = lower(&plan_of(&services(&[(4, &[1])])), &after).unwrap();
+    let ids = |contents: &MapContents| {
+        contents.services.values().map(|service| service.id).collect::<BTreeSet<_>>()
+    };
+    assert_eq!((ids(&before).len(), ids(&later).len()), (3, 3));
+    assert!(ids(&before).is_disjoint(&ids(&later)));
+    let back = lower(&plan_of(&services(&[(2, &[1])])), &later).unwrap();
+    assert_eq!(ids(&back), ids(&before));
+}
+
+#[test]
 fn a_node_that_left_keeps_its_index_but_no_way() {
     let mut table = table_of(&services(&[(2, &[1])]));
     let before = lower(&plan(&table, "n1", &facts()).unwrap(), &MapContents::default()).unwrap();

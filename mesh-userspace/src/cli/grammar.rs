@@ -275,7 +275,7 @@ Examples:
         #[arg(long = "vip", value_name = "ADDRESS", value_parser = args::vip)]
         vips: Vec<Vip>,
     },
-    /// Remove services that have no task left
+    /// Remove services; their tasks stay on their networks
     #[command(visible_alias = "remove", after_help = "Example:\n  meshctl services rm search")]
     Rm(Names),
 }

@@ -63,17 +63,24 @@ impl<'n> Keys<'n> {
     /// neither.
     pub(super) fn finish(mut self, reader: &mut Reader) -> bool {
         let mut sound = true;
+        let there: Vec<&str> = self
+            .known
+            .iter()
+            .copied()
+            .filter(|key| self.entries.iter().any(|entry| entry.key == *key))
+            .collect();
         for entry in self.entries {
             if self.known.contains(&entry.key.as_str()) {
                 continue;
             }
             sound = false;
-            let absent = |key: &&str| !self.entries.iter().any(|entry| entry.key == **key);
             let glued = entry.key.split_once(':').map(|(key, _)| key);
             let mend = if let Some(key) = glued.filter(|key| self.known.contains(key)) {
                 self.missing.retain(|(missing, _)| *missing != key);
                 format!("put a space after the colon, as in \"{key}: …\".")
-            } else if let Some(near) = nearest(&entry.key, self.known.iter().copied().filter(absent)) {
+            } else if let Some(near) =
+                nearest(&entry.key, self.known.iter().copied().filter(|key| !there.contains(key)))
+            {
                 self.missing.retain(|(missing, _)| *missing != near);
                 format!("did you mean {}?", quoted(near))
             } else {

@@ -9,11 +9,13 @@ use crate::spec::{Fault, Faults, Given, Origin};
 pub(super) struct Reader {
     file: Arc<str>,
     pub(super) faults: Faults,
+    /// How many ports were published by short forms.
+    pub(super) published: usize,
 }
 
 impl Reader {
     pub(super) fn new(file: &str) -> Self {
-        Self { file: file.into(), faults: Faults::default() }
+        Self { file: file.into(), faults: Faults::default(), published: 0 }
     }
 
     pub(super) fn origin(&self, at: Place) -> Origin {

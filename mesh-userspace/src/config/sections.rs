@@ -16,6 +16,10 @@ use crate::{
 
 const ADDRESS: &str = "an IP address such as 192.0.2.1 or 2001:db8::1";
 
+/// How many ports can be published in ingress mode: all of TCP's and of UDP's. More in a file are ranges that
+/// are written again and again, and would fill the memory.
+const MOST_PORTS: usize = 2 * 65535;
+
 /// IPVS's schedulers, of which not all are here yet.
 const SCHEDULERS: [&str; 14] =
     ["mh", "rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh", "sed", "nq", "fo", "ovf", "twos"];
@@ -289,8 +293,18 @@ fn scheduler(reader: &mut Reader, node: &Node, who: &str) -> Option<Scheduler> {
 /// The ports of an item in Compose's short or long form.
 fn ports(reader: &mut Reader, node: &Node, who: &str) -> Vec<Given<PublishedPort>> {
     match &node.content {
+        Content::Scalar { .. } if reader.published > MOST_PORTS => {
+            reader.fault(
+                node.at,
+                format!("The file publishes more than {MOST_PORTS} ports, which no node has; publish fewer."),
+            );
+            Vec::new()
+        }
         Content::Scalar { text, .. } if !text.is_empty() => match published_ports(text) {
-            Ok(ports) => ports.into_iter().map(|port| reader.given(node.at, port)).collect(),
+            Ok(ports) => {
+                reader.published += ports.len();
+                ports.into_iter().map(|port| reader.given(node.at, port)).collect()
+            }
             Err(sentence) => {
                 reader.fault(node.at, sentence);
                 Vec::new()

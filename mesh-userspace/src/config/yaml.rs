@@ -27,10 +27,17 @@ pub(super) struct Place {
 impl Place {
     pub(super) const START: Self = Self { line: 1, column: 1 };
 
-    fn of(marker: Marker, lines_before: usize) -> Self {
-        let clamp = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
-        Self { line: clamp(marker.line() + lines_before), column: clamp(marker.col() + 1) }
+    /// Where a text ends, right after its last character that is not blank.
+    fn end_of(text: &str) -> Self {
+        let text = text.trim_end();
+        let column = text.rsplit('\n').next().unwrap_or_default().chars().count();
+        Self { line: clamp(text.matches('\n').count() + 1), column: clamp(column + 1) }
     }
+}
+
+/// A number of lines or columns, which no file that is read has four billion of.
+fn clamp(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
 }
 
 /// A value and where it begins.
@@ -80,13 +87,14 @@ pub(super) fn read(text: &[u8]) -> Document {
         Ok(text) => text,
         Err(faults) => return Document { root: None, faults, whole: false },
     };
+    let end = Place::end_of(text);
     let mut root: Option<Node> = None;
     let mut faults = Vec::new();
     let mut whole = true;
     let mut rest = text;
     let mut lines_before = 0;
     for _ in 0..=MOST_RESUMPTIONS {
-        let mut builder = Builder::new(rest, lines_before);
+        let mut builder = Builder::new(rest, lines_before, end);
         let end = builder.run();
         faults.append(&mut builder.faults);
         join(&mut root, builder.into_root());
@@ -110,10 +118,9 @@ fn decode(bytes: &[u8]) -> Result<&str, Vec<(Place, String)>> {
         let before = String::from_utf8_lossy(before);
         let line = before.matches('\n').count();
         let column = before.rsplit('\n').next().unwrap_or_default().chars().count();
-        let clamp = |number: usize| u32::try_from(number + 1).unwrap_or(u32::MAX);
         let byte = bytes.get(error.valid_up_to()).copied().unwrap_or_default();
         let sentence = format!("The byte 0x{byte:02x} is not UTF-8; save the file as UTF-8 text.");
-        vec![(Place { line: clamp(line), column: clamp(column) }, sentence)]
+        vec![(Place { line: clamp(line + 1), column: clamp(column + 1) }, sentence)]
     })?;
     // One fault a line is enough, should the file not be text at all.
     let faults: Vec<_> = text
@@ -229,6 +236,8 @@ struct Builder<'a> {
     text: &'a str,
     parser: Parser<'a, StrInput<'a>>,
     lines_before: usize,
+    /// Where the text ends.
+    end: Place,
     open: Vec<Open>,
     root: Option<Node>,
     nodes: usize,
@@ -241,11 +250,12 @@ struct Builder<'a> {
 }
 
 impl<'a> Builder<'a> {
-    fn new(text: &'a str, lines_before: usize) -> Self {
+    fn new(text: &'a str, lines_before: usize, end: Place) -> Self {
         Self {
             text,
             parser: Parser::new_from_str(text),
             lines_before,
+            end,
             open: Vec::new(),
             root: None,
             nodes: 0,
@@ -259,12 +269,21 @@ impl<'a> Builder<'a> {
     fn run(&mut self) -> Result<(), Stop> {
         while let Some(event) = self.parser.next_event() {
             let (event, span) = event.map_err(|error| self.broken_off(&error))?;
-            let at = Place::of(span.start, self.lines_before);
+            let at = self.place(span.start);
             self.event(event, span, at)?;
-            self.last = Place::of(span.end, self.lines_before);
-            self.last_index = span.end.index();
+            // What is not there stands wherever it was missed.
+            if span.end.index() > span.start.index() {
+                self.last = self.place(span.end);
+                self.last_index = span.end.index();
+            }
         }
         Ok(())
+    }
+
+    /// Where a marker of the parser is. The parser counts a line more where the text ends.
+    fn place(&self, marker: Marker) -> Place {
+        let place = Place { line: clamp(marker.line() + self.lines_before), column: clamp(marker.col() + 1) };
+        place.min(self.end)
     }
 
     fn event(&mut self, event: Event<'_>, span: Span, at: Place) -> Result<(), Stop> {
@@ -392,11 +411,11 @@ impl<'a> Builder<'a> {
 
     /// A syntax error: where to point, what to say, and where to go on.
     fn broken_off(&self, error: &ScanError) -> Stop {
-        let at = Place::of(*error.marker(), self.lines_before);
+        let at = self.place(*error.marker());
         let innermost = self.open.last().filter(|open| self.is_flow(open));
         match innermost {
             // What stands on later lines is not what is wrong: the bracket was forgotten before it.
-            Some(open) if at.line > self.last.line => {
+            Some(open) if at.line > self.last.line || at == self.end => {
                 let (opened, closing) = match open.kind {
                     Kind::List(_) => ('[', ']'),
                     Kind::Map(..) => ('{', '}'),

@@ -39,6 +39,8 @@ pub(super) struct Link {
     pub(super) up: bool,
     pub(super) kind: Option<String>,
     pub(super) alias: Option<String>,
+    /// The index of the bridge, bond or the like that it is a port of.
+    pub(super) master: Option<u32>,
     /// The index of the other end of a veth pair, in its own namespace.
     pub(super) peer: Option<u32>,
     /// The number that this namespace has for the other end's, unless that is this namespace as well.
@@ -419,6 +421,7 @@ fn link_of(message: &LinkMessage) -> Link {
             LinkAttribute::Address(bytes) => link.mac = bytes.as_slice().try_into().ok(),
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
             LinkAttribute::IfAlias(alias) => link.alias = Some(alias.clone()),
+            LinkAttribute::Controller(index) => link.master = Some(*index).filter(|index| *index != 0),
             LinkAttribute::Link(index) => link.peer = Some(*index),
             LinkAttribute::LinkNetNsId(id) => link.peer_netnsid = Some(*id),
             LinkAttribute::LinkInfo(infos) => {

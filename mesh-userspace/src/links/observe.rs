@@ -21,6 +21,8 @@ pub struct Interface {
     pub kind: Option<String>,
     /// Its alias: for the node's end of a task's pair the endpoint's name.
     pub alias: Option<String>,
+    /// The index of the bridge, bond or the like that it is a port of.
+    pub master: Option<u32>,
 }
 
 /// An address of the node.
@@ -116,6 +118,7 @@ impl From<Link> for Interface {
             up: link.up,
             kind: link.kind,
             alias: link.alias,
+            master: link.master,
         }
     }
 }

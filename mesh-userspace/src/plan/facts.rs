@@ -33,6 +33,8 @@ pub struct Interface {
     pub up: bool,
     /// The kind that the kernel names (`veth`, `bridge`, …), empty for hardware.
     pub kind: String,
+    /// The index of the bridge, bond or the like that it is a port of.
+    pub master: Option<u32>,
 }
 
 /// An address of an interface.

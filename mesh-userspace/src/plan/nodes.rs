@@ -96,9 +96,14 @@ fn own_interface<'a>(
     found
 }
 
-/// Whether an interface is neither loopback nor one that the mesh made.
-fn is_outside(interface: &Interface) -> bool {
-    interface.name != "lo" && !interface.name.starts_with("mesh")
+/// Whether an interface is neither loopback nor one that the mesh made, nor a port of an interface that takes each of
+/// its frames: the veth pairs of containers on a bridge, say, of which there may be hundreds.
+fn is_outside(interface: &Interface, facts: &NodeFacts) -> bool {
+    let master = interface.master.and_then(|master| facts.interface(master));
+    let is_port = master.is_some_and(|master| {
+        matches!(master.kind.as_str(), "bridge" | "bond" | "team" | "openvswitch" | "ovs-system")
+    });
+    interface.name != "lo" && !interface.name.starts_with("mesh") && !is_port
 }
 
 /// The interfaces to the outside world: all, or those that the options list and the one with the tunnels.
@@ -120,14 +125,14 @@ fn uplinks(
         }
     }
     let chosen = |interface: &Interface| {
-        listed.is_empty()
-            || listed.contains(&interface.name)
-            || own.is_some_and(|own| own.index == interface.index)
+        let is_listed = listed.contains(&interface.name);
+        let is_own = own.is_some_and(|own| own.index == interface.index);
+        is_listed || is_own || listed.is_empty() && is_outside(interface, facts)
     };
     facts
         .interfaces
         .iter()
-        .filter(|interface| is_outside(interface) && chosen(interface))
+        .filter(|interface| chosen(interface))
         .map(|interface| (interface.index, uplink(this, interface, facts)))
         .collect()
 }

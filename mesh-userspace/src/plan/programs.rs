@@ -26,9 +26,19 @@ pub(super) fn hooks(
     uplinks: &BTreeMap<u32, Uplink>,
 ) -> BTreeMap<u32, Hook> {
     let ours = |name: &str| table.endpoints.get(name).is_some_and(|endpoint| endpoint.node == node);
-    let underlay = uplinks.keys().map(|ifindex| (*ifindex, Hook::Underlay(table.options.xdp)));
+    let underlay = uplinks.keys().map(|ifindex| (*ifindex, Hook::Underlay(xdp_mode(table, facts, *ifindex))));
     let endpoints = facts.attached.iter().filter(|(name, _)| ours(name));
     let endpoints = endpoints.map(|(_, ifindex)| (*ifindex, Hook::Endpoint));
     let host = facts.gate.map(|gate| (gate.host_ifindex, Hook::Host));
     underlay.chain(endpoints).chain(host).collect()
+}
+
+/// The way to attach XDP to an interface. A veth device loses what XDP sends through it unless its peer has NAPI (an XDP
+/// program, or GRO), which lies in another namespace where nothing can be known of it; so XDP on veth is for those who ask
+/// for it by name.
+fn xdp_mode(table: &Table, facts: &NodeFacts, ifindex: u32) -> XdpMode {
+    match (table.options.xdp, facts.interface(ifindex)) {
+        (XdpMode::Auto, Some(interface)) if interface.kind == "veth" => XdpMode::Off,
+        (mode, _) => mode,
+    }
 }

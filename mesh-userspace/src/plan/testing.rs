@@ -84,6 +84,7 @@ pub(crate) fn facts() -> NodeFacts {
         mtu,
         up: true,
         kind: String::new(),
+        master: None,
     };
     let address = |text: &str, prefix_len, ifindex| LocalAddress { address: ip(text), prefix_len, ifindex };
     let route = NodeRoute { ifindex: 2, mtu: 1500, source: Some(ip("192.0.2.1")) };

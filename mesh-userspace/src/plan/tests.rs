@@ -168,6 +168,47 @@ fn attached_endpoints_fill_the_tables_of_their_interfaces() {
 }
 
 #[test]
+fn a_port_of_a_bridge_is_left_to_the_bridge() {
+    let mut facts = facts();
+    let of_kind = |index, name: &str, kind: &str, master| Interface {
+        index,
+        name: name.into(),
+        kind: kind.into(),
+        master,
+        mtu: 1500,
+        up: true,
+        ..Interface::default()
+    };
+    facts.interfaces.extend([
+        of_kind(10, "br0", "bridge", None),
+        of_kind(11, "veth1", "veth", Some(10)),
+        of_kind(12, "red", "vrf", None),
+        of_kind(13, "eth2", "", Some(12)),
+        of_kind(14, "eth3", "", Some(10)),
+    ]);
+    let mut table = search();
+    let of = |table: &Table| plan(table, "n1", &facts).unwrap().uplinks.keys().copied().collect::<Vec<_>>();
+    assert_eq!(of(&table), [2, 10, 12, 13]);
+    table.options.interfaces = vec!["eth3".into()];
+    assert_eq!(of(&table), [2, 14], "what is asked for by name is done");
+}
+
+#[test]
+fn xdp_stays_off_veth_pairs_unless_it_was_asked_for() {
+    let mut facts = facts();
+    facts.interfaces[1].kind = "veth".into();
+    let mut table = search();
+    for (asked, expected) in [
+        (XdpMode::Auto, XdpMode::Off),
+        (XdpMode::Native, XdpMode::Native),
+        (XdpMode::Generic, XdpMode::Generic),
+    ] {
+        table.options.xdp = asked;
+        assert_eq!(plan(&table, "n1", &facts).unwrap().hooks[&2], Hook::Underlay(expected));
+    }
+}
+
+#[test]
 fn the_underlay_is_every_interface_that_is_not_the_meshs_own() {
     let mut facts = facts();
     facts.interfaces.push(Interface {

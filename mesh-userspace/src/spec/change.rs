@@ -1,6 +1,8 @@
 //! Changes by commands: what is added to the file's wishes, and taken away again.
 
-use super::{Endpoint, Fault, Faults, Network, Origin, Service, Spec, quoted};
+use std::collections::HashMap;
+
+use super::{Endpoint, Fault, Faults, Network, Origin, Service, Spec, article, quoted};
 use crate::table::Table;
 
 impl Spec {
@@ -121,7 +123,7 @@ impl Spec {
     /// Takes over what came by commands from an earlier specification, after the file has been read again.
     ///
     /// # Errors
-    /// The file now names something that a command has added.
+    /// The file now names something that a command has added; the specification is then not to be used.
     pub fn adopt(&mut self, earlier: &Self) -> Result<(), Faults> {
         let mut faults = Faults::default();
         let mut note = |result: Result<(), Fault>| {
@@ -135,9 +137,15 @@ impl Spec {
         for (name, service) in earlier.services.iter().filter(|(_, service)| service.origin.is_command()) {
             note(self.add_service(name, service.clone()));
         }
+        let there: HashMap<&str, &Origin> =
+            self.endpoints.iter().map(|endpoint| (endpoint.name.value.as_str(), &endpoint.origin)).collect();
+        let mut adopted = Vec::new();
         for endpoint in earlier.endpoints.iter().filter(|endpoint| endpoint.origin.is_command()) {
-            note(self.add_endpoint(endpoint.clone()));
+            let name = &endpoint.name.value;
+            note(free("endpoint", name, there.get(name.as_str()).copied(), &endpoint.origin));
+            adopted.push(endpoint.clone());
         }
+        self.endpoints.append(&mut adopted);
         faults.or(())
     }
 
@@ -183,11 +191,11 @@ fn free(kind: &str, name: &str, there: Option<&Origin>, here: &Origin) -> Result
         Some(there) => Err(Fault::new(
             here.clone(),
             format!(
-                "There is a {kind} {} already ({}); choose another name.",
+                "There is {} {kind} {} already ({}); choose another name.",
+                article(kind),
                 quoted(name),
                 there.seen_from(here)
-            )
-            .replace("a endpoint", "an endpoint"),
+            ),
         )),
     }
 }

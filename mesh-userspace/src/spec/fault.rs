@@ -226,6 +226,11 @@ impl fmt::Display for Faults {
     }
 }
 
+/// The article of a noun that has none yet.
+pub(crate) fn article(noun: &str) -> &'static str {
+    if noun.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" }
+}
+
 /// Several words in a sentence: "a", "a or b", "a, b or c".
 pub(crate) fn listed<T: AsRef<str>>(words: &[T], conjunction: &str) -> String {
     let words: Vec<&str> = words.iter().map(AsRef::as_ref).collect();

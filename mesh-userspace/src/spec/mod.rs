@@ -15,7 +15,7 @@ use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::fault::{listed, quoted};
+pub(crate) use self::fault::{article, listed, quoted};
 pub use self::{
     fault::{Fault, Faults, Given, Origin},
     parse::{Mac, mac, netns},

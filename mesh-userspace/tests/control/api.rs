@@ -4,7 +4,7 @@ use std::{
     num::NonZeroU32,
     path::Path,
     sync::atomic::Ordering,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use futures::StreamExt;
@@ -13,6 +13,7 @@ use mesh_userspace::{
     api::{
         BODY_MAX, Change, Refusal, RefusalKind, bind,
         client::{Client, ClientError},
+        server::{CONNECTIONS_MAX, IDLE_MAX},
         types::{Attach, EndpointState, ErrorBody, NetworkCreate, ServiceCreate, Vip},
     },
     table::{EndpointMode, Protocol, PublishMode, PublishedPort, Scheduler},
@@ -66,8 +67,7 @@ async fn networks_are_made_and_removed() {
     let server = Server::start();
     let client = server.client();
     let blue = client.network("blue").await.unwrap();
-    assert_eq!(blue.gateways.len(), 2);
-    assert_eq!(blue.gateways[0], ip("10.0.9.1"));
+    assert_eq!(blue.gateways, [ip("10.0.9.1"), ip("fd00:9::1")]);
     assert_eq!(blue.services, ["agent", "search", "turns"]);
     assert_eq!(blue.mtu, Some(1450));
     let asked = NetworkCreate {
@@ -246,6 +246,19 @@ async fn a_trace_runs_as_long_as_it_is_listened_to() {
     panic!("it still traces");
 }
 
+/// The limit is for clients that ask nothing, not for those that listen.
+#[tokio::test]
+async fn a_trace_outlives_the_limit_of_silence() {
+    let server = Server::start();
+    let lines = server.client().trace(NonZeroU32::MIN).await.unwrap();
+    let until = tokio::time::sleep(IDLE_MAX + Duration::from_secs(1));
+    let mut lines = lines.take_until(Box::pin(until));
+    while let Some(line) = lines.next().await {
+        line.unwrap();
+    }
+    assert!(lines.take_future().is_none(), "it ended before its time");
+}
+
 #[tokio::test]
 async fn an_orderly_end_cuts_traces() {
     let server = Server::start();
@@ -370,6 +383,77 @@ async fn wrong_paths_methods_and_queries_get_a_sentence() {
         assert!(answer.error.contains(says), "{method} {target}: {answer:?}");
         assert!(!answer.mend.is_empty());
     }
+}
+
+#[tokio::test]
+async fn idle_connections_do_not_keep_others_out() {
+    let server = Server::start();
+    let mut idle = Vec::new();
+    for _ in 0..CONNECTIONS_MAX {
+        idle.push(UnixStream::connect(server.socket()).await.unwrap());
+    }
+    // Half a request is no request.
+    idle[0].write_all(b"GET /v1/status HTTP/1.1\r\nHost: x").await.unwrap();
+    let client = server.client().with_timeout(IDLE_MAX * 3);
+    let began = Instant::now();
+    assert_eq!(client.status().await.unwrap().node, "n1");
+    // It had to wait for a place, so the places are bounded.
+    assert!(began.elapsed() > IDLE_MAX / 2, "{:?}", began.elapsed());
+    let mut byte = [0];
+    assert_eq!(idle[1].read(&mut byte).await.unwrap(), 0, "it is closed");
+}
+
+#[tokio::test]
+async fn an_orderly_end_lets_requests_finish_and_takes_no_more() {
+    let server = Server::start();
+    *server.fake.delay.lock().unwrap() = Duration::from_millis(300);
+    let client = server.client();
+    let socket = server.socket();
+    // A connection without a request is not waited for.
+    let _idle = UnixStream::connect(&socket).await.unwrap();
+    let (drops, ()) = tokio::join!(client.drops(), async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let began = Instant::now();
+        server.stop().await;
+        assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    });
+    assert_eq!(drops.unwrap().len(), Reason::ALL.len());
+    // The server's directory is gone with it.
+    assert!(matches!(client.status().await.unwrap_err(), ClientError::NoSocket(_)));
+}
+
+/// Each path that the documentation names is there, and takes the method; and it names them all.
+#[tokio::test]
+async fn the_documentation_and_the_paths_agree() {
+    let server = Server::start();
+    let text = include_str!("../../../docs/API.md");
+    let mut documented = 0;
+    for line in text.lines() {
+        let Some((method, rest)) = line.strip_prefix("| `").and_then(|line| line.split_once(" /v1/")) else {
+            continue;
+        };
+        let path = rest.split('`').next().unwrap().replace("{name}", "search");
+        let request = format!("{method} /v1/{path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        let mut stream = UnixStream::connect(server.socket()).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.unwrap();
+        let answer = String::from_utf8(answer).unwrap();
+        assert!(
+            !answer.contains("the API has no path") && !answer.contains(" does not take "),
+            "{line}: {answer}"
+        );
+        documented += 1;
+    }
+    let routes = include_str!("../../src/api/routes.rs");
+    let routed: usize = routes
+        .lines()
+        .filter(|line| line.trim_start().starts_with(".route("))
+        .map(|line| {
+            ["get(", "post(", "delete("].iter().map(|method| line.matches(method).count()).sum::<usize>()
+        })
+        .sum();
+    assert_eq!(documented, routed);
 }
 
 #[tokio::test]

@@ -533,7 +533,7 @@ pub(crate) struct Server {
     pub(crate) fake: Arc<Fake>,
     directory: Directory,
     stop: Option<oneshot::Sender<()>>,
-    task: JoinHandle<std::io::Result<()>>,
+    task: JoinHandle<()>,
 }
 
 impl Server {
@@ -560,7 +560,7 @@ impl Server {
     /// An orderly end.
     pub(crate) async fn stop(mut self) {
         self.stop.take().unwrap().send(()).unwrap();
-        tokio::time::timeout(Duration::from_secs(10), &mut self.task).await.unwrap().unwrap().unwrap();
+        tokio::time::timeout(Duration::from_secs(10), &mut self.task).await.unwrap().unwrap();
     }
 }
 

@@ -73,7 +73,7 @@ async fn every_list_and_every_inspection_prints() {
         (&["nodes", "ls"][..], "n2    192.0.2.2  by eth0    4\n"),
         (&["node", "inspect", "n2"], "endpoints  agent.2, search.2, turns.2, twin\n"),
         (&["networks", "ls"], "vault  4098  10.0.10.0/24              1450  yes       1         1\n"),
-        (&["network", "inspect", "blue"], "gateways   10.0.9.1, fd00:9::"),
+        (&["network", "inspect", "blue"], "gateways   10.0.9.1, fd00:9::1\n"),
         (&["services", "ls"], "turns   rr         blue 10.0.9.3             8000→80/tcp"),
         (&["service", "inspect", "search"], "virtual IPs    blue 10.0.9.2, fd00:9::2\n"),
         (&["services", "ps", "turns"], "turns    turns.2   blue     10.0.9.22  n2    on its own node\n"),

@@ -9,6 +9,7 @@ mod host;
 mod mesh;
 mod namespace;
 mod node;
+mod pass;
 mod process;
 mod raw;
 mod record;

@@ -93,7 +93,7 @@ impl Node {
         command.arg("--config").arg(self.directory.join("mesh.yaml")).args(["--node", &self.name]);
         command.env("NOTIFY_SOCKET", &readiness);
         if env::var_os("RUST_LOG").is_none() {
-            command.env("RUST_LOG", "debug,rtnetlink=info,netlink_proto=info,netlink_packet_route=info");
+            command.env("RUST_LOG", "info,mesh_userspace=debug");
         }
         let log = self.directory.join("meshd.log");
         self.daemon = Some(Process::start(&self.record, command, &log)?);
@@ -246,8 +246,11 @@ impl Node {
     /// # Errors
     /// If they cannot be listed.
     pub fn pins(&self) -> Result<Vec<PathBuf>> {
+        let root = self.run_directory().join("bpf");
         let mut files = Vec::new();
-        collect(&self.run_directory().join("bpf"), &mut files)?;
+        collect(&root, &mut files)?;
+        // The kernel itself puts its iterators into each new bpffs; the daemon's pins are in a directory.
+        files.retain(|file| file.parent() != Some(&root));
         Ok(files)
     }
 

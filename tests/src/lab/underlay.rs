@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::{namespace::Namespace, record::Record};
+use super::{namespace::Namespace, pass::Pass, record::Record};
 
 /// A bridge in a namespace of its own: the wire between the hosts.
 #[derive(Debug)]
@@ -10,6 +10,8 @@ pub(super) struct Switch {
     namespace: Namespace,
     /// Of each cable, in bytes.
     mtu: u32,
+    /// For each port.
+    pass: Pass,
 }
 
 impl Switch {
@@ -17,7 +19,8 @@ impl Switch {
         let namespace = record.create_namespace("switch")?;
         namespace.ip("link add switch type bridge stp_state 0 forward_delay 0 mcast_snooping 0")?;
         namespace.ip(&format!("link set switch mtu {mtu} up"))?;
-        Ok(Self { namespace, mtu })
+        let pass = Pass::load(&record.directory().join("switch"))?;
+        Ok(Self { namespace, mtu, pass })
     }
 
     /// Gives a host the interface `eth0` with the addresses 192.0.2.N and 2001:db8::N.
@@ -27,9 +30,8 @@ impl Switch {
         // A veth hands a packet on with its checksum unfinished, which no wire does.
         host.exec("ethtool -K eth0 tx off")?;
         self.namespace.exec(&format!("ethtool -K {port} tx off"))?;
-        // An XDP program can transmit only to a veth whose peer polls, as each real card does.
-        self.namespace.exec(&format!("ethtool -K {port} gro on"))?;
         self.namespace.ip(&format!("link set {port} master switch up"))?;
+        self.namespace.ip(&format!("link set {port} xdp pinned {}", self.pass.path().display()))?;
         host.ip("link set eth0 up")?;
         host.ip(&format!("address add 192.0.2.{number}/24 dev eth0"))?;
         host.ip(&format!("address add 2001:db8::{number}/64 dev eth0 nodad"))?;

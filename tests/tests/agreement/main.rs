@@ -275,10 +275,12 @@ impl Lives {
     /// Packets that all go one way would show nothing.
     fn ensure_everything_happened(&self) -> Result<()> {
         let impossible = [
-            // These hooks know no stack to pass to, have it behind them, or cannot deliver.
+            // These hooks know no stack to pass to, have it behind them, answer no questions, or cannot deliver.
             (Hook::Endpoint, Outcome::Pass),
             (Hook::Host, Outcome::Pass),
             (Hook::Host, Outcome::Host),
+            (Hook::Host, Outcome::Reply),
+            (Hook::Xdp, Outcome::Reply),
             (Hook::Xdp, Outcome::Deliver),
             (Hook::Xdp, Outcome::Host),
         ];
@@ -328,7 +330,7 @@ fn check_verdict(faults: &mut String, hook: Hook, verdict: Verdict, ran: &Ran, u
         // TC_ACT_OK, TC_ACT_SHOT, TC_ACT_REDIRECT.
         (_, Outcome::Pass) => 0,
         (_, Outcome::Drop) => 2,
-        (_, Outcome::Reply | Outcome::Deliver | Outcome::Host | Outcome::Transmit) => 7,
+        (_, _) => 7,
     };
     if ran.code != code {
         let _ = write!(faults, "\nthe code should be {code}");

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 const WIDTH: usize = 100;
 
 /// Where the answers begin, in columns after the indentation.
-const ANSWERS: usize = 52;
+const ANSWERS: usize = 58;
 
 /// A story as it is told.
 #[derive(Debug)]
@@ -17,12 +17,14 @@ pub(super) struct Story {
     right: u32,
     wrong: u32,
     colours: bool,
+    /// The line above is empty.
+    apart: bool,
 }
 
 impl Story {
     /// Begins one.
     pub(super) fn begin(title: &str, text: &str) -> Self {
-        let story = Self { steps: 0, right: 0, wrong: 0, colours: io::stdout().is_terminal() };
+        let story = Self { steps: 0, right: 0, wrong: 0, colours: io::stdout().is_terminal(), apart: false };
         println!("\n{}\n", story.painted(BOLD, title));
         print_wrapped("", text);
         story
@@ -31,18 +33,22 @@ impl Story {
     /// A step: what is done, and why it is worth a look.
     pub(super) fn step(&mut self, title: &str, text: &str) {
         self.steps += 1;
-        println!("\n{}", self.painted(BOLD, &format!("{:2}. {title}", self.steps)));
+        self.part();
+        println!("{}", self.painted(BOLD, &format!("{:2}. {title}", self.steps)));
         print_wrapped("    ", text);
-        println!();
+        self.apart = false;
+        self.part();
     }
 
     /// A command whose answer is only to be seen.
-    pub(super) fn show(&self, host: &str, command: &str, answer: &str) {
+    pub(super) fn show(&mut self, host: &str, command: &str, answer: &str) {
+        self.part();
         println!("    {} {command}", self.painted(DIM, &format!("{host}$")));
         for line in answer.lines() {
-            println!("      {line}");
+            println!("{}", format!("      {line}").trim_end());
         }
-        println!();
+        self.apart = false;
+        self.part();
     }
 
     /// A command, its answer on the same line, and whether that is right.
@@ -55,6 +61,7 @@ impl Story {
     ) {
         let gap = ANSWERS.saturating_sub(host.chars().count() + 2 + command.chars().count());
         let prompt = format!("    {} {command}{:gap$}", self.painted(DIM, &format!("{host}$")), "");
+        self.apart = false;
         let checked = answer.and_then(|text| {
             check(text.trim_end()).with_context(|| text.trim_end().replace('\n', " "))?;
             Ok(text)
@@ -62,7 +69,7 @@ impl Story {
         match checked {
             Ok(text) => {
                 self.right += 1;
-                println!("{prompt} {:38} {}", text.trim_end(), self.painted(GREEN, "✓"));
+                println!("{prompt} {:34} {}", text.trim_end(), self.painted(GREEN, "✓"));
             }
             Err(error) => {
                 self.wrong += 1;
@@ -76,6 +83,14 @@ impl Story {
     /// How many answers were right, and how many wrong.
     pub(super) const fn tally(&self) -> (u32, u32) {
         (self.right, self.wrong)
+    }
+
+    /// Leaves one line empty.
+    fn part(&mut self) {
+        if !self.apart {
+            println!();
+        }
+        self.apart = true;
     }
 
     fn painted(&self, colour: &str, text: &str) -> String {
@@ -123,7 +138,7 @@ mod tests {
 
     #[test]
     fn only_right_answers_count_as_right() {
-        let mut story = Story { steps: 0, right: 0, wrong: 0, colours: false };
+        let mut story = Story { steps: 0, right: 0, wrong: 0, colours: false, apart: false };
         story.answer("n1", "true", Ok("yes".to_owned()), |_| Ok(()));
         story.answer("n1", "true", Ok("yes".to_owned()), |_| anyhow::bail!("should be no"));
         story.answer("n1", "false", Err(anyhow::anyhow!("failed")), |_| Ok(()));

@@ -1,10 +1,12 @@
 //! The kernel's flows by the names that people gave to what they touch.
 
-use std::net::IpAddr;
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+};
 
 use mesh_common::abi::{self, Space, flow_flags};
 
-use super::{endpoint_at, network_of_vni};
 use crate::{
     api::{
         FlowDump, Snapshot,
@@ -18,10 +20,11 @@ const LIMIT: usize = 100;
 
 /// The flows that match a filter, the most recent first.
 pub(in crate::api) fn flows(snapshot: &Snapshot, dump: &FlowDump, filter: &FlowFilter) -> Flows {
+    let mut names = Names::of(snapshot);
     let mut matching: Vec<Flow> = dump
         .entries
         .iter()
-        .map(|(key, value)| flow(snapshot, key, value, dump.now))
+        .map(|(key, value)| flow(&mut names, key, value, dump.now))
         .filter(|flow| matches(snapshot, flow, filter))
         .collect();
     matching.sort_by(|a, b| {
@@ -36,14 +39,46 @@ pub(in crate::api) fn flows(snapshot: &Snapshot, dump: &FlowDump, filter: &FlowF
     Flows { flows: matching, matching: count, total: dump.entries.len(), capacity: dump.capacity }
 }
 
-fn flow(snapshot: &Snapshot, key: &abi::FlowKey, value: &abi::Flow, now: u64) -> Flow {
+/// The names behind the numbers, each looked for once however many flows there are.
+struct Names<'a> {
+    snapshot: &'a Snapshot,
+    networks: HashMap<u32, &'a String>,
+    endpoints: HashMap<(&'a str, IpAddr), &'a String>,
+    services: BTreeMap<u32, Option<String>>,
+    nodes: BTreeMap<u32, Option<String>>,
+}
+
+impl<'a> Names<'a> {
+    fn of(snapshot: &'a Snapshot) -> Self {
+        let addresses = snapshot.table.endpoints.iter().flat_map(|(name, endpoint)| {
+            endpoint.addresses.iter().map(move |address| ((endpoint.network.as_str(), *address), name))
+        });
+        Self {
+            snapshot,
+            networks: snapshot.table.networks.iter().map(|(name, network)| (network.vni, name)).collect(),
+            endpoints: addresses.collect(),
+            services: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+        }
+    }
+
+    fn service(&mut self, id: u32) -> Option<String> {
+        self.services.entry(id).or_insert_with(|| self.snapshot.lookup.service_name(id)).clone()
+    }
+
+    fn node(&mut self, index: u32) -> Option<String> {
+        self.nodes.entry(index).or_insert_with(|| self.snapshot.lookup.node_name(index)).clone()
+    }
+}
+
+fn flow(names: &mut Names<'_>, key: &abi::FlowKey, value: &abi::Flow, now: u64) -> Flow {
     let kind = kind(key.scope);
     let reply = value.flags & flow_flags::REPLY != 0;
-    let chosen = (value.backend != 0).then(|| snapshot.lookup.backend(value.backend)).flatten();
+    let chosen = (value.backend != 0).then(|| names.snapshot.lookup.backend(value.backend)).flatten();
     // A flow at the node that a client enters by names no network: its backend does.
     let vni = [key.scope & abi::VNI_MAX, value.vni].into_iter().find(|vni| *vni != 0);
     let vni = vni.or(chosen.map(|backend| backend.vni)).unwrap_or_default();
-    let network = network_of_vni(&snapshot.table, vni);
+    let network = names.networks.get(&vni).copied();
     // The node that delivers keeps the backend as the address that it translates to or from.
     let backend = (value.service != 0).then(|| match chosen {
         Some(backend) => IpAddr::from(backend.address),
@@ -59,13 +94,13 @@ fn flow(snapshot: &Snapshot, key: &abi::FlowKey, value: &abi::Flow, now: u64) ->
         new_source: translated(value.source, value.source_port),
         new_destination: translated(value.destination, value.destination_port),
         reply,
-        service: (value.service != 0).then(|| snapshot.lookup.service_name(value.service)).flatten(),
+        service: (value.service != 0).then(|| names.service(value.service)).flatten(),
         backend: backend.map(|address| {
             network
-                .and_then(|network| endpoint_at(&snapshot.table, network, address))
-                .map_or_else(|| address.to_string(), |(name, _)| name.clone())
+                .and_then(|network| names.endpoints.get(&(network.as_str(), address)))
+                .map_or_else(|| address.to_string(), |name| (*name).clone())
         }),
-        entry: (value.node != 0).then(|| snapshot.lookup.node_name(value.node)).flatten(),
+        entry: (value.node != 0).then(|| names.node(value.node)).flatten(),
         idle: now.saturating_sub(value.seen),
         closing: value.flags & (flow_flags::FIN | flow_flags::RST) != 0,
     }

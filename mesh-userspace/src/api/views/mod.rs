@@ -195,7 +195,8 @@ pub(super) fn stats(drops: &[u64], counters: &[Counter], maps: Vec<MapUse>) -> S
                 })
             })
             .collect(),
-        maps,
+        // A table of one entry, like the settings', is full by nature.
+        maps: maps.into_iter().filter(|map| map.capacity > 1).collect(),
     }
 }
 

@@ -191,6 +191,8 @@ fn icmpv6(kind: u8, code: u8) -> String {
         3 => "time exceeded".to_owned(),
         128 => "echo request".to_owned(),
         129 => "echo reply".to_owned(),
+        130 => "listener query".to_owned(),
+        131 | 143 => "listener report".to_owned(),
         133 => "router solicitation".to_owned(),
         135 => "neighbour solicitation".to_owned(),
         136 => "neighbour advertisement".to_owned(),

@@ -40,7 +40,7 @@ impl Tracer {
             interface: interface(record.ifindex),
             length: record.length,
             outcome: outcome.map_or_else(|| record.outcome.to_string(), |outcome| outcome.label().to_owned()),
-            reason: (outcome == Some(Outcome::Drop)).then(|| {
+            reason: matches!(outcome, Some(Outcome::Drop | Outcome::Refuse)).then(|| {
                 let reason = Reason::ALL.into_iter().find(|reason| *reason as u32 == record.detail);
                 reason.map_or_else(|| record.detail.to_string(), |reason| reason.label().to_owned())
             }),

@@ -31,25 +31,28 @@ pub(in crate::cli) fn endpoints(endpoints: &[Endpoint], paint: Paint) -> String 
 /// One in full.
 pub(in crate::cli) fn endpoint(endpoint: &Endpoint) -> String {
     let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "–".to_owned());
-    facts([
+    let mut pairs = vec![
         ("name", endpoint.name.clone()),
         ("network", endpoint.network.clone()),
         ("addresses", addresses(&endpoint.addresses)),
         ("MAC", endpoint.mac.clone()),
         ("node", endpoint.node.clone()),
         ("service", or_dash(&endpoint.service)),
-        ("namespace", or_dash(&endpoint.netns)),
-        ("interface", or_dash(&endpoint.interface)),
-        ("host interface", or_dash(&endpoint.host_interface)),
-        (
-            "state",
-            match &endpoint.state {
-                EndpointState::Attached => "attached".to_owned(),
-                EndpointState::Waiting(why) => format!("waiting: {why}"),
-                EndpointState::Remote => format!("known on {} only", endpoint.node),
-            },
-        ),
-    ])
+    ];
+    // What only its own node knows is left out elsewhere.
+    let known = [
+        ("namespace", &endpoint.netns),
+        ("interface", &endpoint.interface),
+        ("host interface", &endpoint.host_interface),
+    ];
+    pairs.extend(known.into_iter().filter_map(|(name, text)| Some((name, text.clone()?))));
+    let state = match &endpoint.state {
+        EndpointState::Attached => "attached".to_owned(),
+        EndpointState::Waiting(why) => format!("waiting: {why}"),
+        EndpointState::Remote => format!("known on {} only", endpoint.node),
+    };
+    pairs.push(("state", state));
+    facts(pairs)
 }
 
 /// What was attached.
@@ -174,7 +177,18 @@ host interface  mesh1234abcd
 state           attached
 "
         );
-        assert!(endpoint(&sample()[2]).ends_with("state           known on n2 only\n"));
+        assert_eq!(
+            endpoint(&sample()[2]),
+            "\
+name       search.2
+network    blue
+addresses  10.0.9.12
+MAC        02:42:0a:00:09:0c
+node       n2
+service    search
+state      known on n2 only
+"
+        );
     }
 
     #[test]

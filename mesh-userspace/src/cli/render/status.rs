@@ -54,10 +54,13 @@ fn programs(programs: &[Program], paint: Paint) -> String {
     if programs.is_empty() {
         return "none is attached: the problems below say why, or meshd is still starting\n".to_owned();
     }
+    // Interfaces first; what hangs in one place stands together.
+    let mut programs: Vec<&Program> = programs.iter().collect();
+    programs.sort_by_key(|program| (program.mode == "cgroup", &program.target, &program.name));
     table(
         paint,
         ["ATTACHED TO", "PROGRAM", "MODE", "ID"],
-        programs.iter().map(|program| {
+        programs.into_iter().map(|program| {
             [
                 program.target.as_str().into(),
                 program.name.as_str().into(),
@@ -109,6 +112,7 @@ mod tests {
             revision: 7,
             counts: Counts { nodes: 3, networks: 1, services: 1, endpoints: 4, local_endpoints: 2 },
             programs: vec![
+                program("cgroup", "connect4", "cgroup", 43),
                 program("eth0", "underlay_xdp", "xdp native", 41),
                 program("eth0", "underlay_tc", "tcx ingress", 42),
             ],
@@ -145,8 +149,9 @@ mesh      3 nodes, 1 network, 1 service, 4 endpoints (2 here)
 
 Programs
 ATTACHED TO  PROGRAM       MODE         ID
-eth0         underlay_xdp  xdp native   41
 eth0         underlay_tc   tcx ingress  42
+eth0         underlay_xdp  xdp native   41
+cgroup       connect4      cgroup       43
 
 Peers
 NODE  ADDRESS    ROUTE     MTU

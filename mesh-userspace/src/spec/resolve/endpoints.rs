@@ -1,34 +1,40 @@
 //! The rules of endpoints, but for their addresses.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
+    net::IpAddr,
     path::Path,
 };
 
 use ipnet::IpNet;
 
 use super::Judge;
-use crate::spec::{Endpoint, Given, NETNS_DIRECTORY, Origin, listed, quoted};
-
-/// By which endpoint a namespace is attached to each of its networks, and where that was asked for.
-type Attached<'a> = BTreeMap<&'a str, (&'a Endpoint, &'a Origin)>;
+use crate::spec::{Endpoint, Given, NETNS_DIRECTORY, listed, nearest, quoted};
 
 impl Judge<'_> {
     pub(super) fn endpoint_rules(&mut self) {
-        for endpoint in &self.spec.endpoints {
-            self.endpoint_references(endpoint);
+        let spec = self.spec;
+        let on: HashSet<(&str, &str)> = spec
+            .services
+            .iter()
+            .flat_map(|(name, service)| {
+                service.networks.iter().map(move |network| (name.as_str(), network.value.as_str()))
+            })
+            .collect();
+        for endpoint in &spec.endpoints {
+            self.endpoint_references(endpoint, &on);
             self.endpoint_netns(endpoint);
         }
         self.namespaces();
     }
 
-    fn endpoint_references(&mut self, endpoint: &Endpoint) {
+    /// That an endpoint's node, network and service exist, and that the service is `on` the network.
+    fn endpoint_references(&mut self, endpoint: &Endpoint, on: &HashSet<(&str, &str)>) {
         let who = format!("The endpoint {}", quoted(&endpoint.name.value));
         let node = &endpoint.node;
         if !self.spec.nodes.contains_key(&node.value) && !self.unreadable.nodes.contains(&node.value) {
             let nodes = self.spec.nodes.keys().chain(&self.unreadable.nodes);
-            let sentence = missing(&who, "is on the node", &node.value, "node", nodes);
-            self.fault(&node.origin, sentence);
+            self.missing(&who, "is on the node", node, "node", nodes);
         }
         self.network_exists(&who, &endpoint.network);
         let Some(name) = &endpoint.service else { return };
@@ -36,14 +42,11 @@ impl Judge<'_> {
             None if self.unreadable.services.contains(&name.value) => {}
             None => {
                 let services = self.spec.services.keys().chain(&self.unreadable.services);
-                let sentence = missing(&who, "is a task of the service", &name.value, "service", services);
-                self.fault(&name.origin, sentence);
+                self.missing(&who, "is a task of the service", name, "service", services);
             }
-            Some(service) => {
+            Some(_) => {
                 let network = &endpoint.network.value;
-                if !self.unreadable.services.contains(&name.value)
-                    && !service.networks.iter().any(|on| on.value == *network)
-                {
+                if !self.unreadable.services.contains(&name.value) && !on.contains(&(&name.value, network)) {
                     self.fault(
                         &name.origin,
                         format!(
@@ -64,9 +67,45 @@ impl Judge<'_> {
             && !self.unreadable.networks.contains(&network.value)
         {
             let networks = self.spec.networks.keys().chain(&self.unreadable.networks);
-            let sentence = missing(who, "is on the network", &network.value, "network", networks);
-            self.fault(&network.origin, sentence);
+            self.missing(who, "is on the network", network, "network", networks);
         }
+    }
+
+    /// That a name leads nowhere, with the names that would.
+    fn missing<'n>(
+        &mut self,
+        who: &str,
+        verb: &str,
+        name: &Given<String>,
+        kind: &str,
+        there: impl Iterator<Item = &'n String>,
+    ) {
+        /// How many names are listed.
+        const LISTED: usize = 8;
+        /// How many faults are told with a name that is near.
+        const HELPED: usize = 100;
+        /// How many names are searched for it.
+        const SEARCHED: usize = 1000;
+        // The search for a near name is not cheap.
+        let few = self.faults.count() < HELPED;
+        let there: Vec<&str> = there.take(SEARCHED).map(String::as_str).collect();
+        let mend = match there.as_slice() {
+            [] => format!("define it among the {kind}s."),
+            _ => match few.then(|| nearest(&name.value, there.iter().copied())).flatten() {
+                Some(near) => format!("did you mean {}?", quoted(near)),
+                None if there.len() <= LISTED => {
+                    let names: Vec<String> = there.iter().map(|name| quoted(name)).collect();
+                    format!(
+                        "there {} {}.",
+                        if names.len() == 1 { "is" } else { "are" },
+                        listed(&names, "and")
+                    )
+                }
+                None => format!("define it among the {kind}s, or name one of them."),
+            },
+        };
+        let sentence = format!("{who} {verb} {}, which does not exist; {mend}", quoted(&name.value));
+        self.fault(&name.origin, sentence);
     }
 
     fn endpoint_netns(&mut self, endpoint: &Endpoint) {
@@ -94,68 +133,56 @@ impl Judge<'_> {
         let mut endpoints: Vec<(&Endpoint, &Given<_>)> =
             spec.endpoints.iter().filter_map(|endpoint| Some((endpoint, endpoint.netns.as_ref()?))).collect();
         endpoints.sort_by_key(|(_, netns)| &netns.origin);
-        let mut held: HashMap<(&str, &Path), Attached<'_>> = HashMap::new();
-        let mut names = BTreeSet::new();
+        let mut namespaces: HashMap<(&str, &Path), Namespace<'_>> = HashMap::new();
+        let mut names = HashSet::new();
         for (endpoint, netns) in endpoints {
             // One of two endpoints of a name is refused anyway.
             if !names.insert(&endpoint.name.value) {
                 continue;
             }
-            let held = held.entry((&endpoint.node.value, &netns.value)).or_default();
-            let clash = held.iter().find_map(|(network, (other, origin))| {
-                if *network == endpoint.network.value {
-                    return Some((other, origin, "the same network; give it a namespace of its own"));
-                }
-                let subnets = |name: &str| -> Vec<IpNet> {
-                    let network = spec.networks.get(name);
-                    network
-                        .into_iter()
-                        .flat_map(|network| network.subnets.iter().map(|subnet| subnet.value))
-                        .collect()
-                };
-                let ours = subnets(&endpoint.network.value);
-                subnets(network)
-                    .iter()
-                    .any(|a| ours.iter().any(|b| a.contains(&b.network()) || b.contains(&a.network())))
-                    .then_some((other, origin, "a network whose subnets overlap; give one of them others"))
-            });
-            if let Some((other, origin, why)) = clash {
-                let sentence = format!(
-                    "The endpoint {} is in the namespace {}, which the endpoint {} ({}) attaches to {why}.",
-                    quoted(&endpoint.name.value),
-                    quoted(&netns.value.to_string_lossy()),
-                    quoted(&other.name.value),
-                    origin.seen_from(&netns.origin)
-                );
-                self.fault(&netns.origin, sentence);
-            } else {
-                held.insert(&endpoint.network.value, (endpoint, &netns.origin));
-            }
+            let namespace = namespaces.entry((&endpoint.node.value, &netns.value)).or_default();
+            let network = spec.networks.get(&endpoint.network.value);
+            let subnets =
+                || network.into_iter().flat_map(|network| &network.subnets).map(|subnet| subnet.value);
+            let clash = match namespace.networks.get(endpoint.network.value.as_str()) {
+                Some(other) => Some((*other, "the same network; give it a namespace of its own")),
+                None => subnets()
+                    .find_map(|subnet| namespace.overlapping(subnet))
+                    .map(|other| (other, "a network whose subnets overlap; give one of the networks others")),
+            };
+            let Some((other, why)) = clash else {
+                namespace.networks.insert(&endpoint.network.value, endpoint);
+                namespace.subnets.extend(subnets().map(|subnet| (subnet.network(), (subnet, endpoint))));
+                continue;
+            };
+            let there = other.netns.as_ref().map_or(&other.origin, |netns| &netns.origin);
+            let sentence = format!(
+                "The endpoint {} is in the namespace {}, which the endpoint {} ({}) attaches to {why}.",
+                quoted(&endpoint.name.value),
+                quoted(&netns.value.to_string_lossy()),
+                quoted(&other.name.value),
+                there.seen_from(&netns.origin)
+            );
+            self.fault(&netns.origin, sentence);
         }
     }
 }
 
-/// That a name leads nowhere, with the names that would.
-fn missing<'a>(
-    who: &str,
-    verb: &str,
-    name: &str,
-    kind: &str,
-    there: impl Iterator<Item = &'a String>,
-) -> String {
-    const MOST: usize = 8;
-    let there: Vec<&str> = there.map(String::as_str).collect();
-    let mend = match there.as_slice() {
-        [] => format!("define it among the {kind}s"),
-        _ => match crate::spec::nearest(name, there.iter().copied()) {
-            Some(near) => format!("did you mean {}?", quoted(near)),
-            None if there.len() <= MOST => {
-                let names: Vec<String> = there.iter().map(|name| quoted(name)).collect();
-                format!("there {} {}", if names.len() == 1 { "is" } else { "are" }, listed(&names, "and"))
-            }
-            None => format!("none of the {} {kind}s has that name", there.len()),
-        },
-    };
-    let end = if mend.ends_with('?') { "" } else { "." };
-    format!("{who} {verb} {}, which does not exist; {mend}{end}", quoted(name))
+/// By which endpoints a namespace is attached.
+#[derive(Default)]
+struct Namespace<'a> {
+    networks: HashMap<&'a str, &'a Endpoint>,
+    /// The networks' subnets by their first address, of which none overlaps another.
+    subnets: BTreeMap<IpAddr, (IpNet, &'a Endpoint)>,
+}
+
+impl<'a> Namespace<'a> {
+    /// By which endpoint a subnet is attached that overlaps another.
+    fn overlapping(&self, subnet: IpNet) -> Option<&'a Endpoint> {
+        // Either the last one that begins before it holds it, or one begins within it.
+        let before = self.subnets.range(..=subnet.network()).next_back();
+        let within = self.subnets.range(subnet.network()..=subnet.broadcast()).next();
+        let before = before.filter(|(_, (other, _))| other.contains(&subnet.network()));
+        before.or(within).map(|(_, (_, endpoint))| *endpoint)
+    }
 }

@@ -84,8 +84,9 @@ impl Judge<'_> {
         }
         options.xdp = asked.xdp.unwrap_or_default();
         options.r#return = asked.r#return.unwrap_or_default();
+        let mut named = BTreeSet::new();
         for interface in &asked.interfaces {
-            if options.interfaces.contains(&interface.value) {
+            if !named.insert(interface.value.as_str()) {
                 self.fault(
                     &interface.origin,
                     format!(

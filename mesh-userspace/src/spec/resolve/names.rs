@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::Judge;
-use crate::spec::{Origin, quoted};
+use crate::spec::{Origin, article, quoted};
 
 /// Linux's IFNAMSIZ without the closing zero.
 const LONGEST_INTERFACE: usize = 15;
@@ -100,10 +100,6 @@ impl Judge<'_> {
             );
         }
     }
-}
-
-fn article(noun: &str) -> &'static str {
-    if noun.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" }
 }
 
 fn well_formed(name: &str) -> bool {

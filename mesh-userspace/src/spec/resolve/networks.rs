@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    net::{Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -16,6 +16,8 @@ use crate::{
 
 /// The first VNI that is allocated, as in Docker Swarm.
 const FIRST_VNI: u32 = 4096;
+/// How many subnets a network may have: nobody needs more, and each address is held against all of them.
+const MOST_SUBNETS: usize = 16;
 /// The smallest MTU of IPv4 (RFC 791: every host takes 576 bytes).
 const LEAST_MTU: u32 = 576;
 /// The smallest MTU of IPv6 (RFC 8200, section 5).
@@ -51,8 +53,10 @@ impl<'a> Judge<'a> {
     pub(super) fn networks(&mut self) -> BTreeMap<String, table::Network> {
         let spec = self.spec;
         let vnis = self.vnis();
+        let nodes: BTreeMap<IpAddr, &str> =
+            spec.nodes.iter().map(|(name, node)| (node.address.value, name.as_str())).collect();
         for (name, network) in &spec.networks {
-            self.subnets(name, network);
+            self.subnets(name, network, &nodes);
             self.mtu(name, network);
         }
         let allocated = self.allocated_subnets();
@@ -153,9 +157,20 @@ impl<'a> Judge<'a> {
         vnis
     }
 
-    fn subnets(&mut self, name: &str, network: &Network) {
+    fn subnets(&mut self, name: &str, network: &Network, nodes: &BTreeMap<IpAddr, &str>) {
+        if let Some(subnet) = network.subnets.get(MOST_SUBNETS) {
+            self.without_room.insert(name.to_owned());
+            self.fault(
+                &subnet.origin,
+                format!(
+                    "The network {} has more than {MOST_SUBNETS} subnets; give it fewer and larger ones.",
+                    quoted(name)
+                ),
+            );
+            return;
+        }
         for subnet in &network.subnets {
-            self.subnet(name, subnet);
+            self.subnet(name, subnet, nodes);
         }
         // Two prefixes are either apart or one in the other, so it is enough to compare each, in the order of
         // their addresses, with the last one that it might lie in.
@@ -183,7 +198,7 @@ impl<'a> Judge<'a> {
         }
     }
 
-    fn subnet(&mut self, name: &str, subnet: &Given<IpNet>) {
+    fn subnet(&mut self, name: &str, subnet: &Given<IpNet>, nodes: &BTreeMap<IpAddr, &str>) {
         let net = subnet.value;
         if net.trunc() != net {
             self.fault(
@@ -217,13 +232,7 @@ impl<'a> Judge<'a> {
                 ),
             );
         }
-        if let Some((node, address)) = self
-            .spec
-            .nodes
-            .iter()
-            .map(|(node, asked)| (node, asked.address.value))
-            .find(|(_, address)| net.contains(address))
-        {
+        if let Some((address, node)) = nodes.range(net.network()..=net.broadcast()).next() {
             self.fault(
                 &subnet.origin,
                 format!(
@@ -256,15 +265,9 @@ impl<'a> Judge<'a> {
     /// A /24 of 10.0.0.0/8 for each network that names no subnet.
     fn allocated_subnets(&mut self) -> HashMap<&'a str, IpNet> {
         let spec = self.spec;
-        let mut pool = Pool::default();
-        for network in spec.networks.values() {
-            for subnet in &network.subnets {
-                pool.occupy(subnet.value);
-            }
-        }
-        for node in spec.nodes.values() {
-            pool.occupy(node.address.value.into());
-        }
+        let subnets = spec.networks.values().flat_map(|network| &network.subnets).map(|subnet| subnet.value);
+        let nodes = spec.nodes.values().map(|node| IpNet::from(node.address.value));
+        let mut pool = Pool::new(subnets.chain(nodes));
         let open = in_order(
             spec.networks.iter().filter(|(name, network)| {
                 network.subnets.is_empty() && !self.unreadable.networks.contains(*name)
@@ -323,76 +326,94 @@ fn overlap(a: IpNet, b: IpNet) -> bool {
 
 /// The /24s of 10.0.0.0/8, in their order.
 struct Pool {
-    /// By how much the number of subnets that cover a /24 differs from that of the /24 before it.
-    steps: Vec<i32>,
-    /// Which /24s are taken, once the steps have been summed.
-    taken: Option<Vec<bool>>,
-    next: usize,
-}
-
-impl Default for Pool {
-    fn default() -> Self {
-        Self { steps: vec![0; Self::SIZE + 1], taken: None, next: 0 }
-    }
+    /// The first and the last address of what is in use, by the first one; the last one is the greatest so far.
+    used: Vec<(u32, u32)>,
+    taken: HashSet<u32>,
+    next: u32,
 }
 
 impl Pool {
-    const SIZE: usize = 1 << 16;
     const FIRST: u32 = Ipv4Addr::new(10, 0, 0, 0).to_bits();
+    const LAST: u32 = Ipv4Addr::new(10, 255, 255, 0).to_bits();
+    const STEP: usize = 1 << 8;
 
-    /// Keeps what overlaps a subnet from being allocated.
-    fn occupy(&mut self, subnet: IpNet) {
-        let IpNet::V4(subnet) = subnet else { return };
-        let last = Self::FIRST + 0x00ff_ffff;
-        let start = subnet.network().to_bits().max(Self::FIRST);
-        let end = subnet.broadcast().to_bits().min(last);
-        if start > end {
-            return;
+    /// The pool without what overlaps any of some subnets.
+    fn new(used: impl Iterator<Item = IpNet>) -> Self {
+        let mut used: Vec<(u32, u32)> = used
+            .filter_map(|subnet| match subnet {
+                IpNet::V4(subnet) => Some((subnet.network().to_bits(), subnet.broadcast().to_bits())),
+                IpNet::V6(_) => None,
+            })
+            .collect();
+        used.sort_unstable();
+        let mut greatest = 0;
+        for (_, last) in &mut used {
+            greatest = greatest.max(*last);
+            *last = greatest;
         }
-        if let Some(step) = self.steps.get_mut(Self::index(start)) {
-            *step += 1;
-        }
-        if let Some(step) = self.steps.get_mut(Self::index(end) + 1) {
-            *step -= 1;
-        }
+        Self { used, taken: HashSet::new(), next: Self::FIRST }
     }
 
-    const fn index(address: u32) -> usize {
-        ((address - Self::FIRST) >> 8) as usize
-    }
-
-    fn taken(&mut self) -> &mut Vec<bool> {
-        self.taken.get_or_insert_with(|| {
-            let sums = self.steps.iter().scan(0, |covered, step| {
-                *covered += step;
-                Some(*covered > 0)
-            });
-            sums.take(Self::SIZE).collect()
-        })
+    fn is_free(&self, address: u32) -> bool {
+        let begun = self.used.partition_point(|(first, _)| *first <= address | 0xff);
+        let ended = self.used.get(..begun).and_then(<[_]>::last).is_none_or(|(_, last)| *last < address);
+        ended && !self.taken.contains(&address)
     }
 
     /// Takes a /24 of the pool if it is free.
     fn take(&mut self, subnet: IpNet) -> bool {
-        let IpNet::V4(v4) = subnet else { return false };
-        if v4.prefix_len() != 24 || v4.trunc() != v4 || v4.network().octets().first() != Some(&10) {
-            return false;
-        }
-        match self.taken().get_mut(Self::index(v4.network().to_bits())) {
-            Some(taken) => !std::mem::replace(taken, true),
-            None => false,
-        }
+        let IpNet::V4(subnet) = subnet else { return false };
+        let address = subnet.addr().to_bits();
+        let ours = subnet.prefix_len() == 24
+            && subnet.trunc() == subnet
+            && (Self::FIRST..=Self::LAST).contains(&address);
+        ours && self.is_free(address) && self.taken.insert(address)
     }
 
     /// Takes the first free /24.
     fn next(&mut self) -> Option<IpNet> {
-        let from = self.next;
-        let taken = self.taken();
-        let index = (from..taken.len()).find(|index| taken.get(*index) == Some(&false))?;
-        if let Some(taken) = taken.get_mut(index) {
-            *taken = true;
+        let address = (self.next..=Self::LAST).step_by(Self::STEP).find(|address| self.is_free(*address))?;
+        self.taken.insert(address);
+        self.next = address;
+        Some(Ipv4Net::new(Ipv4Addr::from_bits(address), 24).ok()?.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pool(used: &[&str]) -> Pool {
+        Pool::new(used.iter().map(|subnet| subnet.parse().expect("a subnet")))
+    }
+
+    fn next(pool: &mut Pool) -> String {
+        pool.next().map_or_else(|| "none".to_owned(), |subnet| subnet.to_string())
+    }
+
+    #[test]
+    fn the_pool_gives_what_is_in_use_nowhere() {
+        let mut free = pool(&["10.0.0.0/16", "10.0.9.0/24", "10.1.1.128/25", "10.1.3.7/32", "fd00::/64"]);
+        assert_eq!(next(&mut free), "10.1.0.0/24");
+        assert_eq!(next(&mut free), "10.1.2.0/24");
+        assert_eq!(next(&mut free), "10.1.4.0/24");
+        assert!(free.take("10.1.6.0/24".parse().expect("a subnet")));
+        assert_eq!(next(&mut free), "10.1.5.0/24");
+        assert_eq!(next(&mut free), "10.1.7.0/24");
+        for not_ours in
+            ["10.1.7.0/24", "10.0.3.0/24", "10.2.0.0/16", "10.2.0.1/24", "11.0.0.0/24", "fd00::/24"]
+        {
+            assert!(!free.take(not_ours.parse().expect("a subnet")), "{not_ours}");
         }
-        self.next = index + 1;
-        let address = Ipv4Addr::from_bits(Self::FIRST + (u32::try_from(index).ok()? << 8));
-        Some(Ipv4Net::new(address, 24).ok()?.into())
+    }
+
+    #[test]
+    fn the_pool_ends() {
+        let mut free = pool(&["0.0.0.0/5", "8.0.0.0/7", "10.0.0.0/9", "10.128.0.0/10", "10.192.0.0/11"]);
+        assert_eq!(next(&mut free), "10.224.0.0/24");
+        let rest = std::iter::from_fn(|| free.next()).count();
+        assert_eq!(rest, 32 * 256 - 1);
+        assert_eq!(next(&mut pool(&["10.0.0.0/8"])), "none");
+        assert_eq!(next(&mut pool(&["0.0.0.0/0"])), "none");
     }
 }

@@ -1,6 +1,6 @@
 //! The rules of services, but for their ports and addresses.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::Judge;
 use crate::{
@@ -45,6 +45,7 @@ impl Judge<'_> {
     }
 
     fn service_vips(&mut self, name: &str, service: &Service) {
+        let on: HashSet<&str> = service.networks.iter().map(|network| network.value.as_str()).collect();
         for (network, vips) in &service.vips {
             let Some(first) = vips.first() else { continue };
             if service.endpoint_mode == EndpointMode::Dnsrr {
@@ -56,9 +57,7 @@ impl Judge<'_> {
                         quoted(name)
                     ),
                 );
-            } else if !self.unreadable.services.contains(name)
-                && !service.networks.iter().any(|on| on.value == *network)
-            {
+            } else if !self.unreadable.services.contains(name) && !on.contains(network.as_str()) {
                 self.fault(
                     &first.origin,
                     format!(

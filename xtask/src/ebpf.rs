@@ -12,8 +12,9 @@ use crate::{
 
 /// The target: eBPF's instructions, little endian.
 const TARGET: &str = "bpfel-unknown-none";
-/// What every unit is compiled with: types (BTF) for the kernel, and line numbers for the verifier's complaints.
-const RUSTFLAGS: &[&str] = &["-Cdebuginfo=2", "-Clink-arg=--btf", "-Ctarget-cpu=v3"];
+/// What every unit is compiled with. No types for the kernel (BTF): it refuses those of Rust's enums that carry data, and
+/// meshd's start would tell so in a hundred lines; nothing in the programs asks for them.
+const RUSTFLAGS: &[&str] = &["-Cdebuginfo=2", "-Ctarget-cpu=v3"];
 
 /// An object that stands on the disk.
 pub(crate) struct Built {

@@ -62,6 +62,7 @@ impl Links {
         let name = host.name.clone();
         self.namespace.run(move || sysctl::set_ipv6(&name, Ipv6::Off)).await??;
         self.netlink.shape(&host, None, wanted.mtu, Some(&wanted.alias)).await?;
+        self.netlink.limit_aggregates(&host).await;
         self.netlink.raise(&host).await?;
 
         self.ensure_peer(wanted, &namespace, &inside, &peer).await?;
@@ -148,6 +149,7 @@ impl Links {
         peer: &Link,
     ) -> Result<(), LinkError> {
         inside.shape(peer, Some(wanted.peer_mac), wanted.mtu, None).await?;
+        inside.limit_aggregates(peer).await;
         if let Some(address) = wanted.addresses.iter().map(IpNet::addr).find(IpAddr::is_ipv6) {
             let name = peer.name.clone();
             namespace

@@ -317,11 +317,16 @@ fn tasks_join_and_leave_by_command() -> Result<()> {
         lab.add_host("late")?;
         let namespace = lab.namespace_name("late");
         let node = lab.node("n2");
-        node.meshctl_text(&format!(
+        let told = node.meshctl_text(&format!(
             "attach --network blue --netns {namespace} --address 10.0.9.77 --name late"
         ))?;
         let late = lab.host("late");
-        late.interface_of("10.0.9.77".parse()?)?;
+        let interface = late.interface_of("10.0.9.77".parse()?)?;
+        ensure!(told.contains(&format!(", interface {interface} in /run/netns/{namespace}")), "{told}");
+        let inspected = node.meshctl("endpoints inspect late")?;
+        ensure!(inspected["interface"] == interface.as_str(), "{inspected}");
+        let elsewhere = lab.node("n1").meshctl("endpoints inspect web.1")?;
+        ensure!(elsewhere["interface"].is_string(), "{elsewhere}");
         late.ping("10.0.9.21".parse()?, 1, 56)?;
         node.meshctl_text("detach late")?;
         let links = late.namespace.ip("-o link show")?;

@@ -32,6 +32,15 @@ pub struct EndpointLink {
     pub alias: String,
 }
 
+/// A pair that is as it should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointPair {
+    /// The interface index of the node's end.
+    pub ifindex: u32,
+    /// The name of the task's end, in its namespace.
+    pub interface: String,
+}
+
 /// A node's end of a pair, as it was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListedEndpoint {
@@ -44,8 +53,8 @@ pub struct ListedEndpoint {
 }
 
 impl Links {
-    /// Makes the pair what it should be and answers the interface index of the node's end.
-    pub async fn ensure_endpoint(&self, wanted: &EndpointLink) -> Result<u32, LinkError> {
+    /// Makes the pair what it should be, and tells what it is.
+    pub async fn ensure_endpoint(&self, wanted: &EndpointLink) -> Result<EndpointPair, LinkError> {
         let namespace = Namespace::open(&wanted.netns)?;
         if namespace.id() == self.namespace.id() {
             return Err(LinkError::OwnNamespace {
@@ -66,7 +75,7 @@ impl Links {
         self.netlink.raise(&host).await?;
 
         self.ensure_peer(wanted, &namespace, &inside, &peer).await?;
-        Ok(host.index)
+        Ok(EndpointPair { ifindex: host.index, interface: peer.name })
     }
 
     /// Removes the pair, wherever its other end is; it is no error if there is none.

@@ -83,19 +83,24 @@ async fn an_endpoint_is_made_and_then_left_alone() {
     let links = node.links().await;
     let wanted = endpoint(&task);
 
-    let index = links.ensure_endpoint(&wanted).await.unwrap();
+    let pair = links.ensure_endpoint(&wanted).await.unwrap();
+    assert_eq!(pair.interface, "eth0");
     assert_task_is_right(&task, "eth0");
     assert_host_is_right(&node);
     let listed = links.list_endpoints().await.unwrap();
     assert_eq!(
         listed,
-        [ListedEndpoint { name: "mesh00c0ffee".into(), ifindex: index, alias: Some("search.1".into()) }]
+        [ListedEndpoint {
+            name: "mesh00c0ffee".into(),
+            ifindex: pair.ifindex,
+            alias: Some("search.1".into())
+        }]
     );
 
     // The kernel makes the link-local address and its routes a moment after the link is up.
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert_untouched(&[&node, &task], async {
-        assert_eq!(links.ensure_endpoint(&wanted).await.unwrap(), index);
+        assert_eq!(links.ensure_endpoint(&wanted).await.unwrap(), pair);
     })
     .await;
 }
@@ -105,7 +110,7 @@ async fn each_drift_is_mended_and_the_pair_stays() {
     let (node, task) = (Scratch::new("node"), Scratch::new("task"));
     let links = node.links().await;
     let wanted = endpoint(&task);
-    let index = links.ensure_endpoint(&wanted).await.unwrap();
+    let pair = links.ensure_endpoint(&wanted).await.unwrap();
 
     let drifts: &[(&Scratch, &[&str])] = &[
         (&task, &["address", "del", "10.0.9.11/24", "dev", "eth0"]),
@@ -126,7 +131,7 @@ async fn each_drift_is_mended_and_the_pair_stays() {
     ];
     for (namespace, drift) in drifts {
         namespace.ip(drift);
-        assert_eq!(links.ensure_endpoint(&wanted).await.unwrap(), index, "{drift:?}");
+        assert_eq!(links.ensure_endpoint(&wanted).await.unwrap(), pair, "{drift:?}");
         assert_task_is_right(&task, "eth0");
         assert_host_is_right(&node);
         assert!(!task.ip(&["address", "show", "eth0"]).contains("10.0.9.99"), "{drift:?}");
@@ -184,7 +189,7 @@ async fn an_endpoint_that_moves_leaves_its_old_namespace() {
     links.ensure_endpoint(&endpoint(&task)).await.unwrap();
     // The same index in the new namespace must not be taken for the old peer.
     other.ip(&["link", "add", "eth0", "type", "veth", "peer", "name", "far0"]);
-    links.ensure_endpoint(&endpoint(&other)).await.unwrap();
+    assert_eq!(links.ensure_endpoint(&endpoint(&other)).await.unwrap().interface, "eth1");
     assert_task_is_right(&other, "eth1");
     assert!(!task.ip(&["link"]).contains("eth0"));
 }

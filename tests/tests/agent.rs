@@ -296,6 +296,42 @@ fn a_recreated_namespace_is_attached_again() -> Result<()> {
     })
 }
 
+/// The daemon looks at everything every five seconds; for a task that has just been started that would be long.
+#[test]
+fn a_namespace_that_comes_later_is_attached_at_once() -> Result<()> {
+    mesh().test(|lab| {
+        let late = [("late.1", "10.0.9.31"), ("late.2", "10.0.9.32"), ("late.3", "10.0.9.33")];
+        lab.reconfigure(|mesh| {
+            for (name, address) in late {
+                mesh.endpoints.push(Endpoint {
+                    name: name.to_owned(),
+                    node: "n1".to_owned(),
+                    service: None,
+                    network: "blue".to_owned(),
+                    address: address.to_owned(),
+                    task: Some(name.to_owned()),
+                });
+            }
+        })?;
+        for (name, address) in late {
+            eventually("the daemon waits for the namespace", SOON, || {
+                let endpoint = lab.node("n1").meshctl(&format!("endpoints inspect {name}"))?;
+                ensure!(endpoint["state"]["is"] == "waiting", "{endpoint}");
+                Ok(())
+            })?;
+            // Until the rounds that the last one caused are over.
+            std::thread::sleep(Duration::from_millis(2500));
+            let host = lab.add_host(name)?;
+            eventually("the task is attached", Duration::from_millis(1500), || {
+                let addresses = host.namespace.ip("-o address show")?;
+                ensure!(addresses.contains(address), "{addresses}");
+                Ok(())
+            })?;
+        }
+        Ok(())
+    })
+}
+
 #[test]
 fn an_underlay_interface_gone_and_back_is_used_again() -> Result<()> {
     mesh().test(|lab| {

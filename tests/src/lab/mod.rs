@@ -13,6 +13,7 @@ mod pass;
 mod process;
 mod raw;
 mod record;
+mod router;
 mod server;
 mod sockets;
 mod transfer;
@@ -43,6 +44,7 @@ pub use self::{
     process::Process,
     raw::RawSocket,
     record::{Record, remains},
+    router::FAR,
     server::Web,
     sockets::{NameServer, UdpEcho, ask_tcp, ask_udp, reachable_tcp, udp_in_one_piece, udp_round_trip},
     transfer::{Summary, Transfer},
@@ -261,6 +263,15 @@ impl Lab {
             namespace.ip(&format!("address add 2001:db8::{number}/64 dev eth0 nodad"))?;
         }
         Ok(())
+    }
+
+    /// Gives a host's cable a card that cuts long segments to pieces itself, and then cannot take what XDP sends.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn offload(&self, host: &str) -> Result<()> {
+        let switch = self.switch.as_ref().context("the lab was not built")?;
+        switch.offload(&self.host(host).namespace, host)
     }
 
     /// The node's end of the veth pair whose other end is a task's interface with an address.

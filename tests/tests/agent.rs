@@ -302,6 +302,42 @@ fn a_recreated_namespace_is_attached_again() -> Result<()> {
     })
 }
 
+/// The daemon looks at everything every five seconds; for a task that has just been started that would be long.
+#[test]
+fn a_namespace_that_comes_later_is_attached_at_once() -> Result<()> {
+    mesh().test(|lab| {
+        let late = [("late.1", "10.0.9.31"), ("late.2", "10.0.9.32"), ("late.3", "10.0.9.33")];
+        lab.reconfigure(|mesh| {
+            for (name, address) in late {
+                mesh.endpoints.push(Endpoint {
+                    name: name.to_owned(),
+                    node: "n1".to_owned(),
+                    service: None,
+                    network: "blue".to_owned(),
+                    address: address.to_owned(),
+                    task: Some(name.to_owned()),
+                });
+            }
+        })?;
+        for (name, address) in late {
+            eventually("the daemon waits for the namespace", SOON, || {
+                let endpoint = lab.node("n1").meshctl(&format!("endpoints inspect {name}"))?;
+                ensure!(endpoint["state"]["is"] == "waiting", "{endpoint}");
+                Ok(())
+            })?;
+            // Until the rounds that the last one caused are over.
+            std::thread::sleep(Duration::from_millis(2500));
+            let host = lab.add_host(name)?;
+            eventually("the task is attached", Duration::from_millis(1500), || {
+                let addresses = host.namespace.ip("-o address show")?;
+                ensure!(addresses.contains(address), "{addresses}");
+                Ok(())
+            })?;
+        }
+        Ok(())
+    })
+}
+
 #[test]
 fn an_underlay_interface_gone_and_back_is_used_again() -> Result<()> {
     mesh().test(|lab| {
@@ -323,11 +359,16 @@ fn tasks_join_and_leave_by_command() -> Result<()> {
         lab.add_host("late")?;
         let namespace = lab.namespace_name("late");
         let node = lab.node("n2");
-        node.meshctl_text(&format!(
+        let told = node.meshctl_text(&format!(
             "attach --network blue --netns {namespace} --address 10.0.9.77 --name late"
         ))?;
         let late = lab.host("late");
-        late.interface_of("10.0.9.77".parse()?)?;
+        let interface = late.interface_of("10.0.9.77".parse()?)?;
+        ensure!(told.contains(&format!(", interface {interface} in /run/netns/{namespace}")), "{told}");
+        let inspected = node.meshctl("endpoints inspect late")?;
+        ensure!(inspected["interface"] == interface.as_str(), "{inspected}");
+        let elsewhere = lab.node("n1").meshctl("endpoints inspect web.1")?;
+        ensure!(elsewhere["interface"].is_string(), "{elsewhere}");
         late.ping("10.0.9.21".parse()?, 1, 56)?;
         node.meshctl_text("detach late")?;
         let links = late.namespace.ip("-o link show")?;

@@ -75,7 +75,7 @@ pub fn underlay_xdp(context: XdpContext) -> u32 {
     let tables = KernelTables::<true> { context: context.as_ptr() };
     let length = frame.length();
     let verdict = pipeline::from_underlay(&mut frame, &tables);
-    observe::count(Hook::Xdp, verdict, length);
+    observe::count(&context, Hook::Xdp, verdict, length);
     // SAFETY: the pointer is the hook's context.
     let ingress = unsafe { (*context.ctx).ingress_ifindex };
     if observe::is_sampled(tables.settings()) {
@@ -115,7 +115,7 @@ fn at_tc_end(
     let skb = context.skb.skb;
     // SAFETY: the pointer is the hook's context.
     let ingress = unsafe { (*skb).ifindex };
-    observe::count(hook, verdict, length);
+    observe::count(context, hook, verdict, length);
     if observe::is_sampled(tables.settings()) {
         observe::trace(hook, verdict, ingress, length, |bytes| {
             // SAFETY: the pointer is the hook's context.

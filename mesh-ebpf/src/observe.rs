@@ -1,6 +1,7 @@
 //! Counting what becomes of packets, and tracing some of them.
 
-use aya_ebpf::helpers;
+use aya_ebpf::{EbpfContext, helpers};
+use aya_log_ebpf::info;
 use mesh_common::{
     Verdict,
     abi::{Counter, Hook, Outcome, Settings, TRACE_BYTES, Trace},
@@ -8,9 +9,17 @@ use mesh_common::{
 
 use crate::maps;
 
+/// Says that a packet was lost for a reason for which this processor had lost none: once for each reason and processor while
+/// the maps live, so that a log shows when a kind of loss began, and no flood can fill it. The agent makes a sentence of the
+/// two numbers.
+#[inline(never)]
+fn announce(context: &impl EbpfContext, hook: Hook, reason: u32) {
+    info!(context, "first loss {} {}", hook as u8, reason);
+}
+
 /// Counts a packet that came in with `length` bytes.
 #[inline(always)]
-pub fn count(hook: Hook, verdict: Verdict, length: usize) {
+pub fn count(context: &impl EbpfContext, hook: Hook, verdict: Verdict, length: usize) {
     if let Some(counter) = maps::COUNTERS.get_ptr_mut(Counter::index(hook, verdict.outcome())) {
         // SAFETY: the entry is this processor's own, and a program at a hook is not interrupted by another at it.
         unsafe {
@@ -22,7 +31,12 @@ pub fn count(hook: Hook, verdict: Verdict, length: usize) {
         && let Some(drops) = maps::DROPS.get_ptr_mut(verdict.detail())
     {
         // SAFETY: as above.
-        unsafe { *drops += 1 };
+        let before = unsafe { *drops };
+        if before == 0 {
+            announce(context, hook, verdict.detail());
+        }
+        // SAFETY: as above.
+        unsafe { *drops = before + 1 };
     }
 }
 

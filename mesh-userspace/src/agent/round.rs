@@ -192,7 +192,8 @@ impl Kernel {
     }
 
     fn apply(&mut self, plan: &Plan) -> Result<(), ApplyError> {
-        let datapath = lock(&self.datapath);
+        let mut datapath = lock(&self.datapath);
+        datapath.flush_log();
         let mut maps = datapath.kernel_maps();
         let found = apply::read(&maps, self.known.as_deref())?;
         if let Some(known) = &self.known {

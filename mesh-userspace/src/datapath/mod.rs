@@ -19,6 +19,7 @@ mod bpffs;
 mod cgroup;
 mod error;
 mod home;
+mod log;
 mod map;
 mod planned;
 mod sys;
@@ -42,6 +43,7 @@ pub use error::DatapathError;
 pub use map::{ArrayTable, HashTable, PerCpuTable, Raw, TrieTable};
 pub use planned::KernelMaps;
 
+use self::log::ProgramLog;
 use bpffs::BpfFs;
 use error::chain;
 
@@ -51,6 +53,7 @@ pub struct Datapath {
     fs: BpfFs,
     ebpf: Ebpf,
     maps: BTreeMap<String, Map>,
+    log: Option<ProgramLog>,
 }
 
 impl Datapath {
@@ -80,11 +83,19 @@ impl Datapath {
             load(name, program)?;
         }
 
+        let log = ProgramLog::of(&mut ebpf);
         let names: Vec<String> = ebpf.maps().map(|(name, _)| name.to_owned()).collect();
         let maps = names.into_iter().filter_map(|name| ebpf.take_map(&name).map(|map| (name, map))).collect();
-        let datapath = Self { fs, ebpf, maps };
+        let datapath = Self { fs, ebpf, maps, log };
         datapath.sweep()?;
         Ok(datapath)
+    }
+
+    /// Tells what the programs have logged.
+    pub fn flush_log(&mut self) {
+        if let Some(log) = &mut self.log {
+            log.flush();
+        }
     }
 
     /// Takes away everything that is attached and pinned under `run_dir`, whoever left it there, and the

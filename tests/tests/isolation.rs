@@ -2,6 +2,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    thread,
     time::Duration,
 };
 
@@ -390,6 +391,13 @@ fn tunnel_packets_of_strangers_are_dropped_and_counted() -> Result<()> {
                 let seen = sightings(lab, "client", || send(address))?;
                 ensure!(seen.is_empty(), "a stranger's, by {address}: seen in {seen:?}");
             }
+            // The daemon's log names a reason the first time, and says no more of it.
+            let told = eventually("the log names the reason", Duration::from_secs(10), || {
+                let told = lab.node("n2").log_text()?.matches("reason=\"not_a_peer\"").count();
+                ensure!(told > 0, "not a word of not_a_peer");
+                Ok(told)
+            })?;
+            ensure!(told <= thread::available_parallelism()?.get(), "{told} lines of it");
             Ok(())
         })?;
     }

@@ -16,6 +16,9 @@ use crate::{
     wire::protocol,
 };
 
+/// How many masquerading ports there are.
+const PORTS: u16 = MASQUERADE_PORTS.end - MASQUERADE_PORTS.start;
+
 /// How many masquerading ports are tried for a new flow.
 const TRIES: u16 = 8;
 
@@ -86,10 +89,7 @@ fn find_source<T: Tables>(
 /// Finds a free port for the new flow with this key, and remembers the flow in both directions.
 #[inline(never)]
 fn open<T: Tables>(tables: &T, key: &FlowKey, source: &Address) -> Option<[u8; 2]> {
-    let span = MASQUERADE_PORTS.end - MASQUERADE_PORTS.start;
-    let hash =
-        hash::flow(u64::from(key.scope), key.source, key.source_port, key.destination_port, key.protocol);
-    let first = hash::slot(hash, u32::from(span)) as u16;
+    let first = first_port(u64::from(key.scope), key.source, key);
     let mut flow = Flow {
         source: key.destination,
         destination: key.source,
@@ -112,7 +112,7 @@ fn open<T: Tables>(tables: &T, key: &FlowKey, source: &Address) -> Option<[u8; 2
         reserved: [0; 7],
     };
     for attempt in 0..TRIES {
-        let port = (MASQUERADE_PORTS.start + (first + attempt * STEP) % span).to_be_bytes();
+        let port = nth_port(first, attempt);
         back_key.destination_port = port;
         if tables.add_flow(&back_key, &flow) {
             flow.source = *source;
@@ -126,6 +126,51 @@ fn open<T: Tables>(tables: &T, key: &FlowKey, source: &Address) -> Option<[u8; 2
         }
     }
     None
+}
+
+/// Finds the port that a client's packets come to their backend from: the client's own, unless answers to that belong to
+/// another conversation. A client may use one port for conversations with several nodes, or with several ports of one.
+///
+/// Puts it into `change`; false if none is free.
+#[inline(never)]
+pub(super) fn find_port<T: Tables>(tables: &T, key: &FlowKey, change: &mut Rewrite, vni: u32) -> bool {
+    let first = first_port(u64::from(vni), key.destination, key);
+    let mut back_key = FlowKey {
+        source: change.destination,
+        destination: change.source,
+        source_port: change.destination_port,
+        destination_port: change.source_port,
+        scope: FlowKey::scope(Space::Network, vni),
+        protocol: key.protocol,
+        reserved: [0; 7],
+    };
+    for attempt in 0..TRIES {
+        let is_free = tables.flow(&back_key).is_none_or(|other| {
+            let is_same = other.source == key.destination
+                && other.source_port == key.destination_port
+                && other.destination_port == key.source_port;
+            is_same || other.flags & (flow_flags::FIN | flow_flags::RST) != 0
+        });
+        if is_free {
+            change.source_port = back_key.destination_port;
+            return true;
+        }
+        back_key.destination_port = nth_port(first, attempt);
+    }
+    false
+}
+
+/// The first masquerading port that is tried for a flow, counted from 0.
+#[inline(always)]
+fn first_port(seed: u64, address: Address, key: &FlowKey) -> u16 {
+    let hash = hash::flow(seed, address, key.source_port, key.destination_port, key.protocol);
+    hash::slot(hash, u32::from(PORTS)) as u16
+}
+
+/// The masquerading port that is tried after so many others.
+#[inline(always)]
+fn nth_port(first: u16, attempt: u16) -> [u8; 2] {
+    (MASQUERADE_PORTS.start + (first + attempt * STEP) % PORTS).to_be_bytes()
 }
 
 /// Sends a masqueraded packet on its way: it may ask for a port that this very node publishes.

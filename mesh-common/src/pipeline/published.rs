@@ -128,6 +128,7 @@ pub(super) fn deliver<P: Packet, T: Tables>(
         if old.is_some() && (flow.destination == change.destination || !datagram.is_syn()) {
             change.destination = flow.destination;
             change.destination_port = flow.destination_port;
+            change.source_port = flow.source_port;
             endpoint = old;
             is_known = flow.node == arrival.entry;
             if is_known {
@@ -139,6 +140,9 @@ pub(super) fn deliver<P: Packet, T: Tables>(
     if !is_known {
         if !datagram.may_open() {
             return Err(Reason::NoFlow);
+        }
+        if !outside::find_port(tables, &datagram.key, &mut change, arrival.vni) {
+            return Err(Reason::NoPort);
         }
         open(tables, &datagram.key, &change, arrival);
     }

@@ -3,6 +3,7 @@
 //! What comes out is read by another implementation (etherparse), which holds every length and checksum to what it must
 //! be.
 
+mod errors;
 mod limits;
 mod mesh;
 mod message;

@@ -116,6 +116,42 @@ fn a_client_that_comes_by_another_node_is_answered_by_that() {
     }
 }
 
+/// A client may use one source port for connections to several nodes, which may all go to one task.
+#[test]
+fn one_source_port_for_several_nodes() {
+    for (mesh, family) in Mesh::each_with_family() {
+        for protocol in [0, 1] {
+            let mut open = vec![];
+            for node in [1, 2, 3] {
+                let (sent, target_port) = to_c(family, node)[protocol].clone();
+                let sent = sent.by_port(40000);
+                let arrived = mesh.wire_brings(node, &sent).at_task(C, GATEWAY_MAC);
+                let port = arrived.source_port();
+                let expected = sent.clone().by_port(port).to(C.address(family)).for_port(target_port);
+                assert_eq!(arrived, expected.with_hops(63), "the address is kept");
+                assert!(
+                    open.iter().all(|(_, _, other): &(u32, Message, Message)| other.source_port() != port)
+                );
+                open.push((node, sent, arrived));
+            }
+            assert_eq!(open[0].2.source_port(), 40000, "the port too, while nobody else has it");
+            for _ in 0..2 {
+                for (node, sent, arrived) in &open {
+                    let back = mesh.task_sends(C, &arrived.reply());
+                    assert_eq!(
+                        back.out_of(*node),
+                        sent.reply().with_hops(63),
+                        "the client hears whom it asked"
+                    );
+                    let next = sent.clone().with_flags(ACK);
+                    let again = mesh.wire_brings(*node, &next).at_task(C, GATEWAY_MAC);
+                    assert_eq!(again, arrived.clone().with_flags(ACK));
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn answers_that_go_straight() {
     for (mut mesh, family) in Mesh::each_with_family() {

@@ -85,6 +85,10 @@ pub(crate) fn frame(random: &mut Random, world: &World) -> Frame {
 
 /// The same, as whoever made it meant it to be.
 pub(crate) fn sound(random: &mut Random, world: &World) -> Frame {
+    let error = if random.one_in(12) { about_flow(random, world) } else { None };
+    if let Some((entry, bytes)) = error {
+        return Frame { entry, bytes, is_aggregate: false };
+    }
     let (entry, bytes) = match random.below(10) {
         0..4 => from_endpoint(random, world),
         4 => (Entry::Host, from_host(random, world)),
@@ -257,6 +261,73 @@ fn tunnel(random: &mut Random, world: &World, from: Address, vni: u32, inner: &[
     let odd = random.one_in(20);
     let packet = network(random, &talk, udp, odd);
     ethernet([0x02, 0, 0, 0, 0, 2], neighbour_mac(2), (family, packet))
+}
+
+/// An ICMP error about a packet of a flow that is known, as it was before or after it was translated.
+fn about_flow(random: &mut Random, world: &World) -> Option<(Entry, Vec<u8>)> {
+    let flows = world.node.flows();
+    if flows.is_empty() {
+        return None;
+    }
+    let (key, flow) = random.pick(&flows);
+    let mut quoted = Talk::of(&key, random);
+    if random.one_in(2) && !flow.source.is_unspecified() {
+        quoted.source = flow.source;
+        quoted.destination = flow.destination;
+        quoted.source_port = flow.source_port;
+        quoted.destination_port = flow.destination_port;
+    }
+    let family = quoted.source.family();
+    let transport = transport(random, &quoted, vec![0; 20]);
+    let odd = random.one_in(10);
+    let mut quote = network(random, &quoted, transport, odd);
+    let headers = if family == Family::V4 { 28 } else { 48 };
+    let length = random.pick(&[headers, headers, 68, quote.len()]);
+    quote.truncate(if random.one_in(8) { random.below(headers) } else { length });
+
+    let source = if random.one_in(3) { client(random, world, family) } else { quoted.destination };
+    let (protocol, kinds) = match family {
+        Family::V4 => (protocol::ICMP, [3, 3, 11, 12, 5]),
+        Family::V6 => (protocol::ICMPV6, [1, 2, 3, 4, 5]),
+    };
+    let mut message = vec![random.pick(&kinds), random.pick(&[0, 3, 4]), 0, 0, 0, 0, 0x05, 0x78];
+    message.extend(quote);
+    let ports = [0; 2];
+    let talk = Talk {
+        source,
+        destination: quoted.source,
+        protocol,
+        source_port: ports,
+        destination_port: ports,
+        tcp_flags: 0,
+    };
+    let sum = checksum(&message, if family == Family::V6 { pseudo(&talk, message.len()) } else { 0 });
+    message[2..4].copy_from_slice(&sum);
+    let odd = random.one_in(10);
+    let packet = (family, network(random, &talk, message, odd));
+
+    let sender = world.members.iter().find(|member| member.address(family) == Some(source)).copied();
+    Some(match sender {
+        Some(member) if member.node == 1 => {
+            (Entry::Endpoint(member.ifindex), ethernet([0x02, 0x42, 10, 0, 9, 1], member.mac(), packet))
+        }
+        Some(member) => {
+            let inner = ethernet(random.pick(&world.members).mac(), member.mac(), packet);
+            let peer = world.peers.iter().find(|(node, _)| *node == member.node)?.1;
+            (Entry::Underlay, tunnel(random, world, peer, member.vni, &inner))
+        }
+        None if random.one_in(3) => {
+            let to = random.pick(&[RETURN_MAC, [0x02, 0x42, 10, 0, 9, 11], [0x02, 0x42, 10, 0, 9, 12]]);
+            let inner = ethernet(to, [0x02, 0x42, 10, 0, 9, 1], packet);
+            let (_, peer) = random.pick(&world.peers);
+            let vni = random.pick(&world.vnis);
+            (Entry::Underlay, tunnel(random, world, peer, vni, &inner))
+        }
+        None if random.one_in(4) => {
+            (Entry::Host, ethernet(neighbour_mac(1), world.node.settings.host_mac, packet))
+        }
+        None => (Entry::Underlay, ethernet([0x02, 0, 0, 0, 0, 2], neighbour_mac(254), packet)),
+    })
 }
 
 fn talk_of_member(random: &mut Random, world: &World, member: &Member) -> Talk {

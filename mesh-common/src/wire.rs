@@ -61,10 +61,18 @@ pub mod icmp {
     pub const UNREACHABLE: u8 = 3;
     /// Its code "fragmentation needed and DF set".
     pub const FRAGMENTATION_NEEDED: u8 = 4;
+    /// ICMP time exceeded.
+    pub const TIME_EXCEEDED: u8 = 11;
+    /// ICMP parameter problem.
+    pub const PARAMETER_PROBLEM: u8 = 12;
     /// ICMP echo request.
     pub const ECHO_REQUEST: u8 = 8;
+    /// ICMPv6 destination unreachable.
+    pub const V6_UNREACHABLE: u8 = 1;
     /// ICMPv6 packet too big.
     pub const V6_TOO_BIG: u8 = 2;
+    /// ICMPv6 parameter problem; the error between them is time exceeded.
+    pub const V6_PARAMETER_PROBLEM: u8 = 4;
     /// ICMPv6 echo request.
     pub const V6_ECHO_REQUEST: u8 = 128;
     /// ICMPv6 echo reply.

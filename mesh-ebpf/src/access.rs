@@ -1,6 +1,6 @@
 //! The one place where a program touches a packet's bytes.
 
-use core::{arch::asm, ptr};
+use core::{arch::asm, mem::MaybeUninit, ptr};
 
 use mesh_common::{abi::Pod, packet::REACH};
 
@@ -64,14 +64,99 @@ impl Bytes {
 
     #[inline(always)]
     pub fn read<T: Pod>(self, offset: usize) -> Option<T> {
-        // SAFETY: `at` has checked that the value lies within the packet, and every bit pattern is a valid `Pod`. The
-        // verifier holds us to both.
-        self.at(offset).map(|pointer| unsafe { ptr::read_unaligned(pointer) })
+        let from = self.at::<T>(offset)?.cast::<u8>();
+        let mut value = MaybeUninit::<T>::uninit();
+        let to = value.as_mut_ptr().cast::<u8>();
+        // SAFETY: `at` has checked that the value lies within the packet, and the pieces make up the whole of it, so that all
+        // of it is initialised; every bit pattern is a valid `Pod`. The verifier holds us to the bounds.
+        unsafe {
+            let mut done = 0;
+            while size_of::<T>() - done >= 8 {
+                to.add(done).cast::<u64>().write_unaligned(load64(from.add(done)));
+                done += 8;
+            }
+            if size_of::<T>() - done >= 4 {
+                to.add(done).cast::<u32>().write_unaligned(load32(from.add(done)));
+                done += 4;
+            }
+            if size_of::<T>() - done >= 2 {
+                to.add(done).cast::<u16>().write_unaligned(load16(from.add(done)));
+                done += 2;
+            }
+            if size_of::<T>() - done == 1 {
+                to.add(done).write(from.add(done).read());
+            }
+            Some(value.assume_init())
+        }
     }
 
     #[inline(always)]
     pub fn write<T: Pod>(self, offset: usize, value: &T) -> Option<()> {
+        let to = self.at::<T>(offset)?.cast::<u8>();
+        let from = ptr::from_ref(value).cast::<u8>();
         // SAFETY: as in `read`; no reference into the packet is ever held.
-        self.at(offset).map(|pointer| unsafe { ptr::write_unaligned(pointer, *value) })
+        unsafe {
+            let mut done = 0;
+            while size_of::<T>() - done >= 8 {
+                store64(to.add(done), from.add(done).cast::<u64>().read_unaligned());
+                done += 8;
+            }
+            if size_of::<T>() - done >= 4 {
+                store32(to.add(done), from.add(done).cast::<u32>().read_unaligned());
+                done += 4;
+            }
+            if size_of::<T>() - done >= 2 {
+                store16(to.add(done), from.add(done).cast::<u16>().read_unaligned());
+                done += 2;
+            }
+            if size_of::<T>() - done == 1 {
+                to.add(done).write(from.add(done).read());
+            }
+        }
+        Some(())
     }
+}
+
+/// Loads and stores of whole words at any address of a packet, which the kernel's machines can do; the compiler, which does
+/// not know that, would go byte by byte.
+macro_rules! words {
+    ($($load:ident $store:ident $type:ty, $size:literal;)+) => { $(
+        /// # Safety
+        /// The pointer must be into a packet, with as many bytes behind it.
+        #[inline(always)]
+        unsafe fn $load(from: *const u8) -> $type {
+            let word: u64;
+            // SAFETY: as the caller promises.
+            unsafe {
+                asm!(
+                    concat!("{word} = *(", $size, " *)({from} + 0)"),
+                    word = out(reg) word,
+                    from = in(reg) from,
+                    options(readonly, nostack),
+                );
+            }
+            word as $type
+        }
+
+        /// # Safety
+        /// The pointer must be into a packet, with as many bytes behind it.
+        #[inline(always)]
+        unsafe fn $store(to: *mut u8, word: $type) {
+            // SAFETY: as the caller promises.
+            unsafe {
+                asm!(
+                    concat!("*(", $size, " *)({to} + 0) = {word}"),
+                    word = in(reg) u64::from(word),
+                    to = in(reg) to,
+                    options(nostack),
+                );
+            }
+        }
+    )+ };
+}
+
+words! {
+    load16 store16 u16, "u16";
+    load32 store32 u32, "u32";
+    load64 store64 u64, "u64";
 }

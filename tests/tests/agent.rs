@@ -228,18 +228,24 @@ fn emptied_maps_are_filled_again() -> Result<()> {
     mesh().test(|lab| {
         lab.host("web.1").serve_http(&Web::on(80))?;
         all_is_well(lab)?;
-        for map in ["SERVICES", "ENDPOINTS", "LOCAL_MACS", "ATTACHMENTS", "NETWORKS", "PEERS", "LOCALS"] {
+        let mut emptied = Vec::new();
+        for map in
+            ["SERVICES", "ENDPOINTS", "LOCAL_MACS", "ATTACHMENTS", "NETWORKS", "PEERS", "LOCALS", "UPLINKS"]
+        {
             for node in ["n1", "n2"] {
                 let pin = lab.node(node).map_pin(map)?;
                 let entries = empty_map(&pin)?;
                 ensure!(entries > 0, "{map} of {node} was empty");
-                eventually(&format!("{map} of {node} is filled again"), SOON, || {
-                    let dump = pinned(&["map", "dump"], &pin)?;
-                    let now = dump.as_array().map_or(0, Vec::len);
-                    ensure!(now == entries, "{now} of {entries} entries");
-                    Ok(())
-                })?;
+                emptied.push((pin, entries));
             }
+        }
+        for (pin, entries) in emptied {
+            eventually(&format!("{} is filled again", pin.display()), SOON, || {
+                let dump = pinned(&["map", "dump"], &pin)?;
+                let now = dump.as_array().map_or(0, Vec::len);
+                ensure!(now == entries, "{now} of {entries} entries");
+                Ok(())
+            })?;
         }
         healed(lab, "the maps were emptied")
     })
@@ -296,6 +302,42 @@ fn a_recreated_namespace_is_attached_again() -> Result<()> {
     })
 }
 
+/// The daemon looks at everything every five seconds; for a task that has just been started that would be long.
+#[test]
+fn a_namespace_that_comes_later_is_attached_at_once() -> Result<()> {
+    mesh().test(|lab| {
+        let late = [("late.1", "10.0.9.31"), ("late.2", "10.0.9.32"), ("late.3", "10.0.9.33")];
+        lab.reconfigure(|mesh| {
+            for (name, address) in late {
+                mesh.endpoints.push(Endpoint {
+                    name: name.to_owned(),
+                    node: "n1".to_owned(),
+                    service: None,
+                    network: "blue".to_owned(),
+                    address: address.to_owned(),
+                    task: Some(name.to_owned()),
+                });
+            }
+        })?;
+        for (name, address) in late {
+            eventually("the daemon waits for the namespace", SOON, || {
+                let endpoint = lab.node("n1").meshctl(&format!("endpoints inspect {name}"))?;
+                ensure!(endpoint["state"]["is"] == "waiting", "{endpoint}");
+                Ok(())
+            })?;
+            // Until the rounds that the last one caused are over.
+            std::thread::sleep(Duration::from_millis(2500));
+            let host = lab.add_host(name)?;
+            eventually("the task is attached", Duration::from_millis(1500), || {
+                let addresses = host.namespace.ip("-o address show")?;
+                ensure!(addresses.contains(address), "{addresses}");
+                Ok(())
+            })?;
+        }
+        Ok(())
+    })
+}
+
 #[test]
 fn an_underlay_interface_gone_and_back_is_used_again() -> Result<()> {
     mesh().test(|lab| {
@@ -331,11 +373,16 @@ fn tasks_join_and_leave_by_command() -> Result<()> {
             let told = String::from_utf8_lossy(&output.stderr);
             ensure!(output.status.code() == Some(1) && told.contains(says), "{netns}: {told}");
         }
-        node.meshctl_text(&format!(
+        let told = node.meshctl_text(&format!(
             "attach --network blue --netns {namespace} --address 10.0.9.77 --name late"
         ))?;
         let late = lab.host("late");
-        late.interface_of("10.0.9.77".parse()?)?;
+        let interface = late.interface_of("10.0.9.77".parse()?)?;
+        ensure!(told.contains(&format!(", interface {interface} in /run/netns/{namespace}")), "{told}");
+        let inspected = node.meshctl("endpoints inspect late")?;
+        ensure!(inspected["interface"] == interface.as_str(), "{inspected}");
+        let elsewhere = lab.node("n1").meshctl("endpoints inspect web.1")?;
+        ensure!(elsewhere["interface"].is_string(), "{elsewhere}");
         late.ping("10.0.9.21".parse()?, 1, 56)?;
         node.meshctl_text("detach late")?;
         let links = late.namespace.ip("-o link show")?;

@@ -1,9 +1,15 @@
 //! The Linux kernel's own `vxlan` device is a node like any other.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use anyhow::{Result, ensure};
-use mesh_tests::lab::{Host, Lab, Mesh, UdpEcho, Underlay, VxlanDevice, Web, mac_of, udp_round_trip};
+use mesh_tests::lab::{
+    Host, Lab, Mesh, UdpEcho, Underlay, VxlanDevice, Web, eventually, mac_of, udp_in_one_piece,
+    udp_round_trip,
+};
 
 const MESH_TASK: [&str; 2] = ["10.0.9.11", "fd00:9::a00:90b"];
 const KERNEL_TASK: [&str; 2] = ["10.0.9.12", "fd00:9::a00:90c"];
@@ -85,6 +91,41 @@ fn a_kernels_device_finds_its_neighbours() -> Result<()> {
             for address in MESH_TASK {
                 lab.host("k2").ping(address.parse()?, 3, 56)?;
             }
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+/// Frames that stand for many and that nobody cuts, up to the longest that there are: with the tunnel around them, the
+/// kernel's receiver must still find a length that is true. Linux 6.7 and later cut what is longer than the underlay's own
+/// limit, so that is raised as for BIG TCP.
+#[test]
+fn the_longest_aggregates_reach_a_kernels_device() -> Result<()> {
+    for underlay in [Underlay::V4, Underlay::V6] {
+        mesh(underlay).test(|lab| {
+            lab.join_directly("n1", "k2")?;
+            for node in ["n1", "k2"] {
+                lab.host(node).namespace.ip("link set eth0 gso_max_size 131072")?;
+            }
+            start_device(lab, underlay)?;
+            let (task, kernel) = (lab.host("task"), lab.host("k2"));
+            for address in KERNEL_TASK {
+                let address = address.parse()?;
+                eventually("the node has its interface back", Duration::from_secs(10), || {
+                    ensure!(task.pings(address)?, "{address} does not answer");
+                    Ok(())
+                })?;
+                // An IP packet of 65,535 bytes at the most: up to the last of them, and well below.
+                let pieces = match address {
+                    IpAddr::V4(_) => [(1310, 50), (1284, 51), (1259, 52), (1337, 48), (1000, 10)],
+                    IpAddr::V6(_) => [(1364, 48), (1284, 51), (1309, 50), (1258, 52), (1000, 10)],
+                };
+                for (size, count) in pieces {
+                    udp_in_one_piece(task, kernel, SocketAddr::new(address, 9000), size, count)?;
+                }
+            }
+            ensure!(lab.node("n1").dropped("malformed")? == 0, "n1 found malformed packets");
             Ok(())
         })?;
     }

@@ -7,7 +7,9 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use mesh_tests::lab::{Host, Lab, Mesh, NameServer, Web, ask_tcp, ask_udp, eventually};
+use mesh_tests::lab::{
+    FAR, Host, Lab, Mesh, NameServer, UdpEcho, Underlay, Web, ask_tcp, ask_udp, eventually, udp_round_trip,
+};
 use serde_json::json;
 
 const NODES: [&str; 3] = ["n1", "n2", "n3"];
@@ -68,20 +70,23 @@ fn assert_in_turn(what: &str, service: &str, answers: &[String]) -> Result<()> {
 
 #[test]
 fn round_robin_goes_in_turn_through_every_node() -> Result<()> {
-    round_robin().test(|lab| {
-        serve_http(lab, "search", 9200)?;
-        let _udp = serve_udp(lab, "search")?;
-        let client = lab.host("client");
-        for node in NODES {
-            for address in addresses(lab, node)? {
-                let answers = ask_tcp(client, SocketAddr::new(address, 9200), 20_000..20_030)?;
-                assert_in_turn(&format!("tcp by {address}"), "search", &answers)?;
-                let answers = ask_udp(client, SocketAddr::new(address, 5300), 20_000..20_030)?;
-                assert_in_turn(&format!("udp by {address}"), "search", &answers)?;
+    for underlay in [Underlay::V4, Underlay::V6] {
+        round_robin().underlay(underlay).test(|lab| {
+            serve_http(lab, "search", 9200)?;
+            let _udp = serve_udp(lab, "search")?;
+            let client = lab.host("client");
+            for node in NODES {
+                for address in addresses(lab, node)? {
+                    let answers = ask_tcp(client, SocketAddr::new(address, 9200), 20_000..20_030)?;
+                    assert_in_turn(&format!("tcp by {address}, {underlay:?}"), "search", &answers)?;
+                    let answers = ask_udp(client, SocketAddr::new(address, 5300), 20_000..20_030)?;
+                    assert_in_turn(&format!("udp by {address}, {underlay:?}"), "search", &answers)?;
+                }
             }
-        }
-        Ok(())
-    })
+            Ok(())
+        })?;
+    }
+    Ok(())
 }
 
 #[test]
@@ -261,6 +266,50 @@ fn a_node_without_a_task_answers_as_well() -> Result<()> {
         })
 }
 
+/// Whatever fits into the tunnel comes back, and of what does not the client is told.
+#[test]
+fn a_client_learns_what_fits_through_the_tunnel() -> Result<()> {
+    for (underlay, mtu) in [(Underlay::V4, 1450), (Underlay::V6, 1430)] {
+        for xdp in ["off", "native"] {
+            Mesh::new(2)
+                .underlay(underlay)
+                .option("xdp", json!(xdp))
+                .network("blue", 4097, &["10.0.9.0/24", "fd00:9::/64"])
+                .service("echo", "blue", "10.0.9.2", "mh", &["5300:5353/udp"])
+                .backend("echo", "echo.1", "n1", "blue", "10.0.9.11")
+                .test(|lab| {
+                    let client = lab.host("client");
+                    for (address, backend) in
+                        addresses(lab, "n2")?.into_iter().zip(["10.0.9.11", "fd00:9::a00:90b"])
+                    {
+                        let headers = if address.is_ipv4() { 28 } else { 48 };
+                        let server = SocketAddr::new(address, 5300);
+                        let _echo =
+                            UdpEcho::start(lab.host("echo.1"), SocketAddr::new(backend.parse()?, 5353))?;
+                        udp_round_trip(client, server, 0..=mtu - headers).context(xdp)?;
+
+                        let too_long = vec![0; 1500 - headers];
+                        client.namespace.inside(|| {
+                            let any: IpAddr = if address.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
+                            std::net::UdpSocket::bind((any, 0))?.send_to(&too_long, server)
+                        })??;
+                        eventually("the client is told", Duration::from_secs(2), || {
+                            let route = client.namespace.ip(&format!("route get {address}"))?;
+                            ensure!(
+                                route.contains(&format!("mtu {mtu}")),
+                                "by {address}, xdp {xdp}: {route}"
+                            );
+                            Ok(())
+                        })?;
+                        ensure!(lab.node("n2").dropped("too_big")? > 0, "the packet was not counted");
+                    }
+                    Ok(())
+                })?;
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn host_mode_answers_where_the_task_runs_alone() -> Result<()> {
     Mesh::new(2)
@@ -334,28 +383,9 @@ fn other_traffic_of_the_node_is_untouched() -> Result<()> {
 fn a_client_behind_a_router() -> Result<()> {
     round_robin().client("router").test(|lab| {
         serve_http(lab, "search", 9200)?;
-        let [router_v4, router_v6] = addresses(lab, "router")?;
+        lab.add_host_behind("router", "far", 1500)?;
         for node in NODES {
-            let namespace = &lab.host(node).namespace;
-            namespace.ip(&format!("route add 198.51.100.0/24 via {router_v4}"))?;
-            namespace.ip(&format!("route add 2001:db8:1::/64 via {router_v6}"))?;
-        }
-        lab.add_host("far")?;
-        let (far, router) = (&lab.host("far").namespace, &lab.host("router").namespace);
-        far.ip(&format!("link add eth0 type veth peer name far netns {}", router.name()))?;
-        far.exec("ethtool -K eth0 tx off")?;
-        router.exec("ethtool -K far tx off")?;
-        for (namespace, interface, last) in [(router, "far", 1), (far, "eth0", 2)] {
-            namespace.ip(&format!("link set {interface} up"))?;
-            namespace.ip(&format!("address add 198.51.100.{last}/24 dev {interface}"))?;
-            namespace.ip(&format!("address add 2001:db8:1::{last}/64 dev {interface} nodad"))?;
-        }
-        far.ip("route add default via 198.51.100.1")?;
-        far.ip("route add default via 2001:db8:1::1")?;
-        router.sysctl("net.ipv4.ip_forward", "1")?;
-        router.sysctl("net.ipv6.conf.all.forwarding", "1")?;
-        for node in NODES {
-            for (address, own) in addresses(lab, node)?.into_iter().zip(["198.51.100.2", "2001:db8:1::2"]) {
+            for (address, own) in addresses(lab, node)?.into_iter().zip(FAR) {
                 for _ in 0..3 {
                     let url = format!("http://{}/", SocketAddr::new(address, 9200));
                     let answer = lab.host("far").curl(&url)?;

@@ -129,6 +129,9 @@ pub struct HookTables<'a, const DELIVERS: bool> {
     node: &'a NodeTables,
 }
 
+/// `::1`, from which the kernel sends nothing over an interface.
+const LOOPBACK: Address = Address::from_v6(core::net::Ipv6Addr::LOCALHOST.octets());
+
 static NO_SLOT: Slot = Slot { current: 0, previous: 0 };
 static NO_BACKEND: Backend =
     Backend { address: Address::UNSPECIFIED, vni: 0, node: 0, mac: [0; 6], reserved: [0; 2] };
@@ -241,7 +244,10 @@ impl<const DELIVERS: bool> Tables for HookTables<'_, DELIVERS> {
         self.node.clock()
     }
 
-    fn route(&self, _source: Address, destination: Address) -> Route {
+    fn route(&self, source: Address, destination: Address) -> Route {
+        if source == LOOPBACK {
+            return if DELIVERS { Route::None } else { Route::Later };
+        }
         if DELIVERS { self.node.routes.at_tc(destination) } else { self.node.routes.at_xdp(destination) }
     }
 

@@ -21,7 +21,7 @@ pub(super) fn choose<'a, T: Tables>(
     }
     let key = &datagram.key;
     let turn = if service.scheduler == Scheduler::Rr as u8 {
-        if key.protocol == protocol::TCP && !datagram.is_syn() {
+        if !datagram.may_open() || key.protocol == protocol::TCP && !datagram.is_syn() {
             return Err(Reason::NoFlow);
         }
         (tables.turn(service.id) % u64::from(service.slots)) as u32

@@ -22,11 +22,16 @@ pub(super) mod tcp {
 /// An IP packet's headers.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Datagram {
-    /// Who speaks to whom; the scope is the asker's to fill in.
+    /// Who speaks to whom; the scope is the asker's to fill in. An ICMP error about a flow goes by the flow's key, in the
+    /// direction that the error goes: it finds its way, and is translated, as the flow's own packets are.
     pub(super) key: FlowKey,
     pub(super) family: Family,
     /// Where the transport header begins: sixteen bits, so that the verifier knows that it is not negative.
     l4: u16,
+    /// Where the transport header begins that an ICMP error quotes, or 0 if this is none about a flow.
+    quoted_l4: u16,
+    /// The error comes from a router on the way: its own source is not the key's.
+    pub(super) is_from_router: bool,
     /// Whether the key's ports are the packet's: TCP, UDP, or an ICMP echo, and no fragment.
     pub(super) has_ports: bool,
     /// A fragment of a longer packet.
@@ -54,6 +59,8 @@ impl Datagram {
         },
         family: Family::V4,
         l4: 0,
+        quoted_l4: 0,
+        is_from_router: false,
         has_ports: false,
         is_fragment: false,
         tcp_flags: 0,
@@ -174,11 +181,67 @@ impl Datagram {
                     (protocol::ICMP, icmp::ECHO_REPLY) | (protocol::ICMPV6, icmp::V6_ECHO_REPLY) => {
                         self.take_ports([0, 0], words[2]);
                     }
+                    (protocol::ICMP, icmp::UNREACHABLE | icmp::TIME_EXCEEDED | icmp::PARAMETER_PROBLEM)
+                    | (protocol::ICMPV6, icmp::V6_UNREACHABLE..=icmp::V6_PARAMETER_PROBLEM)
+                        if !self.is_fragment =>
+                    {
+                        self.parse_quote(packet);
+                    }
                     _ => {}
                 }
             }
         }
         Ok(())
+    }
+
+    /// Reads the packet that an ICMP error quotes. The error goes by that packet's flow if it goes to who sent the packet, as
+    /// each true one does; a quote that cannot be read, or is a fragment, leaves the datagram without ports.
+    #[inline(never)]
+    fn parse_quote<P: Packet>(&mut self, packet: &P) -> Option<()> {
+        let l3 = self.l4() + 8;
+        let (source, destination, protocol, l4): (Address, Address, u8, usize) = match self.family {
+            Family::V4 => {
+                let [version, _, ..]: [u8; 4] = packet.read(l3)?;
+                let [fragment_a, fragment_b, _, protocol]: [u8; 4] = packet.read(l3 + 6)?;
+                if version >> 4 != 4 || version & 0xf < 5 || (fragment_a & 0x1f | fragment_b) != 0 {
+                    return None;
+                }
+                let source = Address::from_v4(packet.read(l3 + 12)?);
+                let destination = Address::from_v4(packet.read(l3 + 16)?);
+                (source, destination, protocol, l3 + usize::from(version & 0xf) * 4)
+            }
+            Family::V6 => {
+                let [version, ..]: [u8; 4] = packet.read(l3)?;
+                let [protocol, _]: [u8; 2] = packet.read(l3 + 6)?;
+                if version >> 4 != 6 {
+                    return None;
+                }
+                (packet.read(l3 + 8)?, packet.read(l3 + 24)?, protocol, l3 + ip_header(Family::V6))
+            }
+        };
+        if source != self.key.destination || destination.family() != self.family {
+            return None;
+        }
+        let words: [[u8; 2]; 4] = packet.read(l4)?;
+        // The key of the answers to the quoted packet: its own, turned round.
+        let (source_port, destination_port) = match (protocol, words[0][0]) {
+            (protocol::TCP | protocol::UDP, _) => (words[1], words[0]),
+            (protocol::ICMP, icmp::ECHO_REQUEST) | (protocol::ICMPV6, icmp::V6_ECHO_REQUEST) => {
+                ([0, 0], words[2])
+            }
+            (protocol::ICMP, icmp::ECHO_REPLY) | (protocol::ICMPV6, icmp::V6_ECHO_REPLY) => {
+                (words[2], [0, 0])
+            }
+            _ => return None,
+        };
+        self.is_from_router = self.key.source != destination;
+        self.key.source = destination;
+        self.key.source_port = source_port;
+        self.key.destination_port = destination_port;
+        self.key.protocol = protocol;
+        self.quoted_l4 = l4 as u16;
+        self.has_ports = true;
+        Some(())
     }
 
     #[inline(always)]
@@ -199,10 +262,25 @@ impl Datagram {
         usize::from(self.l4)
     }
 
+    /// Whether this is an ICMP error about a flow, whose key it then has.
+    #[inline(always)]
+    pub(super) fn is_error(&self) -> bool {
+        self.quoted_l4 != 0
+    }
+
+    /// Where the transport header begins that an error quotes.
+    #[inline(always)]
+    pub(super) fn quoted_l4(&self) -> usize {
+        usize::from(self.quoted_l4)
+    }
+
     /// Takes note that so many bytes before the packet were taken away.
     #[inline(always)]
     pub(super) fn move_forward(&mut self, bytes: usize) {
         self.l4 = self.l4.wrapping_sub(bytes as u16);
+        if self.is_error() {
+            self.quoted_l4 = self.quoted_l4.wrapping_sub(bytes as u16);
+        }
     }
 
     /// The key in a scope.
@@ -222,11 +300,18 @@ impl Datagram {
     #[inline(always)]
     pub(super) fn is_echo_request(&self) -> bool {
         self.has_ports
+            && !self.is_error()
             && match self.key.protocol {
                 protocol::ICMP => self.icmp_type == icmp::ECHO_REQUEST,
                 protocol::ICMPV6 => self.icmp_type == icmp::V6_ECHO_REQUEST,
                 _ => false,
             }
+    }
+
+    /// Whether a flow may begin with it.
+    #[inline(always)]
+    pub(super) fn may_open(&self) -> bool {
+        self.has_ports && !self.is_error()
     }
 
     /// Whether it is TCP or UDP, and may thus ask for a service's port.

@@ -23,6 +23,19 @@ pub(super) fn unwrap<P: Packet>(
     Ok(())
 }
 
+/// Writes the Ethernet header of a packet without a tunnel.
+#[inline(always)]
+pub(super) fn address<P: Packet>(
+    packet: &mut P,
+    datagram: &Datagram,
+    source: [u8; 6],
+    destination: [u8; 6],
+) -> Result<(), Reason> {
+    let ethernet =
+        EthHdr { dst_addr: destination, src_addr: source, ether_type: ether_type::of(datagram.family) };
+    packet.write(0, &ethernet).ok_or(Reason::Malformed)
+}
+
 /// Hands a packet without a tunnel to the endpoint behind `ifindex`.
 #[inline(always)]
 pub(super) fn hand_over<P: Packet>(
@@ -32,21 +45,14 @@ pub(super) fn hand_over<P: Packet>(
     destination: [u8; 6],
     ifindex: u32,
 ) -> Step {
-    let ethernet =
-        EthHdr { dst_addr: destination, src_addr: source, ether_type: ether_type::of(datagram.family) };
-    packet.write(0, &ethernet).ok_or(Reason::Malformed)?;
+    address(packet, datagram, source, destination)?;
     Ok(Verdict::deliver(ifindex))
 }
 
 /// Hands a packet without a tunnel to the node itself.
 #[inline(always)]
 pub(super) fn hand_to_host<P: Packet>(packet: &mut P, settings: &Settings, datagram: &Datagram) -> Step {
-    let ethernet = EthHdr {
-        dst_addr: settings.host_mac,
-        src_addr: settings.host_mac,
-        ether_type: ether_type::of(datagram.family),
-    };
-    packet.write(0, &ethernet).ok_or(Reason::Malformed)?;
+    address(packet, datagram, settings.host_mac, settings.host_mac)?;
     Ok(Verdict::host(settings.host_ifindex))
 }
 

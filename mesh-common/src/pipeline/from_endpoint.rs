@@ -5,7 +5,9 @@ use network_types::eth::EthHdr;
 use super::{
     Step, Way, balance,
     datagram::Datagram,
-    deliver, echo, go, lookup, neighbour, outside, published, settle, too_big,
+    deliver, echo, go, lookup, neighbour, outside, published,
+    remember::remember,
+    settle, too_big,
     translate::{Rewrite, translate},
     tunnel::{self, Tunnel},
 };
@@ -46,7 +48,7 @@ fn endpoint<P: Packet, T: Tables>(packet: &mut P, tables: &T, ifindex: u32) -> S
         return Err(Reason::Multicast);
     }
     let own = address_of(attachment.v4, attachment.v6, datagram.family);
-    if own.is_unspecified() || datagram.key.source != own {
+    if own.is_unspecified() || datagram.key.source != own || datagram.is_from_router {
         return Err(Reason::SourceForged);
     }
     if too_big::is_too_big(packet, network.mtu) {
@@ -159,6 +161,9 @@ fn ask<P: Packet, T: Tables>(
     if !datagram.has_ports || !datagram.is_transport() {
         return Err(Reason::Portless);
     }
+    if !datagram.may_open() {
+        return Err(Reason::NoFlow);
+    }
     let (index, backend) = balance::choose(tables, from.settings, service, datagram)?;
     let endpoint = lookup::endpoint(tables, backend.vni, &backend.address).ok_or(Reason::NoSuchEndpoint)?;
     let key = datagram.key_in(Space::Network, from.attachment.vni);
@@ -189,18 +194,5 @@ fn open<T: Tables>(tables: &T, service: &Service, key: &FlowKey, change: &Rewrit
         service: service.id,
         ..Flow::default()
     };
-    tables.put_flow(key, &flow);
-    flow.source = key.destination;
-    flow.destination = key.source;
-    flow.source_port = key.destination_port;
-    flow.destination_port = key.source_port;
-    flow.flags = flow_flags::REPLY;
-    let back_key = FlowKey {
-        source: change.destination,
-        destination: change.source,
-        source_port: change.destination_port,
-        destination_port: change.source_port,
-        ..*key
-    };
-    tables.put_flow(&back_key, &flow);
+    remember(tables, key, &mut flow, key.scope);
 }

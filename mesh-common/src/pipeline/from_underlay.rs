@@ -123,7 +123,7 @@ fn tunnelled<P: Packet, T: Tables>(
             return Err(Reason::NoSuchEndpoint);
         }
         let sender = lookup::endpoint(tables, vni, &datagram.key.source)
-            .filter(|sender| sender.node == peer)
+            .filter(|sender| sender.node == peer && !datagram.is_from_router)
             .ok_or(Reason::PeerForged)?;
         deliver::unwrap(packet, datagram, bytes)?;
         if datagram.has_ports

@@ -14,6 +14,7 @@ mod lookup;
 mod neighbour;
 mod outside;
 mod published;
+mod remember;
 mod too_big;
 mod translate;
 mod tunnel;

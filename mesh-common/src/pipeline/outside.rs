@@ -1,7 +1,5 @@
 //! Between the mesh and the world outside: masquerading, and the node's own routes.
 
-use network_types::eth::EthHdr;
-
 use super::{
     Step, Way, balance,
     datagram::Datagram,
@@ -9,13 +7,13 @@ use super::{
     translate::{Rewrite, translate},
 };
 use crate::{
-    Hop, Packet, Reason, Route, Tables, Verdict,
+    Packet, Reason, Route, Tables, Verdict,
     abi::{
         Address, Attachment, Family, Flow, FlowKey, HOST_ALIAS_V4, HOST_ALIAS_V6, MASQUERADE_PORTS, Space,
         VNI_MAX, flow_flags, network_flags,
     },
     hash,
-    wire::{ether_type, protocol},
+    wire::protocol,
 };
 
 /// How many masquerading ports are tried for a new flow.
@@ -62,6 +60,9 @@ fn find_source<T: Tables>(
     }
     if !datagram.has_ports {
         return Err(Reason::Portless);
+    }
+    if !datagram.may_open() {
+        return Err(Reason::NoFlow);
     }
     *source = if tables.is_local(key.destination) {
         match datagram.family {
@@ -170,17 +171,7 @@ pub(super) fn leave<P: Packet, T: Tables>(
         Route::None => return Err(Reason::NoRoute),
     };
     deliver::unwrap(packet, datagram, tunnel)?;
-    transmit(packet, datagram, &hop)
-}
-
-#[inline(always)]
-fn transmit<P: Packet>(packet: &mut P, datagram: &Datagram, hop: &Hop) -> Step {
-    let ethernet = EthHdr {
-        dst_addr: hop.destination,
-        src_addr: hop.source,
-        ether_type: ether_type::of(datagram.family),
-    };
-    packet.write(0, &ethernet).ok_or(Reason::Malformed)?;
+    deliver::address(packet, datagram, hop.source, hop.destination)?;
     Ok(Verdict::transmit(hop.ifindex))
 }
 

@@ -3,16 +3,15 @@
 use super::{
     Step, Way, balance,
     datagram::Datagram,
-    deliver, lookup, outside, too_big,
+    deliver, lookup, outside,
+    remember::remember,
+    too_big,
     translate::{Rewrite, translate},
     tunnel::{self, RETURN_MAC, Tunnel},
 };
 use crate::{
     Packet, Reason, Tables, Verdict,
-    abi::{
-        Address, Family, Flow, FlowKey, MacKey, NodeIndex, Outcome, Service, Space, flow_flags,
-        settings_flags,
-    },
+    abi::{Family, Flow, FlowKey, MacKey, NodeIndex, Outcome, Service, Space, settings_flags},
 };
 
 /// A client's packet at the node that it enters by.
@@ -98,74 +97,71 @@ pub(super) fn deliver<P: Packet, T: Tables>(
     datagram: &mut Datagram,
     arrival: &Arrival,
 ) -> Step {
-    let key = MacKey { vni: arrival.vni, mac: arrival.mac, reserved: [0; 2] };
-    let target = tables.local_mac(&key).ok_or(Reason::NoSuchEndpoint)?;
-    let network = tables.network(arrival.vni).ok_or(Reason::UnknownNetwork)?;
     if !datagram.has_ports {
         return Err(Reason::Portless);
     }
-    let address = match datagram.family {
-        Family::V4 => target.v4,
-        Family::V6 => target.v6,
+    let network = tables.network(arrival.vni).ok_or(Reason::UnknownNetwork)?;
+    let key = MacKey { vni: arrival.vni, mac: arrival.mac, reserved: [0; 2] };
+    let target = tables.local_mac(&key).ok_or(Reason::NoSuchEndpoint)?;
+    let mut change = Rewrite {
+        source: datagram.key.source,
+        destination: match datagram.family {
+            Family::V4 => target.v4,
+            Family::V6 => target.v6,
+        },
+        source_port: datagram.key.source_port,
+        destination_port: match arrival.target_port {
+            [0, 0] => datagram.key.destination_port,
+            port => port,
+        },
     };
-    if address.is_unspecified() {
+    if change.destination.is_unspecified() {
         return Err(Reason::NoBackend);
     }
-    let known = tables
-        .flow(datagram.key_in(Space::Published, arrival.vni))
-        // A new connection goes where the ring says now, an old one stays where it is.
-        .filter(|flow| {
-            flow.node == arrival.entry && flow.destination == address && !balance::is_over(flow, datagram)
-        });
-    let target_port = match known {
-        Some(flow) => {
-            balance::mark(tables, &flow, datagram);
-            flow.destination_port
+    let mut endpoint = lookup::endpoint(tables, arrival.vni, &change.destination);
+    let mut is_known = false;
+    if let Some(flow) = tables.flow(datagram.key_in(Space::Published, arrival.vni))
+        && !balance::is_over(&flow, datagram)
+    {
+        // A new connection goes where the ring says now; an old one stays where it is, while that is there.
+        let old = lookup::endpoint(tables, arrival.vni, &flow.destination).filter(|old| old.ifindex != 0);
+        if old.is_some() && (flow.destination == change.destination || !datagram.is_syn()) {
+            change.destination = flow.destination;
+            change.destination_port = flow.destination_port;
+            endpoint = old;
+            is_known = flow.node == arrival.entry;
+            if is_known {
+                balance::mark(tables, &flow, datagram);
+            }
         }
-        None => open(tables, &datagram.key, &address, arrival),
-    };
-    let change = Rewrite {
-        source: datagram.key.source,
-        destination: address,
-        source_port: datagram.key.source_port,
-        destination_port: target_port,
-    };
+    }
+    let endpoint = endpoint.filter(|endpoint| endpoint.ifindex != 0).ok_or(Reason::NoSuchEndpoint)?;
+    if !is_known {
+        if !datagram.may_open() {
+            return Err(Reason::NoFlow);
+        }
+        open(tables, &datagram.key, &change, arrival);
+    }
     deliver::unwrap(packet, datagram, usize::from(arrival.tunnel))?;
     translate(packet, datagram, &change)?;
     deliver::route_on(packet, datagram)?;
-    deliver::hand_over(packet, datagram, network.gateway_mac, arrival.mac, target.ifindex)
+    deliver::hand_over(packet, datagram, network.gateway_mac, endpoint.mac, endpoint.ifindex)
 }
 
-/// Remembers a flow in both directions; gives the backend's port.
+/// Remembers a flow: what its packets become, and that its answers leave by the entry node.
 #[inline(never)]
-fn open<T: Tables>(tables: &T, key: &FlowKey, backend: &Address, arrival: &Arrival) -> [u8; 2] {
-    let target_port = if arrival.target_port == [0, 0] { key.destination_port } else { arrival.target_port };
+fn open<T: Tables>(tables: &T, key: &FlowKey, change: &Rewrite, arrival: &Arrival) {
     let mut flow = Flow {
-        source: key.source,
-        destination: *backend,
-        source_port: key.source_port,
-        destination_port: target_port,
+        source: change.source,
+        destination: change.destination,
+        source_port: change.source_port,
+        destination_port: change.destination_port,
         node: arrival.entry,
         seen: tables.now(),
         service: arrival.service,
         ..Flow::default()
     };
-    tables.put_flow(key, &flow);
-    flow.source = key.destination;
-    flow.destination = key.source;
-    flow.source_port = key.destination_port;
-    flow.destination_port = key.source_port;
-    flow.flags = flow_flags::REPLY;
-    let back_key = FlowKey {
-        source: *backend,
-        destination: key.source,
-        source_port: target_port,
-        destination_port: key.source_port,
-        scope: FlowKey::scope(Space::Network, arrival.vni),
-        ..*key
-    };
-    tables.put_flow(&back_key, &flow);
-    target_port
+    remember(tables, key, &mut flow, FlowKey::scope(Space::Network, arrival.vni));
 }
 
 /// A task's answer to a client, translated already: it leaves through the entry node, or from here where that is this

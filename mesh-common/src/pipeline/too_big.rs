@@ -27,7 +27,7 @@ pub(super) fn is_too_big<P: Packet>(packet: &P, mtu: u32) -> bool {
 #[inline(never)]
 pub(super) fn answer<P: Packet>(packet: &mut P, datagram: &Datagram, speaker: &Address, mtu: u32) -> Step {
     // An error is never answered with an error (RFC 1122, section 3.2.2; RFC 4443, section 2.4e).
-    if datagram.is_fragment || (!datagram.has_ports && datagram.icmp_type != 0) {
+    if datagram.is_fragment || datagram.is_error() || (!datagram.has_ports && datagram.icmp_type != 0) {
         return Err(Reason::TooBig);
     }
     reply(packet, datagram, *speaker, mtu).ok_or(Reason::TooBig)

@@ -5,6 +5,7 @@ mod control;
 mod desired;
 mod flows;
 mod lock;
+mod namespaces;
 mod round;
 mod state;
 #[cfg(test)]
@@ -15,7 +16,7 @@ mod trace;
 mod watch;
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -24,7 +25,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use futures::{Stream, StreamExt};
+use futures::{Stream, StreamExt, future::OptionFuture};
 use sd_notify::NotifyState;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -40,6 +41,7 @@ use control::{AgentControl, Published};
 use desired::Desired;
 use flows::{Sweep, monotonic};
 use lock::{NamespaceLock, RunDirectory};
+use namespaces::NamespaceWatch;
 use round::{Kernel, Outcome, lock};
 use state::Numbers;
 use trace::Tracer;
@@ -50,6 +52,7 @@ use crate::{
     datapath::{Datapath, DatapathError},
     links::{LinkError, Links},
     spec::Faults,
+    table,
 };
 
 /// What the agent looks at again this often, whatever happens or does not.
@@ -168,8 +171,8 @@ impl Agent {
         }
     }
 
-    async fn run(mut self, options: &Options, run_dir: &std::path::Path) -> Result<(), AgentError> {
-        let mut signals = Signals::new()?;
+    async fn run(mut self, options: &Options, run_dir: &Path) -> Result<(), AgentError> {
+        let signals = Signals::new()?;
         let first = self.round().await?;
         let published = Arc::new(ArcSwap::from_pointee(first));
 
@@ -188,18 +191,26 @@ impl Agent {
             tokio::spawn(sweep(Arc::clone(&self.datapath), Arc::clone(&published), Arc::clone(&self.flows)));
         let ring = lock(&self.datapath).take_ring("TRACES")?;
         let tracer = tokio::spawn(self.tracer.clone().run(ring));
-        let mut file = match FileWatch::new(&options.config) {
+        let file = match FileWatch::new(&options.config) {
             Ok(watch) => Some(watch),
             Err(error) => {
                 tracing::warn!(%error, "the configuration file cannot be watched: SIGHUP reloads it");
                 None
             }
         };
-        let mut network = self.links.watch().await?;
+        let namespaces = match NamespaceWatch::new() {
+            Ok(watch) => Some(watch),
+            Err(error) => {
+                tracing::warn!(%error, "namespaces of tasks cannot be watched for: they are noticed later");
+                None
+            }
+        };
+        let network = self.links.watch().await?;
         tracing::info!(node = self.desired.node(), socket = %socket.display(), "ready");
         tell_systemd(&[NotifyState::Ready]);
 
-        let end = self.serve(&published, &mut signals, &mut file, &mut network).await;
+        let mut events = Events { signals, file, namespaces, network };
+        let end = self.serve(&published, &mut events).await;
         tell_systemd(&[NotifyState::Stopping]);
         sweeper.abort();
         tracer.abort();
@@ -222,14 +233,16 @@ impl Agent {
     async fn serve(
         &mut self,
         published: &ArcSwap<Published>,
-        signals: &mut Signals,
-        file: &mut Option<FileWatch>,
-        network: &mut (impl Stream<Item = ()> + Unpin),
+        events: &mut Events<impl Stream<Item = ()> + Unpin>,
     ) -> End {
+        let Events { signals, file, namespaces, network } = events;
         let mut timer = interval(EVERY);
         timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut earliest = Instant::now() + AT_LEAST;
         loop {
+            if let Some(watch) = namespaces {
+                watch.expect(self.expected_namespaces());
+            }
             let mut answers = Vec::new();
             tokio::select! {
                 biased;
@@ -241,7 +254,8 @@ impl Agent {
                         return end;
                     }
                 }
-                () = changed(file) => self.reload(),
+                Some(()) = OptionFuture::from(file.as_mut().map(FileWatch::changed)) => self.reload(),
+                Some(()) = OptionFuture::from(namespaces.as_mut().map(NamespaceWatch::changed)) => {}
                 () = after(earliest, network.next()) => {}
                 _ = timer.tick() => {}
             }
@@ -261,6 +275,13 @@ impl Agent {
             }
             earliest = Instant::now() + AT_LEAST;
         }
+    }
+
+    /// The namespaces that this node's endpoints are to be attached in.
+    fn expected_namespaces(&self) -> impl Iterator<Item = &Path> {
+        let ours = |endpoint: &&table::Endpoint| endpoint.node == self.desired.node();
+        let endpoints = self.desired.table().endpoints.values().filter(ours);
+        endpoints.filter_map(|endpoint| endpoint.netns.as_deref())
     }
 
     /// Does what needs no round; what a round must follow is answered after it.
@@ -313,7 +334,7 @@ impl Agent {
     }
 
     /// Takes away what the mesh has made of this node.
-    async fn take_down(&self, run_dir: &std::path::Path) -> Result<(), Refusal> {
+    async fn take_down(&self, run_dir: &Path) -> Result<(), Refusal> {
         let failed = |error: &dyn std::error::Error| {
             tracing::error!(%error, "not everything could be taken away");
             Refusal::new(RefusalKind::Failed, error.to_string(), "start meshd, and repeat the command")
@@ -354,6 +375,17 @@ async fn sweep(datapath: Arc<Mutex<Datapath>>, published: Arc<ArcSwap<Published>
     }
 }
 
+/// What makes the agent look again.
+struct Events<N> {
+    signals: Signals,
+    /// The configuration file, if it can be watched.
+    file: Option<FileWatch>,
+    /// The namespaces of its tasks, if they can be watched for.
+    namespaces: Option<NamespaceWatch>,
+    /// The node's interfaces, addresses and routes.
+    network: N,
+}
+
 /// The signals that the agent heeds.
 struct Signals {
     terminate: Signal,
@@ -371,13 +403,6 @@ impl Signals {
             interrupt: of(SignalKind::interrupt())?,
             hangup: of(SignalKind::hangup())?,
         })
-    }
-}
-
-async fn changed(file: &mut Option<FileWatch>) {
-    match file {
-        Some(watch) => watch.changed().await,
-        None => std::future::pending().await,
     }
 }
 

@@ -38,9 +38,21 @@ pub(crate) struct Outcome {
     pub(crate) contents: Arc<MapContents>,
     /// The programs that are attached.
     pub(crate) programs: Vec<Attached>,
+    /// The interfaces of this node's endpoints in their tasks' namespaces, by the endpoint's name.
+    pub(crate) interfaces: BTreeMap<String, String>,
     /// Why endpoints of this node are not attached, by name.
     pub(crate) waiting: BTreeMap<String, String>,
     pub(crate) problems: Vec<Problem>,
+}
+
+/// What became of the links that should be.
+#[derive(Debug, Default)]
+struct Linked {
+    gate: Option<GateFacts>,
+    /// As in [`Outcome`].
+    interfaces: BTreeMap<String, String>,
+    /// As in [`Outcome`].
+    waiting: BTreeMap<String, String>,
 }
 
 /// The node's kernel, and what is known of it between rounds.
@@ -72,11 +84,10 @@ impl Kernel {
     /// When the node's interfaces cannot be looked at, or the table does not have the node.
     pub(crate) async fn round(&mut self, table: &Table, node: &str) -> Result<Outcome, RoundError> {
         let mut problems = Vec::new();
-        let mut waiting = BTreeMap::new();
 
         let before = plan::plan(table, node, &self.facts(table, node, None).await?)?;
-        let gate = self.ensure_links(&before, &mut problems, &mut waiting).await?;
-        let facts = self.facts(table, node, gate).await?;
+        let linked = self.ensure_links(&before, &mut problems).await?;
+        let facts = self.facts(table, node, linked.gate).await?;
         let mut plan = plan::plan(table, node, &facts)?;
         plan.settings.trace_every = self.trace_every;
         problems.extend(plan.problems.iter().cloned());
@@ -94,7 +105,8 @@ impl Kernel {
             facts,
             contents: self.known.clone().unwrap_or_default(),
             programs,
-            waiting,
+            interfaces: linked.interfaces,
+            waiting: linked.waiting,
             problems,
         })
     }
@@ -148,12 +160,8 @@ impl Kernel {
 
     /// Makes the links that should be and removes those that should not. What cannot be made is told, and does not
     /// keep the others back.
-    async fn ensure_links(
-        &self,
-        plan: &Plan,
-        problems: &mut Vec<Problem>,
-        waiting: &mut BTreeMap<String, String>,
-    ) -> Result<Option<GateFacts>, LinkError> {
+    async fn ensure_links(&self, plan: &Plan, problems: &mut Vec<Problem>) -> Result<Linked, LinkError> {
+        let mut linked = Linked::default();
         for listed in self.links.list_endpoints().await? {
             if plan.links.endpoints.values().all(|wanted| wanted.host_name != listed.name)
                 && let Err(error) = self.links.remove_endpoint(&listed.name).await
@@ -161,20 +169,26 @@ impl Kernel {
                 problems.push(Problem::new(format!("interface {}", listed.name), sentence(&error)));
             }
         }
-        let gate = match self.links.ensure_gate(&gate_way(&plan.links.gate)).await {
-            Ok(gate) => Some(GateFacts { host_ifindex: gate.host_ifindex, mesh0_mac: gate.mesh0_mac }),
+        match self.links.ensure_gate(&gate_way(&plan.links.gate)).await {
+            Ok(gate) => {
+                linked.gate = Some(GateFacts { host_ifindex: gate.host_ifindex, mesh0_mac: gate.mesh0_mac });
+            }
             Err(error) => {
                 problems.push(Problem::new(format!("interface {}", links::GATE_NAME), sentence(&error)));
-                None
-            }
-        };
-        for (name, wanted) in &plan.links.endpoints {
-            if let Err(error) = self.links.ensure_endpoint(&endpoint_link(name, wanted)).await {
-                problems.push(Problem::new(format!("endpoint {name}"), sentence(&error)));
-                waiting.insert(name.clone(), error.to_string());
             }
         }
-        Ok(gate)
+        for (name, wanted) in &plan.links.endpoints {
+            match self.links.ensure_endpoint(&endpoint_link(name, wanted)).await {
+                Ok(pair) => {
+                    linked.interfaces.insert(name.clone(), pair.interface);
+                }
+                Err(error) => {
+                    problems.push(Problem::new(format!("endpoint {name}"), sentence(&error)));
+                    linked.waiting.insert(name.clone(), error.to_string());
+                }
+            }
+        }
+        Ok(linked)
     }
 
     fn apply(&mut self, plan: &Plan) -> Result<(), ApplyError> {

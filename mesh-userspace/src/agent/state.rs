@@ -131,7 +131,11 @@ fn attachment(name: &str, has_namespace: bool, outcome: &Outcome) -> Attachment 
         None => None,
     };
     let is_attached = outcome.facts.attached.contains_key(name);
-    Attachment { interface: None, host_interface: is_attached.then(|| plan::host_interface(name)), waiting }
+    Attachment {
+        interface: outcome.interfaces.get(name).cloned(),
+        host_interface: is_attached.then(|| plan::host_interface(name)),
+        waiting,
+    }
 }
 
 fn program(attached: &Attached, interface_name: impl Fn(u32) -> String) -> types::Program {

@@ -102,6 +102,8 @@ fn a_node_becomes_what_it_should_be_and_stays_so() {
     let first = case.run(async |kernel| {
         let first = kernel.round(&table, "n1").await.unwrap();
         assert_eq!(subjects(&first), [""; 0], "{:?}", first.problems);
+        let named = [("search.1".to_owned(), "eth0".to_owned())];
+        assert_eq!(first.interfaces, BTreeMap::from(named));
         let again = kernel.round(&table, "n1").await.unwrap();
         assert_eq!((&again.contents, &again.facts), (&first.contents, &first.facts));
         assert_eq!(again.programs, first.programs);

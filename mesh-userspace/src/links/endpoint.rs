@@ -32,6 +32,15 @@ pub struct EndpointLink {
     pub alias: String,
 }
 
+/// A pair that is as it should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointPair {
+    /// The interface index of the node's end.
+    pub ifindex: u32,
+    /// The name of the task's end, in its namespace.
+    pub interface: String,
+}
+
 /// A node's end of a pair, as it was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListedEndpoint {
@@ -44,8 +53,8 @@ pub struct ListedEndpoint {
 }
 
 impl Links {
-    /// Makes the pair what it should be and answers the interface index of the node's end.
-    pub async fn ensure_endpoint(&self, wanted: &EndpointLink) -> Result<u32, LinkError> {
+    /// Makes the pair what it should be, and tells what it is.
+    pub async fn ensure_endpoint(&self, wanted: &EndpointLink) -> Result<EndpointPair, LinkError> {
         let namespace = Namespace::open(&wanted.netns)?;
         if namespace.id() == self.namespace.id() {
             return Err(LinkError::OwnNamespace {
@@ -62,10 +71,11 @@ impl Links {
         let name = host.name.clone();
         self.namespace.run(move || sysctl::set_ipv6(&name, Ipv6::Off)).await??;
         self.netlink.shape(&host, None, wanted.mtu, Some(&wanted.alias)).await?;
+        self.netlink.limit_aggregates(&host).await;
         self.netlink.raise(&host).await?;
 
         self.ensure_peer(wanted, &namespace, &inside, &peer).await?;
-        Ok(host.index)
+        Ok(EndpointPair { ifindex: host.index, interface: peer.name })
     }
 
     /// Removes the pair, wherever its other end is; it is no error if there is none.
@@ -148,6 +158,7 @@ impl Links {
         peer: &Link,
     ) -> Result<(), LinkError> {
         inside.shape(peer, Some(wanted.peer_mac), wanted.mtu, None).await?;
+        inside.limit_aggregates(peer).await;
         if let Some(address) = wanted.addresses.iter().map(IpNet::addr).find(IpAddr::is_ipv6) {
             let name = peer.name.clone();
             namespace

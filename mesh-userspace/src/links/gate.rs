@@ -73,6 +73,7 @@ impl Links {
 
         for link in [&outer, &inner] {
             self.netlink.shape(link, None, wanted.mtu, None).await?;
+            self.netlink.limit_aggregates(link).await;
             self.netlink.raise(link).await?;
         }
         let own: Vec<IpNet> = ways.iter().filter(|way| way.own).map(|way| IpNet::from(way.source)).collect();

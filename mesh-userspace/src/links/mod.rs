@@ -15,7 +15,7 @@ mod watch;
 #[cfg(test)]
 mod tests;
 
-pub use endpoint::{EndpointLink, ListedEndpoint};
+pub use endpoint::{EndpointLink, EndpointPair, ListedEndpoint};
 pub use error::LinkError;
 pub use gate::{GATE_HOST, GATE_NAME, Gate, GateFacts, GateWay};
 pub use namespace::{Namespace, NamespaceId};

@@ -21,7 +21,13 @@ use rtnetlink::{
     packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload},
 };
 
+use mesh_common::{abi::Family, pipeline::overhead};
+
 use super::{LinkError, Namespace};
+
+/// The longest frame in bytes that may stand for many: with the larger of the tunnels around it, it is still no longer than a
+/// length field of 16 bits can tell.
+pub(super) const LONGEST_AGGREGATE: u32 = u16::MAX as u32 - overhead(Family::V6) as u32;
 
 /// A socket in one namespace. Its connection ends when the last clone of this is dropped.
 #[derive(Clone, Debug)]
@@ -36,6 +42,8 @@ pub(super) struct Link {
     pub(super) name: String,
     pub(super) mac: Option<[u8; 6]>,
     pub(super) mtu: u32,
+    /// The longest frame in bytes that may stand for many, for each of the families, as far as the kernel tells.
+    pub(super) aggregates: [Option<u32>; 2],
     pub(super) up: bool,
     pub(super) kind: Option<String>,
     pub(super) alias: Option<String>,
@@ -203,6 +211,27 @@ impl Netlink {
             self.change(link, "set the alias of", |builder| builder.alias(alias)).await?;
         }
         Ok(())
+    }
+
+    /// Lets no frame that stands for many, and is still to be cut (GSO), be so long that a tunnel around it overflows the
+    /// length fields of its outer headers: one that is cut by nobody, because it never meets a card, would be lost. A
+    /// kernel that refuses goes without, for most frames are shorter.
+    pub(super) async fn limit_aggregates(&self, link: &Link) {
+        if link.aggregates.iter().flatten().all(|bytes| *bytes <= LONGEST_AGGREGATE) {
+            return;
+        }
+        let [_, of_ipv4] = link.aggregates;
+        let limited = self.change(link, "limit the aggregates of", |builder| {
+            let builder = builder.append_extra_attribute(LinkAttribute::GsoMaxSize(LONGEST_AGGREGATE));
+            // Linux 6.3 and later tell the families apart.
+            match of_ipv4 {
+                Some(_) => builder.append_extra_attribute(LinkAttribute::GsoIpv4MaxSize(LONGEST_AGGREGATE)),
+                None => builder,
+            }
+        });
+        if let Err(error) = limited.await {
+            tracing::debug!(%error, "aggregates may grow longer than a tunnel around them can tell");
+        }
     }
 
     /// Sets it up if it is not.
@@ -420,6 +449,8 @@ fn link_of(message: &LinkMessage) -> Link {
             LinkAttribute::IfName(name) => link.name.clone_from(name),
             LinkAttribute::Address(bytes) => link.mac = bytes.as_slice().try_into().ok(),
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+            LinkAttribute::GsoMaxSize(bytes) => link.aggregates[0] = Some(*bytes),
+            LinkAttribute::GsoIpv4MaxSize(bytes) => link.aggregates[1] = Some(*bytes),
             LinkAttribute::IfAlias(alias) => link.alias = Some(alias.clone()),
             LinkAttribute::Controller(index) => link.master = Some(*index).filter(|index| *index != 0),
             LinkAttribute::Link(index) => link.peer = Some(*index),

@@ -27,6 +27,7 @@ fn endpoint(task: &Scratch) -> EndpointLink {
 
 /// Everything that the mesh says of a task's interface, read by the tool that people read it with.
 fn assert_task_is_right(task: &Scratch, interface: &str) {
+    assert_aggregates_are_limited(task, interface);
     let link = task.ip(&["link", "show", interface]);
     assert!(link.contains("mtu 1450") && link.contains(",UP"), "{link}");
     assert!(link.contains("02:42:0a:00:09:0b"), "{link}");
@@ -41,7 +42,23 @@ fn assert_task_is_right(task: &Scratch, interface: &str) {
     assert_eq!(task.sysctl(&format!("ipv6/conf/{interface}/accept_ra")), "0");
 }
 
+/// A frame that stands for many is never so long that a length field of the tunnel's headers overflows.
+fn assert_aggregates_are_limited(namespace: &Scratch, interface: &str) {
+    let link = namespace.ip(&["-details", "link", "show", interface]);
+    let words: Vec<&str> = link.split_whitespace().collect();
+    for limit in ["gso_max_size", "gso_ipv4_max_size"] {
+        let told = words.iter().zip(words.iter().skip(1)).find(|(word, _)| **word == limit);
+        // What iproute2 does not know yet cannot be read with it.
+        if let Some((_, bytes)) = told {
+            assert_eq!(bytes.parse(), Ok(65465), "{limit} in {link}");
+        } else {
+            assert_ne!(limit, "gso_max_size", "{link}");
+        }
+    }
+}
+
 fn assert_host_is_right(node: &Scratch) {
+    assert_aggregates_are_limited(node, "mesh00c0ffee");
     let link = node.ip(&["link", "show", "mesh00c0ffee"]);
     assert!(link.contains("mtu 1450") && link.contains(",UP"), "{link}");
     assert!(link.contains("alias search.1"), "{link}");
@@ -66,19 +83,24 @@ async fn an_endpoint_is_made_and_then_left_alone() {
     let links = node.links().await;
     let wanted = endpoint(&task);
 
-    let index = links.ensure_endpoint(&wanted).await.unwrap();
+    let pair = links.ensure_endpoint(&wanted).await.unwrap();
+    assert_eq!(pair.interface, "eth0");
     assert_task_is_right(&task, "eth0");
     assert_host_is_right(&node);
     let listed = links.list_endpoints().await.unwrap();
     assert_eq!(
         listed,
-        [ListedEndpoint { name: "mesh00c0ffee".into(), ifindex: index, alias: Some("search.1".into()) }]
+        [ListedEndpoint {
+            name: "mesh00c0ffee".into(),
+            ifindex: pair.ifindex,
+            alias: Some("search.1".into())
+        }]
     );
 
     // The kernel makes the link-local address and its routes a moment after the link is up.
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert_untouched(&[&node, &task], async {
-        assert_eq!(links.ensure_endpoint(&wanted).await.unwrap(), index);
+        assert_eq!(links.ensure_endpoint(&wanted).await.unwrap(), pair);
     })
     .await;
 }
@@ -88,7 +110,7 @@ async fn each_drift_is_mended_and_the_pair_stays() {
     let (node, task) = (Scratch::new("node"), Scratch::new("task"));
     let links = node.links().await;
     let wanted = endpoint(&task);
-    let index = links.ensure_endpoint(&wanted).await.unwrap();
+    let pair = links.ensure_endpoint(&wanted).await.unwrap();
 
     let drifts: &[(&Scratch, &[&str])] = &[
         (&task, &["address", "del", "10.0.9.11/24", "dev", "eth0"]),
@@ -96,18 +118,20 @@ async fn each_drift_is_mended_and_the_pair_stays() {
         (&task, &["address", "add", "10.0.9.99/24", "dev", "eth0"]),
         (&task, &["address", "flush", "dev", "eth0"]),
         (&task, &["link", "set", "eth0", "mtu", "1400"]),
+        (&task, &["link", "set", "eth0", "gso_max_size", "65536"]),
         (&task, &["link", "set", "eth0", "down"]),
         (&task, &["link", "set", "eth0", "address", "02:00:00:00:00:01"]),
         (&task, &["route", "del", "default"]),
         (&task, &["-6", "route", "del", "default"]),
         (&task, &["route", "replace", "default", "via", "10.0.9.2"]),
         (&node, &["link", "set", "mesh00c0ffee", "mtu", "1400"]),
+        (&node, &["link", "set", "mesh00c0ffee", "gso_max_size", "65536"]),
         (&node, &["link", "set", "mesh00c0ffee", "down"]),
         (&node, &["link", "set", "mesh00c0ffee", "alias", "other"]),
     ];
     for (namespace, drift) in drifts {
         namespace.ip(drift);
-        assert_eq!(links.ensure_endpoint(&wanted).await.unwrap(), index, "{drift:?}");
+        assert_eq!(links.ensure_endpoint(&wanted).await.unwrap(), pair, "{drift:?}");
         assert_task_is_right(&task, "eth0");
         assert_host_is_right(&node);
         assert!(!task.ip(&["address", "show", "eth0"]).contains("10.0.9.99"), "{drift:?}");
@@ -165,7 +189,7 @@ async fn an_endpoint_that_moves_leaves_its_old_namespace() {
     links.ensure_endpoint(&endpoint(&task)).await.unwrap();
     // The same index in the new namespace must not be taken for the old peer.
     other.ip(&["link", "add", "eth0", "type", "veth", "peer", "name", "far0"]);
-    links.ensure_endpoint(&endpoint(&other)).await.unwrap();
+    assert_eq!(links.ensure_endpoint(&endpoint(&other)).await.unwrap().interface, "eth1");
     assert_task_is_right(&other, "eth1");
     assert!(!task.ip(&["link"]).contains("eth0"));
 }
@@ -271,6 +295,8 @@ async fn the_gate_is_made_mended_and_removed() {
             let shown = node.ip(&["neighbour", "show", neighbour, "dev", "mesh0"]);
             assert!(shown.contains(&mac) && shown.contains("PERMANENT"), "{shown}");
         }
+        assert_aggregates_are_limited(&node, "mesh0");
+        assert_aggregates_are_limited(&node, "mesh0-gate");
         assert_eq!(node.ip(&["address", "show", "mesh0-gate"]).matches("inet").count(), 0);
         assert_eq!(node.ip(&["-o", "address", "show", "mesh0"]).matches("inet").count(), 1);
     };
@@ -289,6 +315,7 @@ async fn the_gate_is_made_mended_and_removed() {
         &["address", "flush", "dev", "mesh0"],
         &["link", "set", "mesh0", "down"],
         &["link", "set", "mesh0-gate", "mtu", "1300"],
+        &["link", "set", "mesh0", "gso_max_size", "65536"],
         &["route", "replace", "169.254.77.1", "dev", "mesh0", "src", "127.0.0.1"],
     ];
     for drift in drifts {

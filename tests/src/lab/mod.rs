@@ -14,6 +14,7 @@ mod pass;
 mod process;
 mod raw;
 mod record;
+mod router;
 mod server;
 mod sockets;
 mod transfer;
@@ -45,8 +46,9 @@ pub use self::{
     process::Process,
     raw::RawSocket,
     record::{Record, remains},
+    router::FAR,
     server::Web,
-    sockets::{NameServer, UdpEcho, ask_tcp, ask_udp, reachable_tcp, udp_round_trip},
+    sockets::{NameServer, UdpEcho, ask_tcp, ask_udp, reachable_tcp, udp_in_one_piece, udp_round_trip},
     transfer::{Summary, Transfer},
     vxlan::{VxlanDevice, mac_of},
     wait::eventually,
@@ -242,6 +244,36 @@ impl Lab {
     pub fn replug(&self, host: &str) -> Result<()> {
         let switch = self.switch.as_ref().context("the lab was not built")?;
         switch.plug(&self.host(host).namespace, host, self.mesh.number(host)?)
+    }
+
+    /// Takes two hosts from the switch and joins them by a cable of their own that cuts nothing: a frame that stands for many
+    /// arrives as it left, with all that is unfinished about it.
+    ///
+    /// # Errors
+    /// If one of them is not plugged in.
+    pub fn join_directly(&self, one: &str, other: &str) -> Result<()> {
+        let mtu = self.mesh.mtu;
+        self.unplug(one)?;
+        self.unplug(other)?;
+        let far = self.namespace_name(other);
+        let add = format!("link add eth0 mtu {mtu} type veth peer name eth0 mtu {mtu} netns {far}");
+        self.host(one).namespace.ip(&add)?;
+        for name in [one, other] {
+            let (namespace, number) = (&self.host(name).namespace, self.mesh.number(name)?);
+            namespace.ip("link set eth0 up")?;
+            namespace.ip(&format!("address add 192.0.2.{number}/24 dev eth0"))?;
+            namespace.ip(&format!("address add 2001:db8::{number}/64 dev eth0 nodad"))?;
+        }
+        Ok(())
+    }
+
+    /// Gives a host's cable a card that cuts long segments to pieces itself, and then cannot take what XDP sends.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn offload(&self, host: &str) -> Result<()> {
+        let switch = self.switch.as_ref().context("the lab was not built")?;
+        switch.offload(&self.host(host).namespace, host)
     }
 
     /// The node's end of the veth pair whose other end is a task's interface with an address.

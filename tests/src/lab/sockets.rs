@@ -237,3 +237,43 @@ pub fn udp_round_trip(
         Ok(())
     })?
 }
+
+/// Sends datagrams of `size` bytes in one piece, which stands for all of them until something cuts it, and checks that
+/// `receiver`, which has the address, gets each of them.
+///
+/// # Errors
+/// If one does not arrive as it was.
+pub fn udp_in_one_piece(
+    sender: &Host,
+    receiver: &Host,
+    address: SocketAddr,
+    size: u16,
+    count: usize,
+) -> Result<()> {
+    let listening = receiver.namespace.inside(|| -> Result<UdpSocket> {
+        let socket = UdpSocket::bind(address)?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        setsockopt(&socket, sockopt::RcvBufForce, &4_000_000)?;
+        Ok(socket)
+    })??;
+    let piece: Vec<u8> = (0..usize::from(size) * count).map(|position| (position / 7) as u8).collect();
+    sender.namespace.inside(|| -> Result<()> {
+        let socket = UdpSocket::bind(any(address, 0))?;
+        setsockopt(&socket, sockopt::UdpGsoSegment, &i32::from(size))?;
+        socket.connect(address)?;
+        let sent = socket.send(&piece).with_context(|| format!("cannot send {count} times {size} bytes"))?;
+        ensure!(sent == piece.len(), "{sent} of {} bytes were sent", piece.len());
+        Ok(())
+    })??;
+    let mut datagram = vec![0; 65536];
+    for (number, expected) in piece.chunks(usize::from(size)).enumerate() {
+        let length = listening
+            .recv(&mut datagram)
+            .with_context(|| format!("{address}: {number} of {count} times {size} bytes arrived"))?;
+        ensure!(
+            datagram[..length] == *expected,
+            "{address}: number {number} of {size} bytes arrived changed"
+        );
+    }
+    Ok(())
+}

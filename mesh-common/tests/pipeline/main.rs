@@ -1,0 +1,14 @@
+//! Every path of the pipeline, in both families inside and outside, from the first node to the last.
+//!
+//! What comes out is read by another implementation (etherparse), which holds every length and checksum to what it must
+//! be.
+
+mod limits;
+mod mesh;
+mod message;
+mod neighbours;
+mod outside;
+mod overlay;
+mod published;
+mod refused;
+mod vip;

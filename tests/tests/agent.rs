@@ -359,6 +359,20 @@ fn tasks_join_and_leave_by_command() -> Result<()> {
         lab.add_host("late")?;
         let namespace = lab.namespace_name("late");
         let node = lab.node("n2");
+        // Where nothing could ever be attached, nothing waits.
+        let own = lab.namespace_name("n2");
+        for (netns, says) in [
+            (own.as_str(), "is the node's own network namespace; give the task one of its own"),
+            ("/proc/version", "/proc/version is no network namespace; name one that `ip netns add` made"),
+            (
+                "nowhere",
+                "there is no network namespace /run/netns/nowhere; make it with `ip netns add nowhere`",
+            ),
+        ] {
+            let output = node.meshctl_output(&format!("attach --network blue --netns {netns}"))?;
+            let told = String::from_utf8_lossy(&output.stderr);
+            ensure!(output.status.code() == Some(1) && told.contains(says), "{netns}: {told}");
+        }
         let told = node.meshctl_text(&format!(
             "attach --network blue --netns {namespace} --address 10.0.9.77 --name late"
         ))?;

@@ -1,10 +1,10 @@
 //! `cargo xtask lab`: the demo's hosts, left running for hands-on work.
 
-use std::{env, os::unix::process::CommandExt as _};
+use std::os::unix::process::CommandExt as _;
 
 use anyhow::{Context as _, Result};
 use clap::Subcommand;
-use mesh_tests::lab::{HANDS_ON, Lab, Mesh, Record, Web, meshctl_path};
+use mesh_tests::lab::{HANDS_ON, Lab, Mesh, Record, Web, typed};
 
 use crate::{
     build::{self, Profile},
@@ -106,15 +106,8 @@ pub(crate) fn instructions() -> &'static str {
 fn exec(host: &str, words: &[String]) -> Result<()> {
     let lab = Record::find(HANDS_ON)?;
     let (program, arguments) = words.split_first().context("name a command to run")?;
-    let mut command = lab.namespace(host)?.command(program)?;
-    let meshctl = meshctl_path()?;
-    let built = meshctl.parent().context("meshctl is in no directory")?;
-    let path = env::var_os("PATH").unwrap_or_default();
-    let path = env::join_paths(std::iter::once(built.to_owned()).chain(env::split_paths(&path)))?;
-    command.args(arguments).env("PATH", path);
-    if let Some(socket) = lab.socket(host) {
-        command.env("MESH_SOCKET", socket);
-    }
+    let mut command = typed(&lab.namespace(host)?, lab.socket(host).as_deref(), program)?;
+    command.args(arguments);
     // Returns only if it fails: the command takes the place of this process.
     Err(command.exec()).with_context(|| format!("cannot run {program}"))
 }

@@ -1,12 +1,14 @@
 //! What commands change: requests of the API as changes of what is asked for.
 
+use std::path::Path;
+
 use super::desired::Desired;
 use crate::{
     api::{
         Change, Refusal, RefusalKind,
         types::{Attach, NetworkCreate, ServiceCreate},
     },
-    links::Namespace,
+    links::{LinkError, Namespace},
     spec::{Endpoint, Fault, Faults, Given, Network, Origin, Service, Spec, netns},
 };
 
@@ -95,13 +97,7 @@ fn attach(spec: &mut Spec, node: &str, asked: Attach) -> Result<String, Refusal>
             "give a name under /run/netns, or an absolute path",
         ));
     };
-    if !Namespace::exists(&namespace) {
-        return Err(Refusal::new(
-            RefusalKind::NotFound,
-            format!("the network namespace {} does not exist", asked.netns),
-            "make it with `ip netns add`, or name another one",
-        ));
-    }
+    usable(&namespace)?;
     let name = match asked.name {
         Some(name) => name,
         None => spec.free_endpoint_name(asked.service.as_deref().unwrap_or(&asked.network)),
@@ -119,6 +115,29 @@ fn attach(spec: &mut Spec, node: &str, asked: Attach) -> Result<String, Refusal>
     };
     spec.add_endpoint(endpoint).map_err(|fault| conflict(&fault))?;
     Ok(name)
+}
+
+/// Refuses a namespace that no task can be attached in: it would wait forever.
+fn usable(namespace: &Path) -> Result<(), Refusal> {
+    let shown = namespace.display();
+    let unusable = |error: String, mend: &str| Refusal::new(RefusalKind::Invalid, error, mend);
+    match Namespace::open(namespace) {
+        Ok(found) if Namespace::current().is_ok_and(|own| own.id() == found.id()) => Err(unusable(
+            format!("{shown} is the node's own network namespace"),
+            "give the task one of its own, made with `ip netns add`",
+        )),
+        Ok(_) => Ok(()),
+        Err(LinkError::NoNamespace { mend, .. }) => Err(Refusal::new(
+            RefusalKind::NotFound,
+            format!("there is no network namespace {shown}"),
+            format!("{mend}, or name another one"),
+        )),
+        Err(LinkError::NotANamespace { .. }) => Err(unusable(
+            format!("{shown} is no network namespace"),
+            "name one that `ip netns add` made, or the path of one, such as /proc/PID/ns/net",
+        )),
+        Err(error) => Err(Refusal::new(RefusalKind::Failed, error.to_string(), "name another one")),
+    }
 }
 
 /// A service that goes leaves its tasks on their networks.

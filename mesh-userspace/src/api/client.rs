@@ -1,6 +1,13 @@
 //! The other end: asks a daemon, and says clearly what keeps it from answering.
 
-use std::{fmt::Write, io, path::PathBuf, pin::Pin, time::Duration};
+use std::{
+    fmt::Write,
+    fs, io,
+    os::unix::fs::FileTypeExt,
+    path::{Path, PathBuf},
+    pin::Pin,
+    time::Duration,
+};
 
 use futures::{Stream, stream};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
@@ -41,6 +48,9 @@ pub enum ClientError {
     /// Nobody listens on it.
     #[error("nobody answers at {0}: meshd has died; start it again with `systemctl start meshd`")]
     Dead(PathBuf),
+    /// Something else has its name.
+    #[error("{0} is no socket; name meshd's with --socket, such as /run/mesh/meshd.sock")]
+    NotASocket(PathBuf),
     /// The user may not use it.
     #[error("you may not use {0}: join the group `mesh` (`usermod -aG mesh $USER`), or use sudo")]
     Permission(PathBuf),
@@ -398,6 +408,7 @@ impl Client {
         let path = self.socket.clone();
         match source.kind() {
             io::ErrorKind::NotFound => ClientError::NoSocket(path),
+            io::ErrorKind::ConnectionRefused if is_no_socket(&path) => ClientError::NotASocket(path),
             io::ErrorKind::ConnectionRefused => ClientError::Dead(path),
             io::ErrorKind::PermissionDenied => ClientError::Permission(path),
             _ => ClientError::Connect { path, source },
@@ -407,6 +418,10 @@ impl Client {
     fn misunderstood(&self, what: &impl ToString) -> ClientError {
         ClientError::Protocol { path: self.socket.clone(), what: what.to_string() }
     }
+}
+
+fn is_no_socket(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|metadata| !metadata.file_type().is_socket())
 }
 
 /// The task that moves a connection's bytes; it ends with its owner.

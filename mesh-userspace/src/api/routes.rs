@@ -267,8 +267,8 @@ async fn no_such_method(method: Method, uri: Uri) -> Refused {
 fn missing(noun: &str, nouns: &str, name: &str) -> Refused {
     Refused::new(
         StatusCode::NOT_FOUND,
-        format!("there is no {noun} `{name}`"),
-        format!("`meshctl {nouns} ls` lists those that there are"),
+        format!("there is no {noun} {name:?}"),
+        format!("`meshctl {nouns} ls` lists them"),
     )
 }
 

@@ -1,8 +1,9 @@
-//! Arguments that are more than a word: published ports, virtual IPs, ends of flows.
+//! Arguments that are more than a word: addresses, subnets, published ports, virtual IPs, ends of flows.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, num::NonZeroU32};
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
+use ipnet::IpNet;
 use serde::de::{DeserializeOwned, IntoDeserializer, value::Error as WordError};
 
 use crate::{
@@ -71,6 +72,23 @@ fn port_number(text: &str) -> Result<u16, String> {
 
 fn protocol_of(text: &str) -> Result<Protocol, String> {
     word(text).map_err(|_| format!("`{text}` is no protocol that can be published; use tcp or udp"))
+}
+
+/// An address.
+pub(super) fn address(text: &str) -> Result<IpAddr, String> {
+    text.parse().map_err(|_| "it is no address; write one such as 10.0.9.14 or fd00:9::e".to_owned())
+}
+
+/// A subnet.
+pub(super) fn subnet(text: &str) -> Result<IpNet, String> {
+    text.parse().map_err(|_| {
+        "it is no subnet; write an address and a prefix length, such as 10.0.9.0/24 or fd00:9::/64".to_owned()
+    })
+}
+
+/// A number of things, at least one.
+pub(super) fn count(text: &str) -> Result<NonZeroU32, String> {
+    text.parse().map_err(|_| format!("write a number from 1 to {}", u32::MAX))
 }
 
 /// A virtual IP, with or without its network.

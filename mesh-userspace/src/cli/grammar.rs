@@ -98,6 +98,8 @@ Examples:
     ///
     /// The task's network namespace gets an interface with an address on the network, the routes and the MTU. What is
     /// not given is chosen, and printed.
+    ///
+    /// Only this node learns of it: a task that others are to reach from their nodes stands in the file of each.
     #[command(after_help = "\
 Examples:
   meshctl attach --network blue --netns search1
@@ -148,8 +150,8 @@ Examples:
     Stats {
         /// Show them again every so many seconds, until interrupted
         #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2")]
-        #[arg(value_parser = clap::value_parser!(u32).range(1..))]
-        watch: Option<u32>,
+        #[arg(value_parser = args::count)]
+        watch: Option<NonZeroU32>,
     },
 
     /// Show a sample of the packets that pass, as they pass
@@ -162,10 +164,10 @@ Examples:
   meshctl trace --every 1 --count 20")]
     Trace {
         /// Trace one packet in this many
-        #[arg(long, value_name = "N", default_value = "1000")]
+        #[arg(long, value_name = "N", default_value = "1000", value_parser = args::count)]
         every: NonZeroU32,
         /// End after this many lines
-        #[arg(long, value_name = "N")]
+        #[arg(long, value_name = "N", value_parser = args::count)]
         count: Option<NonZeroU32>,
     },
 
@@ -219,8 +221,8 @@ Examples:
     Create {
         /// Its name
         name: String,
-        /// A subnet; one of each family at most, chosen where none is given
-        #[arg(long = "subnet", value_name = "CIDR")]
+        /// A subnet, such as 10.0.9.0/24 or fd00:9::/64; chosen where none is given
+        #[arg(long = "subnet", value_name = "CIDR", value_parser = args::subnet)]
         subnets: Vec<IpNet>,
         /// Its VXLAN network identifier, chosen where it is not given
         #[arg(long, value_parser = clap::value_parser!(u32).range(1..=i64::from(mesh_common::abi::VNI_MAX)))]
@@ -345,7 +347,7 @@ pub(super) struct Attach {
     #[arg(long)]
     pub(super) service: Option<String>,
     /// Its address on the network, chosen where it is not given
-    #[arg(long)]
+    #[arg(long, value_parser = args::address)]
     pub(super) address: Option<IpAddr>,
     /// The endpoint's name, chosen where it is not given
     #[arg(long)]
@@ -361,7 +363,7 @@ pub(super) struct FlowFilters {
     #[arg(long)]
     pub(super) backend: Option<String>,
     /// Only from this client's address
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", value_parser = args::address)]
     pub(super) client: Option<IpAddr>,
     /// Only of this protocol
     #[arg(long, value_parser = words::<Protocol>(&["tcp", "udp"]))]
@@ -442,12 +444,17 @@ mod tests {
     fn wrong_arguments_are_told_with_what_would_be_right() {
         for (arguments, says) in [
             (vec!["networks", "create", "blue", "--vni", "16777216"], "not in 1..=16777215"),
-            (vec!["networks", "create", "blue", "--subnet", "10.0.9.0"], "invalid IP address syntax"),
+            (
+                vec!["networks", "create", "blue", "--subnet", "10.0.9.0"],
+                "it is no subnet; write an address and a prefix length, such as 10.0.9.0/24",
+            ),
             (vec!["services", "create", "s", "--publish", "80"], "write PUBLISHED:TARGET"),
             (vec!["services", "create", "s", "--scheduler", "lc"], "possible values: mh, rr"),
             (vec!["explain", "--from", "10.0.0.1", "--to", "10.0.0.2"], "has no port"),
             (vec!["explain", "--from", "here", "--to", "10.0.0.2:1"], "is no address with or without a port"),
-            (vec!["trace", "--every", "0"], "zero"),
+            (vec!["trace", "--every", "0"], "write a number from 1 to"),
+            (vec!["stats", "--watch", "often"], "write a number from 1 to"),
+            (vec!["flows", "ls", "--client", "10.0.9"], "it is no address; write one such as"),
             (vec!["flows", "ls", "--protocol", "icmp"], "possible values: tcp, udp"),
             (vec!["detach"], "required arguments were not provided"),
         ] {

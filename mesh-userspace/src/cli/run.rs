@@ -1,6 +1,6 @@
 //! From a command to its answer.
 
-use std::{io, process::ExitCode, time::Duration};
+use std::{io, num::NonZeroU32, process::ExitCode, time::Duration};
 
 use futures::StreamExt;
 use thiserror::Error;
@@ -89,7 +89,9 @@ async fn run(cli: &Cli) -> Result<(), Failure> {
             let endpoint = client.attach(&attach_body(attach)?).await?;
             Ok(screen.show(&endpoint, |endpoint, _| render::attached(endpoint))?)
         }
-        Command::Detach { names } => remove(&screen, "endpoint", names, |name| client.detach(name)).await,
+        Command::Detach { names } => {
+            remove(&screen, ("endpoint", "detached"), names, |name| client.detach(name)).await
+        }
         Command::Flows(Flows::Ls(filters)) => {
             Ok(screen.show(&client.flows(&filter(filters)).await?, render::flows)?)
         }
@@ -140,7 +142,7 @@ async fn networks(client: &Client, screen: &Screen, command: &Networks) -> Resul
             Ok(screen.show(&network, |network, _| render::network_created(network))?)
         }
         Networks::Rm(Names { names }) => {
-            remove(screen, "network", names, |name| client.remove_network(name)).await
+            remove(screen, ("network", "removed"), names, |name| client.remove_network(name)).await
         }
     }
 }
@@ -168,7 +170,7 @@ async fn services(client: &Client, screen: &Screen, command: &Services) -> Resul
             Ok(screen.show(&service, |service, _| render::service_created(service))?)
         }
         Services::Rm(Names { names }) => {
-            remove(screen, "service", names, |name| client.remove_service(name)).await
+            remove(screen, ("service", "removed"), names, |name| client.remove_service(name)).await
         }
     }
 }
@@ -176,7 +178,7 @@ async fn services(client: &Client, screen: &Screen, command: &Services) -> Resul
 /// Removes one after the other; what is refused does not keep the rest.
 async fn remove<'a, F>(
     screen: &Screen,
-    noun: &str,
+    (noun, how): (&str, &str),
     names: &'a [String],
     ask: impl Fn(&'a str) -> F,
 ) -> Result<(), Failure>
@@ -186,7 +188,7 @@ where
     let mut outcome = Ok(());
     for name in names {
         match ask(name).await {
-            Ok(removed) => screen.show_next(&removed, |removed, _| render::removed(noun, removed))?,
+            Ok(removed) => screen.show_next(&removed, |removed, _| render::removed(noun, how, removed))?,
             Err(error @ ClientError::Refused { .. }) => {
                 tell(&error);
                 outcome = Err(Failure::Told);
@@ -197,8 +199,8 @@ where
     outcome
 }
 
-async fn watch(client: &Client, screen: &Screen, seconds: u32) -> Result<(), Failure> {
-    let mut ticks = time::interval(Duration::from_secs(seconds.into()));
+async fn watch(client: &Client, screen: &Screen, seconds: NonZeroU32) -> Result<(), Failure> {
+    let mut ticks = time::interval(Duration::from_secs(seconds.get().into()));
     loop {
         ticks.tick().await;
         let stats = client.stats().await?;

@@ -7,7 +7,11 @@ mod sections;
 mod syntax;
 mod yaml;
 
-use std::{fs::File, io::Read, path::Path, path::PathBuf};
+use std::{
+    fs::File,
+    io::{ErrorKind, Read},
+    path::{Path, PathBuf},
+};
 
 use crate::{
     spec::{Fault, Faults, Origin, Spec, listed, quoted, resolve},
@@ -110,7 +114,13 @@ fn read(name: &str, path: &Path) -> Result<Vec<u8>, Faults> {
         Faults::from(Fault::new(Origin::File { file: name.into(), line: 1, column: 1 }, sentence))
     };
     let refused = |error: std::io::Error| {
-        fault(format!("The file cannot be read ({error}); name a readable one with --config FILE."))
+        let why = match error.kind() {
+            ErrorKind::NotFound => "does not exist".to_owned(),
+            ErrorKind::IsADirectory => "is a directory".to_owned(),
+            ErrorKind::PermissionDenied => "may not be read by this user".to_owned(),
+            _ => format!("cannot be read ({error})"),
+        };
+        fault(format!("The file {why}; name another with --config FILE."))
     };
     let mut text = Vec::new();
     let file = File::open(path).map_err(refused)?;

@@ -59,7 +59,7 @@ async fn nodes_know_their_endpoints() {
     assert_eq!(n2.endpoints, ["agent.2", "search.2", "turns.2", "twin"]);
     assert_eq!(n2.route.as_deref(), Some("eth0"));
     let error = refused(server.client().node("n9").await.unwrap_err());
-    assert_eq!(error, (404, "there is no node `n9`".to_owned()));
+    assert_eq!(error, (404, "there is no node \"n9\"".to_owned()));
 }
 
 #[tokio::test]
@@ -80,7 +80,7 @@ async fn networks_are_made_and_removed() {
     assert_eq!((red.vni, red.internal, &red.subnets), (77, true, &asked.subnets));
     assert_eq!(client.networks().await.unwrap().len(), 4);
     let error = refused(client.create_network(&asked).await.unwrap_err());
-    assert_eq!(error, (409, "there is a network `red` already".to_owned()));
+    assert_eq!(error, (409, "there is a network \"red\" already".to_owned()));
     let removed = client.remove_network("red").await.unwrap();
     assert_eq!(removed.name, "red");
     assert_eq!(refused(client.remove_network("red").await.unwrap_err()).0, 404);
@@ -376,7 +376,7 @@ async fn wrong_paths_methods_and_queries_get_a_sentence() {
         ("GET", "/v1/explain?from=10.0.0.1", 400, "missing field `to`"),
         ("GET", "/v1/explain?from=here&to=10.0.0.1:1", 400, "is no address with or without a port"),
         ("GET", "/v1/explain?from=10.0.0.1&to=10.0.0.2", 422, "10.0.0.2 has no port"),
-        ("GET", "/v1/backends?service=nope", 404, "there is no service `nope`"),
+        ("GET", "/v1/backends?service=nope", 404, "there is no service \"nope\""),
     ] {
         let (got, answer) = get(method, target).await;
         assert_eq!(got, status, "{method} {target}: {answer:?}");
@@ -473,8 +473,10 @@ async fn the_client_tells_a_missing_socket_from_a_dead_and_a_forbidden_one() {
     drop(bind(&path).unwrap());
     let error = Client::new(&path).status().await.unwrap_err();
     assert!(matches!(error, ClientError::Dead(_)), "{error}");
-    let error = Client::new("/").status().await.unwrap_err();
-    assert!(matches!(error, ClientError::Dead(_) | ClientError::Connect { .. }), "{error}");
+    for other in ["/", "/proc/self/status"] {
+        let error = Client::new(other).status().await.unwrap_err();
+        assert!(matches!(error, ClientError::NotASocket(_)), "{error}");
+    }
     let long = Client::new(format!("/{}", "x".repeat(200))).status().await.unwrap_err();
     assert!(matches!(long, ClientError::Connect { .. }), "{long}");
 }

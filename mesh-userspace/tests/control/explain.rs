@@ -319,7 +319,7 @@ async fn questions_without_one_answer_are_refused() {
         (query("10.0.9.11:1", "10.0.9.2"), "has no port"),
         (
             ExplainQuery { network: Some("mauve".to_owned()), ..query("10.0.9.11:1", "10.0.9.2:80") },
-            "there is no network `mauve`",
+            "there is no network \"mauve\"",
         ),
     ] {
         let error = server.client().explain(&question).await.unwrap_err();

@@ -375,7 +375,7 @@ impl Fake {
 
     fn apply(&self, change: &Change) -> Result<String, Refusal> {
         let missing = |noun: &str, name: &str| {
-            Refusal::new(RefusalKind::NotFound, format!("there is no {noun} `{name}`"), "look again")
+            Refusal::new(RefusalKind::NotFound, format!("there is no {noun} {name:?}"), "look again")
         };
         let mut snapshot = self.snapshot.lock().unwrap();
         let snapshot = Arc::make_mut(&mut snapshot);
@@ -386,7 +386,7 @@ impl Fake {
                 if table.networks.contains_key(&network.name) {
                     return Err(Refusal::new(
                         RefusalKind::Conflict,
-                        format!("there is a network `{}` already", network.name),
+                        format!("there is a network {:?} already", network.name),
                         "choose another name",
                     ));
                 }

@@ -146,7 +146,7 @@ async fn changes_reach_the_daemon_as_they_were_typed() {
         .await,
     );
     assert_eq!(text, "dns.1 attached to blue as 10.0.9.77, interface eth0 in t9, a backend of dns\n");
-    assert_eq!(stdout(&meshctl(&server, &["detach", "dns.1"]).await), "endpoint dns.1 removed\n");
+    assert_eq!(stdout(&meshctl(&server, &["detach", "dns.1"]).await), "endpoint dns.1 detached\n");
     assert_eq!(stdout(&meshctl(&server, &["services", "rm", "dns"]).await), "service dns removed\n");
     assert_eq!(stdout(&meshctl(&server, &["networks", "rm", "red"]).await), "network red removed\n");
 
@@ -190,10 +190,10 @@ async fn what_is_refused_does_not_keep_the_rest() {
     let server = Server::start();
     let output = meshctl(&server, &["detach", "nobody", "tool", "no one"]).await;
     assert_eq!(output.status.code(), Some(1));
-    assert_eq!(String::from_utf8(output.stdout).unwrap(), "endpoint tool removed\n");
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "endpoint tool detached\n");
     assert_eq!(
         String::from_utf8(output.stderr).unwrap(),
-        "meshctl: there is no endpoint `nobody`; look again\nmeshctl: there is no endpoint `no one`; look again\n"
+        "meshctl: there is no endpoint \"nobody\"; look again\nmeshctl: there is no endpoint \"no one\"; look again\n"
     );
 }
 
@@ -201,12 +201,9 @@ async fn what_is_refused_does_not_keep_the_rest() {
 async fn refusals_are_1_and_say_the_mend() {
     let server = Server::start();
     let error = refused(&meshctl(&server, &["services", "inspect", "nope"]).await, 1);
-    assert_eq!(
-        error,
-        "meshctl: there is no service `nope`; `meshctl services ls` lists those that there are\n"
-    );
+    assert_eq!(error, "meshctl: there is no service \"nope\"; `meshctl services ls` lists them\n");
     let error = refused(&meshctl(&server, &["networks", "create", "blue"]).await, 1);
-    assert_eq!(error, "meshctl: there is a network `blue` already; choose another name\n");
+    assert_eq!(error, "meshctl: there is a network \"blue\" already; choose another name\n");
     let error =
         refused(&meshctl(&server, &["explain", "--from", "10.0.9.40:1", "--to", "10.0.9.2:80"]).await, 1);
     assert!(error.contains("say which one with --network blue"), "{error}");

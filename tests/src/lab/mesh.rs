@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::{Map, Value, json};
 
 use super::record::Record;
@@ -38,6 +38,8 @@ pub struct Mesh {
     pub services: Vec<Service>,
     /// The tasks' attachments.
     pub endpoints: Vec<Endpoint>,
+    /// The whole file, where the lab was built from one; then it is not made from what stands above.
+    given: Option<Value>,
 }
 
 /// A network of the file.
@@ -99,7 +101,44 @@ impl Mesh {
             networks: Vec::new(),
             services: Vec::new(),
             endpoints: Vec::new(),
+            given: None,
         }
+    }
+
+    /// The mesh of a configuration file as somebody wrote it: its nodes and a client on the underlay, and a host for
+    /// each namespace that it names. The daemons read the same file, but for where they keep their own files and for
+    /// the prefix of the namespaces. What is changed in the fields later, it does not say.
+    ///
+    /// # Errors
+    /// If it is no such file, or names its nodes otherwise than by the lab's addresses: 192.0.2.1, 192.0.2.2 and so
+    /// on, or 2001:db8::1 and so on, in the order of their names.
+    pub fn from_yaml(text: &str) -> Result<Self> {
+        let file: Value = serde_yaml::from_str(text).context("the configuration is no YAML")?;
+        let mut mesh = Self::new(0);
+        let nodes = file["nodes"].as_object().context("the configuration has no nodes")?;
+        mesh.nodes = nodes.keys().cloned().collect();
+        for (name, node) in nodes {
+            let address = node["address"].as_str().with_context(|| format!("{name} has no address"))?;
+            let address: IpAddr = address.parse().with_context(|| format!("the address of {name}"))?;
+            let underlay = if address.is_ipv4() { Underlay::V4 } else { Underlay::V6 };
+            mesh.underlay = underlay;
+            let own = mesh.address(name)?;
+            ensure!(address == own, "in the lab, {name} has the address {own}, and here {address}");
+        }
+        for endpoint in file["endpoints"].as_array().into_iter().flatten() {
+            let field = |key: &str| endpoint[key].as_str().map(str::to_owned);
+            let needed = |key| field(key).with_context(|| format!("an endpoint has no {key}: {endpoint}"));
+            mesh.endpoints.push(Endpoint {
+                name: needed("name")?,
+                node: needed("node")?,
+                service: field("service"),
+                network: needed("network")?,
+                address: needed("address")?,
+                task: field("netns"),
+            });
+        }
+        mesh.given = Some(file);
+        Ok(mesh)
     }
 
     /// Over the other family.
@@ -259,7 +298,22 @@ impl Mesh {
 
     /// The file for a node: the same for each, but for the directories of the node that reads it.
     pub(super) fn yaml(&self, record: &Record, node: &str) -> Result<String> {
+        let mut file = match &self.given {
+            Some(file) => file.clone(),
+            None => self.file()?,
+        };
         let own = record.directory().join(node);
+        file["node"] = json!({ "run_dir": own.join("run"), "state_dir": own.join("state") });
+        for endpoint in file["endpoints"].as_array_mut().into_iter().flatten() {
+            if let Some(Value::String(netns)) = endpoint.get_mut("netns") {
+                *netns = record.namespace_name(netns);
+            }
+        }
+        Ok(serde_yaml::to_string(&file)?)
+    }
+
+    /// What is in the file of every node.
+    fn file(&self) -> Result<Value> {
         let all_nodes = self.nodes.iter().chain(&self.kernel_nodes);
         let nodes = all_nodes.map(|name| Ok((name.clone(), json!({ "address": self.address(name)? }))));
         let networks = self.networks.iter().map(|network| {
@@ -290,12 +344,11 @@ impl Mesh {
                 entry["service"] = json!(service);
             }
             if let Some(task) = &endpoint.task {
-                entry["netns"] = json!(record.namespace_name(task));
+                entry["netns"] = json!(task);
             }
             entry
         });
         let mut file = json!({
-            "node": { "run_dir": own.join("run"), "state_dir": own.join("state") },
             "nodes": nodes.collect::<Result<Map<_, _>>>()?,
             "networks": networks.collect::<Map<_, _>>(),
             "services": services.collect::<Map<_, _>>(),
@@ -304,6 +357,32 @@ impl Mesh {
         if !self.options.is_empty() {
             file["options"] = json!(self.options);
         }
-        Ok(serde_yaml::to_string(&file)?)
+        Ok(file)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mesh_is_read_from_a_file() {
+        let mesh = Mesh::from_yaml(
+            "nodes: {n1: {address: \"2001:db8::1\"}, n2: {address: \"2001:db8::2\"}}\n\
+             endpoints: [{name: a, node: n2, network: blue, address: 10.0.9.11, netns: b}]",
+        )
+        .unwrap();
+        assert_eq!(
+            (mesh.underlay, mesh.nodes.as_slice()),
+            (Underlay::V6, ["n1".into(), "n2".into()].as_slice())
+        );
+        assert_eq!(mesh.hosts(), ["n1", "n2", "client", "b"]);
+    }
+
+    #[test]
+    fn a_file_with_addresses_that_the_lab_does_not_have_is_refused() {
+        let error = Mesh::from_yaml("nodes: {n1: {address: 192.0.2.7}}").unwrap_err().to_string();
+        assert_eq!(error, "in the lab, n1 has the address 192.0.2.1, and here 192.0.2.7");
+        assert!(Mesh::from_yaml("networks: {}").is_err());
     }
 }

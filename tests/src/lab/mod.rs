@@ -6,6 +6,7 @@
 
 mod command;
 mod host;
+mod keyboard;
 mod mesh;
 mod namespace;
 mod node;
@@ -38,6 +39,7 @@ use serde_json::Value;
 pub use self::{
     command::{output, run},
     host::Host,
+    keyboard::typed,
     mesh::{Endpoint, Mesh, Network, Service, Underlay},
     namespace::Namespace,
     node::{Node, meshctl_path, meshd_path},

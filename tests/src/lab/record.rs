@@ -269,11 +269,11 @@ impl Kept {
         Namespace::open(&format!("{}-{host}", self.prefix))
     }
 
-    /// The control socket of a host, if it is a node.
+    /// The control socket of a host, if it is a node; there is none while its daemon is down.
     #[must_use]
     pub fn socket(&self, host: &str) -> Option<PathBuf> {
-        let socket = self.directory.join(host).join("run/meshd.sock");
-        socket.exists().then_some(socket)
+        let own = self.directory.join(host);
+        own.join("mesh.yaml").exists().then(|| own.join("run/meshd.sock"))
     }
 
     /// Where its logs are.

@@ -13,7 +13,7 @@ use crate::table::{EndpointMode, Protocol, PublishedPort, Scheduler};
 pub struct NetworkCreate {
     /// Its name.
     pub name: String,
-    /// Its subnets, at most one of each family; one is chosen where none is given.
+    /// Its subnets; one is chosen where none is given.
     #[serde(default)]
     pub subnets: Vec<IpNet>,
     /// Its VXLAN network identifier; a free one is chosen where none is given.

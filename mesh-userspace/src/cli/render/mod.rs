@@ -22,8 +22,8 @@ pub(super) use status::status;
 pub(super) use traffic::{drops, flows, stats, trace};
 
 /// What was removed.
-pub(super) fn removed(noun: &str, removed: &Removed) -> String {
-    format!("{noun} {} removed\n", removed.name)
+pub(super) fn removed(noun: &str, how: &str, removed: &Removed) -> String {
+    format!("{noun} {} {how}\n", removed.name)
 }
 
 /// The end.

@@ -23,7 +23,7 @@ pub(in crate::cli) fn services(services: &[Service], paint: Paint) -> String {
             [
                 service.name.as_str().into(),
                 scheduler(service.scheduler).into(),
-                vips(service, ", ").into(),
+                vips(service, "; ").into(),
                 ports(service).into(),
                 service.backends.len().to_string().into(),
             ]
@@ -52,7 +52,7 @@ pub(in crate::cli) fn service(service: &Service) -> String {
 
 /// What was made.
 pub(in crate::cli) fn service_created(service: &Service) -> String {
-    let mut text = format!("service {} created: virtual IP {}", service.name, vips(service, ", "));
+    let mut text = format!("service {} created: virtual IP {}", service.name, vips(service, " and "));
     if !service.ports.is_empty() {
         text.push_str(&format!(", published {}", ports(service)));
     }

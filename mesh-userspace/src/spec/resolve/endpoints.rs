@@ -88,7 +88,10 @@ impl Judge<'_> {
         const SEARCHED: usize = 1000;
         // The search for a near name is not cheap.
         let few = self.faults.count() < HELPED;
-        let there: Vec<&str> = there.take(SEARCHED).map(String::as_str).collect();
+        let mut there: Vec<&str> = there.take(SEARCHED).map(String::as_str).collect();
+        // What is in part unreadable may be among both.
+        there.sort_unstable();
+        there.dedup();
         let mend = match there.as_slice() {
             [] => format!("define it among the {kind}s."),
             _ => match few.then(|| nearest(&name.value, there.iter().copied())).flatten() {

@@ -19,12 +19,17 @@ impl Judge<'_> {
 
     fn service_networks(&mut self, name: &str, service: &Service) {
         if service.networks.is_empty() && !self.unreadable.services.contains(name) {
+            let network = self.spec.networks.keys().next().map_or("blue", String::as_str);
             self.fault(
                 &service.origin,
                 format!(
-                    "The service {} is on no network; name at least one, as in networks: [{}].",
+                    "The service {} is on no network; name at least one, as in {}.",
                     quoted(name),
-                    self.spec.networks.keys().next().map_or("blue", String::as_str)
+                    if service.origin.is_command() {
+                        format!("--network {network}")
+                    } else {
+                        format!("networks: [{network}]")
+                    }
                 ),
             );
         }

@@ -76,8 +76,8 @@ fn client<'a>(snapshot: &'a Snapshot, query: &'a ExplainQuery) -> Result<Client<
         let Some((network_name, network)) = table.networks.get_key_value(wanted) else {
             return Err(Refusal::new(
                 RefusalKind::NotFound,
-                format!("there is no network `{wanted}`"),
-                "`meshctl networks ls` lists those that there are",
+                format!("there is no network {wanted:?}"),
+                "`meshctl networks ls` lists them",
             ));
         };
         return Ok(match endpoint_at(table, network_name, address) {

@@ -62,8 +62,18 @@ pub trait Tables {
     fn node(&self, index: NodeIndex) -> Option<&Node>;
     /// The other node that has this underlay address.
     fn peer(&self, address: Address) -> Option<NodeIndex>;
+    /// The interface that an address of this node's own is on, if it is one: 0 where published ports do not answer at it.
+    fn local(&self, address: Address) -> Option<u32>;
     /// Whether this node itself has the address.
-    fn is_local(&self, address: Address) -> bool;
+    #[inline(always)]
+    fn is_local(&self, address: Address) -> bool {
+        self.local(address).is_some()
+    }
+    /// Whether published ports answer at an address of this node's own.
+    #[inline(always)]
+    fn serves(&self, address: Address) -> bool {
+        self.local(address).is_some_and(|ifindex| ifindex != 0)
+    }
     /// An interface to the outside world.
     fn uplink(&self, ifindex: u32) -> Option<&Uplink>;
 

@@ -37,7 +37,7 @@ pub static SUBNETS: LpmTrie<SubnetKey, u32> = LpmTrie::pinned(capacity::SUBNETS,
 pub static NODES: Array<Node> = Array::pinned(capacity::NODES, 0);
 #[map]
 pub static PEERS: HashMap<Address, NodeIndex> = HashMap::pinned(capacity::NODES, NO_PREALLOC);
-/// This node's own addresses, with the index of the interface that has each.
+/// This node's own addresses, with the index of the interface that has each, or 0 where published ports do not answer at it.
 #[map]
 pub static LOCALS: HashMap<Address, u32> = HashMap::pinned(capacity::LOCALS, NO_PREALLOC);
 /// By interface index.

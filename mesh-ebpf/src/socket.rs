@@ -17,6 +17,9 @@ use crate::maps;
 #[unsafe(no_mangle)]
 static NETNS_COOKIE: Global<u64> = Global::new(0);
 
+/// The loopback address of IPv6, `::1`.
+const LOOPBACK_V6: Address = Address::from_v6([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+
 /// What a socket hook says: go on.
 const PROCEED: i32 = 1;
 
@@ -88,10 +91,14 @@ fn dial(socket: *mut bpf_sock_addr, family: Family) -> i32 {
         Family::V4 => HOST_ALIAS_V4,
         Family::V6 => HOST_ALIAS_V6,
     };
-    // Any address of 127.0.0.0/8 is the node's own.
-    let is_loopback = address.family() == Family::V4 && address.v4_octets()[0] == 127;
-    // SAFETY: see `tables`; only presence is asked for.
-    if !is_loopback && unsafe { maps::LOCALS.get(address) }.is_none() {
+    // Any loopback address is the node's own, and no wire's.
+    let is_loopback = match address.family() {
+        Family::V4 => address.v4_octets()[0] == 127,
+        Family::V6 => address == LOOPBACK_V6,
+    };
+    // SAFETY: see `tables`.
+    let serves = || unsafe { maps::LOCALS.get(address) }.is_some_and(|ifindex| *ifindex != 0);
+    if !is_loopback && !serves() {
         return PROCEED;
     }
     let key = ServiceKey {

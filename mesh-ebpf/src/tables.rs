@@ -170,8 +170,8 @@ impl<const XDP: bool> Tables for KernelTables<XDP> {
     }
 
     #[inline(always)]
-    fn is_local(&self, address: Address) -> bool {
-        get!(LOCALS, address).is_some()
+    fn local(&self, address: Address) -> Option<u32> {
+        get!(LOCALS, address).copied()
     }
 
     #[inline(always)]

@@ -84,7 +84,7 @@ fn sightings(lab: &Lab, sender: &str, send: impl FnOnce() -> Result<()>) -> Resu
         ears.push((task, RawSocket::open(lab.host(task), &interface)?));
     }
     send()?;
-    std::thread::sleep(Duration::from_millis(200));
+    thread::sleep(Duration::from_millis(200));
     let mut seen = Vec::new();
     for (task, ear) in ears {
         if ear.receive(Duration::from_millis(50), holds_mark)?.is_some() {
@@ -143,7 +143,7 @@ fn scan(host: &Host, addresses: &[IpAddr]) -> Result<Vec<IpAddr>> {
         found.extend(reachable_tcp(host, &servers, Duration::from_millis(700))?.iter().map(SocketAddr::ip));
     }
     // All at once: most of them wait in vain.
-    let answers: Vec<_> = std::thread::scope(|scope| {
+    let answers: Vec<_> = thread::scope(|scope| {
         let pings: Vec<_> = addresses.iter().map(|&ip| (ip, scope.spawn(move || host.pings(ip)))).collect();
         pings.into_iter().map(|(ip, ping)| (ip, ping.join())).collect()
     });

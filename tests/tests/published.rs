@@ -424,3 +424,75 @@ fn every_way_to_attach_xdp_does_the_same() -> Result<()> {
     }
     Ok(())
 }
+
+/// The nodes' own wire carries the tunnels; ports answer at the addresses of the wire that is listed.
+#[test]
+fn ports_answer_at_the_listed_interfaces_alone() -> Result<()> {
+    round_robin().option("interfaces", json!(["eth1"])).test(|lab| {
+        serve_http(lab, "search", 9200)?;
+        let client = lab.host("client");
+        // A second wire between the client and n1.
+        let far = lab.namespace_name("n1");
+        client.namespace.ip(&format!("link add eth1 type veth peer name eth1 netns {far}"))?;
+        for (host, last) in [("client", 2), ("n1", 1)] {
+            let namespace = &lab.host(host).namespace;
+            namespace.exec("ethtool -K eth1 tx off")?;
+            namespace.ip("link set eth1 up")?;
+            namespace.ip(&format!("address add 198.51.100.{last}/24 dev eth1"))?;
+            namespace.ip(&format!("address add 2001:db8:1::{last}/64 dev eth1 nodad"))?;
+        }
+        let listed: [IpAddr; 2] = ["198.51.100.1".parse()?, "2001:db8:1::1".parse()?];
+        for address in listed {
+            let server = SocketAddr::new(address, 9200);
+            eventually("the new interface serves", Duration::from_secs(10), || {
+                ensure!(!refused(client, server)?, "{server} is closed");
+                Ok(())
+            })?;
+            let answers = ask_tcp(client, server, 20_000..20_030)?;
+            ensure!(NODES.len() == BTreeMap::from_iter(answers.iter().map(|name| (name, ()))).len());
+            // By the other wire, too: it is the address that counts.
+            let n1 = addresses(lab, "n1")?[usize::from(address.is_ipv6())];
+            lab.host("client").namespace.ip(&format!("route replace {address} via {n1} dev eth0"))?;
+            ask_tcp(client, server, 21_000..21_003).context("by the other wire")?;
+            lab.host("client").namespace.ip(&format!("route delete {address} via {n1} dev eth0"))?;
+            let own = lab.host("n1").curl(&format!("http://{server}/"))?;
+            ensure!(own.starts_with("search."), "{own}");
+        }
+        for (unlisted, gateway) in addresses(lab, "n1")?.into_iter().zip(listed) {
+            let server = SocketAddr::new(unlisted, 9200);
+            ensure!(refused(client, server)?, "{server} is open");
+            ensure!(refused(lab.host("n1"), server)?, "{server} is open to the node itself");
+            ensure!(refused(lab.host("search.1"), server)?, "{server} is open to a task of the node");
+            // The weak host model: an address is the host's on each of its wires.
+            lab.host("client").namespace.ip(&format!("route replace {unlisted} via {gateway} dev eth1"))?;
+            ensure!(refused(client, server)?, "{server} is open by the listed interface");
+            lab.host("client").namespace.ip(&format!("route delete {unlisted} via {gateway} dev eth1"))?;
+            let explained = lab.node("n1").meshctl(&format!("explain --from {unlisted} --to {server}"))?;
+            ensure!(explained["verdict"] == "passed", "{explained}");
+        }
+        // Without any listed interface a node serves its own processes, and the mesh goes on.
+        for node in NODES {
+            for url in ["http://127.0.0.1:9200/", "http://[::1]:9200/"] {
+                ensure!(lab.host(node).curl(url)?.starts_with("search."), "{url} on {node}");
+            }
+        }
+        ensure!(
+            refused(client, SocketAddr::new(addresses(lab, "n2")?[0], 9200))?,
+            "n2 has no listed interface"
+        );
+        ensure!(lab.host("search.1").curl("http://10.0.9.13:9200/")?.starts_with("search.3 "));
+        // Tasks reach the world by the tunnels' wire, and the node at any of its addresses.
+        client.serve_http(&Web::on(8089))?;
+        lab.host("n1").serve_http(&Web::on(8088))?;
+        let [outside, own] = [addresses(lab, "client")?, addresses(lab, "n1")?];
+        for ((outside, own), listed) in outside.into_iter().zip(own).zip(listed) {
+            let url = format!("http://{}/", SocketAddr::new(outside, 8089));
+            ensure!(lab.host("search.1").curl(&url)?.starts_with("client sees "), "{url}");
+            for own in [own, listed] {
+                let url = format!("http://{}/", SocketAddr::new(own, 8088));
+                ensure!(lab.host("search.1").curl(&url)?.starts_with("n1 sees "), "{url}");
+            }
+        }
+        Ok(())
+    })
+}

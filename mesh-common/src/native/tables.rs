@@ -40,7 +40,7 @@ pub struct NodeTables {
     pub nodes: Vec<Node>,
     /// The other nodes by underlay address.
     pub peers: HashMap<Address, NodeIndex>,
-    /// This node's own addresses, with the interface that has each.
+    /// This node's own addresses, with the interface that has each, or 0 where published ports do not answer at it.
     pub locals: HashMap<Address, u32>,
     /// The interfaces to the outside world.
     pub uplinks: HashMap<u32, Uplink>,
@@ -197,8 +197,8 @@ impl<const DELIVERS: bool> Tables for HookTables<'_, DELIVERS> {
         self.node.peers.get(&address).copied()
     }
 
-    fn is_local(&self, address: Address) -> bool {
-        self.node.locals.contains_key(&address)
+    fn local(&self, address: Address) -> Option<u32> {
+        self.node.locals.get(&address).copied()
     }
 
     fn uplink(&self, ifindex: u32) -> Option<&Uplink> {

@@ -35,9 +35,7 @@ fn underlay<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Step {
         return Ok(Verdict::PASS);
     }
     let key = &datagram.key;
-    if !tables.is_local(key.destination) {
-        return Ok(Verdict::PASS);
-    }
+    let Some(serving) = tables.local(key.destination) else { return Ok(Verdict::PASS) };
     if key.protocol == protocol::UDP
         && datagram.has_ports
         && key.destination_port == settings.vxlan_port
@@ -53,7 +51,9 @@ fn underlay<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Step {
         tunnelled(packet, tables, &mut datagram, &outer, &mut way)?;
         return go(packet, tables, &mut datagram, &way);
     }
-    if let Some(service) = lookup::published(tables, &datagram, key.destination_port) {
+    if serving != 0
+        && let Some(service) = lookup::published(tables, &datagram, key.destination_port)
+    {
         let mut way = Way::NOWHERE;
         published::enter(tables, &mut datagram, service, &mut way)?;
         return go(packet, tables, &mut datagram, &way);

@@ -184,7 +184,7 @@ pub(super) fn go<P: Packet, T: Tables>(
 ) -> Result<(), Reason> {
     deliver::route_on(packet, datagram)?;
     translate(packet, datagram, change)?;
-    if tables.is_local(datagram.key.destination)
+    if tables.serves(datagram.key.destination)
         && let Some(service) = lookup::published(tables, datagram, datagram.key.destination_port)
     {
         return published::enter(tables, datagram, service, way);

@@ -212,7 +212,7 @@ pub(super) fn returned<P: Packet, T: Tables>(
     let key = &datagram.key;
     // Clients speak to this node's addresses; its own processes and tasks, and they alone, to the alias.
     let is_here = lookup::is_here(tables, &key.destination);
-    let was_asked = tables.is_local(key.source) || key.source.is_host_alias() && is_here;
+    let was_asked = tables.serves(key.source) || key.source.is_host_alias() && is_here;
     if !datagram.has_ports || !was_asked || lookup::published(tables, datagram, key.source_port).is_none() {
         return Err(Reason::ReturnForged);
     }

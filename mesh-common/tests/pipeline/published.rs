@@ -346,3 +346,23 @@ fn many_clients_at_once() {
         }
     }
 }
+
+#[test]
+fn at_an_address_that_is_not_served_they_are_left_to_the_node() {
+    for (mut mesh, family) in Mesh::each_with_family() {
+        let [(before, _), _] = to_c(family, 1);
+        let answer = mesh.wire_brings(1, &before).at_task(C, GATEWAY_MAC).reply();
+        mesh.node_mut(1).locals.insert(node_address(family, 1).into(), 0);
+        mesh.task_sends(C, &answer).is_lost(1, Reason::ReturnForged);
+        for (sent, _) in to_c(family, 1) {
+            mesh.wire_brings(1, &sent).is_left_to_stack(1);
+            // A task reaches the node itself, not what it publishes elsewhere.
+            let asked = sent.by(A.address(family));
+            let arrived = mesh.task_sends(A, &asked).at_node(1);
+            assert_eq!((arrived.source, arrived.destination), (alias(family), asked.destination));
+        }
+        // The node's tunnels go on, and so do the ways to its tasks through other nodes.
+        let sent = Message::tcp(client(family), 50000, node_address(family, 3), TCP_A.0, SYN);
+        there_and_back(&mesh, 3, &sent, A, TCP_A.1);
+    }
+}

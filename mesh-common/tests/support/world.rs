@@ -47,6 +47,8 @@ impl Interfaces {
 pub(crate) const ADDRESSES: [&str; 2] = ["192.0.2.1/24", "2001:db8::1/64"];
 /// Addresses of the node's that are on no wire's interface.
 pub(crate) const ON_LOOPBACK: [&str; 2] = ["198.51.100.10", "2001:db8:a::10"];
+/// Addresses of the node's at which published ports do not answer.
+pub(crate) const NOT_SERVED: [&str; 2] = ["198.51.100.20", "2001:db8:a::20"];
 /// What is reached by the routers, and the routers.
 pub(crate) const OUTSIDE: [(&str, &str); 2] =
     [("203.0.113.0/24", "192.0.2.254"), ("2001:db8:f::/48", "2001:db8::fe")];
@@ -239,6 +241,9 @@ fn add_interfaces(node: &mut NodeTables, interfaces: &Interfaces) {
     node.add_uplink(interfaces.uplink, interfaces.uplink_mac, &subnets, 1500);
     for address in ON_LOOPBACK {
         node.locals.insert(ip(address).into(), 1);
+    }
+    for address in NOT_SERVED {
+        node.locals.insert(ip(address).into(), 0);
     }
     let by_uplink = |gateway| Way { ifindex: interfaces.uplink, mac: interfaces.uplink_mac, gateway };
     for (destination, router) in OUTSIDE {

@@ -120,8 +120,14 @@ pub(crate) fn snapshot(
         attachments: attachments.collect(),
         mtus: mtus.collect(),
         addresses: facts.addresses.iter().map(|local| local.address).collect(),
+        serving: serving(&outcome.plan),
         problems: desired.problems().chain(&outcome.problems).map(problem).collect(),
     }
+}
+
+fn serving(plan: &Plan) -> Vec<IpAddr> {
+    let serving = plan.locals.iter().filter(|(_, ifindex)| **ifindex != 0);
+    serving.map(|(address, _)| IpAddr::from(*address)).collect()
 }
 
 fn attachment(name: &str, has_namespace: bool, outcome: &Outcome) -> Attachment {

@@ -73,8 +73,10 @@ pub struct Snapshot {
     pub attachments: BTreeMap<String, Attachment>,
     /// Bytes of the longest IP packet of each network, by name.
     pub mtus: BTreeMap<String, u32>,
-    /// Addresses of this node's own interfaces, on which published ports answer.
+    /// Addresses of this node's own interfaces.
     pub addresses: Vec<std::net::IpAddr>,
+    /// Addresses of this node at which published ports answer, beside loopback, at which its own processes ask.
+    pub serving: Vec<std::net::IpAddr>,
     /// What is wrong.
     pub problems: Vec<Problem>,
 }

@@ -47,7 +47,7 @@ pub struct Plan {
     pub settings: PlannedSettings,
     /// The nodes by underlay address, this one included.
     pub nodes: BTreeMap<IpAddr, PlannedNode>,
-    /// The addresses of this node's own interfaces, with the interface.
+    /// The addresses of this node's own interfaces, with the interface, or 0 where published ports do not answer.
     pub locals: BTreeMap<Address, u32>,
     /// The interfaces to the outside world, by index.
     pub uplinks: BTreeMap<u32, Uplink>,

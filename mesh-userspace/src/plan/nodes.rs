@@ -56,7 +56,7 @@ pub(super) fn underlay(
             ),
         ));
     }
-    Underlay { locals: locals(table, own, facts), inner_mtu, nodes, uplinks }
+    Underlay { locals: locals(table, own, &uplinks, facts), inner_mtu, nodes, uplinks }
 }
 
 /// The interface that carries this node's tunnels: the one that holds its address.
@@ -96,14 +96,18 @@ fn own_interface<'a>(
     found
 }
 
-/// Whether an interface is neither loopback nor one that the mesh made, nor a port of an interface that takes each of
-/// its frames: the veth pairs of containers on a bridge, say, of which there may be hundreds.
-fn is_outside(interface: &Interface, facts: &NodeFacts) -> bool {
+/// Whether an interface may lead outside: neither loopback, nor one that the mesh made.
+fn may_be_outside(interface: &Interface) -> bool {
+    interface.name != "lo" && !interface.name.starts_with("mesh")
+}
+
+/// Whether an interface is a port of one that takes each of its frames: the veth pairs of containers on a bridge, say, of
+/// which there may be hundreds.
+fn is_port(interface: &Interface, facts: &NodeFacts) -> bool {
     let master = interface.master.and_then(|master| facts.interface(master));
-    let is_port = master.is_some_and(|master| {
+    master.is_some_and(|master| {
         matches!(master.kind.as_str(), "bridge" | "bond" | "team" | "openvswitch" | "ovs-system")
-    });
-    interface.name != "lo" && !interface.name.starts_with("mesh") && !is_port
+    })
 }
 
 /// The interfaces to the outside world: all, or those that the options list and the one with the tunnels.
@@ -127,7 +131,8 @@ fn uplinks(
     let chosen = |interface: &Interface| {
         let is_listed = listed.contains(&interface.name);
         let is_own = own.is_some_and(|own| own.index == interface.index);
-        is_listed || is_own || listed.is_empty() && is_outside(interface, facts)
+        let is_asked_for = if listed.is_empty() { !is_port(interface, facts) } else { is_listed };
+        is_own || is_asked_for && may_be_outside(interface)
     };
     facts
         .interfaces
@@ -211,14 +216,35 @@ fn inner_mtu(nodes: &BTreeMap<IpAddr, PlannedNode>) -> u32 {
         .unwrap_or(USUAL_MTU - OVERHEAD_V6)
 }
 
-/// The addresses on which this node answers: its interfaces', and those that the world routes to it.
-fn locals(table: &Table, own: Option<&Interface>, facts: &NodeFacts) -> BTreeMap<Address, u32> {
-    let external = table.services.values().flat_map(|service| &service.external);
-    let external =
-        external.map(|address| (Address::from(*address), own.map_or(0, |interface| interface.index)));
-    external
-        .chain(facts.addresses.iter().map(|local| (Address::from(local.address), local.ifindex)))
-        .collect()
+/// This node's own addresses with their interfaces, or 0 where published ports do not answer (docs/decisions/0008).
+fn locals(
+    table: &Table,
+    own: Option<&Interface>,
+    uplinks: &BTreeMap<u32, Uplink>,
+    facts: &NodeFacts,
+) -> BTreeMap<Address, u32> {
+    let mut locals = BTreeMap::new();
+    for local in &facts.addresses {
+        let serves = !local.address.is_loopback() && serves(table, facts, local.ifindex);
+        let ifindex = if serves { local.ifindex } else { 0 };
+        // Two interfaces may have the same link-local address.
+        locals
+            .entry(Address::from(local.address))
+            .and_modify(|known: &mut u32| *known = ifindex.max(*known))
+            .or_insert(ifindex);
+    }
+    // Those that the world routes here, on whichever interface they may be.
+    let by = own.map(|interface| interface.index).or_else(|| uplinks.keys().next().copied());
+    for address in table.services.values().flat_map(|service| &service.external) {
+        locals.insert(Address::from(*address), by.unwrap_or_default());
+    }
+    locals
+}
+
+/// Whether published ports answer at the addresses of an interface: at each, or at those that the options list.
+fn serves(table: &Table, facts: &NodeFacts, ifindex: u32) -> bool {
+    let listed = &table.options.interfaces;
+    listed.is_empty() || facts.interface(ifindex).is_some_and(|interface| listed.contains(&interface.name))
 }
 
 /// The networks by VNI.

@@ -33,9 +33,9 @@ pub(super) fn hooks(
     underlay.chain(endpoints).chain(host).collect()
 }
 
-/// The way to attach XDP to an interface. A veth device loses what XDP sends through it unless its peer has NAPI (an XDP
-/// program, or GRO), which lies in another namespace where nothing can be known of it; so XDP on veth is for those who ask
-/// for it by name.
+/// The way to attach XDP to an interface. What XDP sends back out of a veth device (`XDP_TX`) arrives only if its peer runs an
+/// XDP program in the driver; of what is redirected to one, also if the peer aggregates (GRO). The peer lies in another
+/// namespace where nothing can be known of it; so XDP on veth is for those who ask for it by name (docs/decisions/0003).
 fn xdp_mode(table: &Table, facts: &NodeFacts, ifindex: u32) -> XdpMode {
     match (table.options.xdp, facts.interface(ifindex)) {
         (XdpMode::Auto, Some(interface)) if interface.kind == "veth" => XdpMode::Off,

@@ -240,15 +240,67 @@ fn the_underlay_is_every_interface_that_is_not_the_meshs_own() {
     assert_eq!(listed.problems.iter().map(|p| p.subject.as_str()).collect::<Vec<_>>(), ["interface eth7"]);
 }
 
+/// The node's addresses as its tables have them, with their interfaces.
+fn locals(table: &Table, facts: &NodeFacts) -> BTreeMap<String, u32> {
+    let locals = plan(table, "n1", facts).unwrap().locals;
+    locals.into_iter().map(|(address, ifindex)| (IpAddr::from(address).to_string(), ifindex)).collect()
+}
+
 #[test]
-fn locals_are_all_addresses_and_the_external_ones() {
+fn published_ports_answer_at_all_addresses_but_loopback_and_at_the_external_ones() {
     let mut table = search();
     table.services.get_mut("search").unwrap().external = vec![ip("198.51.100.7")];
-    let plan = plan(&table, "n1", &facts()).unwrap();
-    let locals: Vec<_> = plan.locals.into_iter().map(|(a, i)| (IpAddr::from(a).to_string(), i)).collect();
-    for expected in [("127.0.0.1", 1), ("::1", 1), ("fe80::1", 2), ("192.0.2.1", 2), ("198.51.100.7", 2)] {
-        assert!(locals.contains(&(expected.0.into(), expected.1)), "{expected:?} in {locals:?}");
+    let expected = [
+        ("127.0.0.1", 0),
+        ("192.0.2.1", 2),
+        ("198.51.100.7", 2),
+        ("2001:db8::1", 2),
+        ("::1", 0),
+        ("fe80::1", 2),
+    ];
+    let expected = expected.map(|(address, ifindex)| (address.to_owned(), ifindex));
+    assert_eq!(locals(&table, &facts()), BTreeMap::from(expected));
+}
+
+#[test]
+fn published_ports_answer_at_the_addresses_of_the_listed_interfaces_alone() {
+    let mut facts = facts();
+    let other = |index, name: &str| Interface {
+        index,
+        name: name.into(),
+        mtu: 1500,
+        up: true,
+        ..Interface::default()
+    };
+    facts.interfaces.extend([other(9, "eth1"), other(10, "eth2")]);
+    for (address, ifindex) in
+        [("198.51.100.10", 1), ("198.51.100.7", 1), ("203.0.113.1", 9), ("fe80::1", 9), ("fe80::2", 10)]
+    {
+        facts.addresses.push(LocalAddress { address: ip(address), prefix_len: 24, ifindex });
     }
+    let mut table = search();
+    table.services.get_mut("search").unwrap().external = vec![ip("198.51.100.7")];
+    table.options.interfaces = vec!["eth1".into()];
+    let of = |table: &Table, address: &str| locals(table, &facts)[address];
+    // What is not served is the node's own all the same: tunnels come to one of them, and tasks reach the node.
+    for (address, ifindex) in [
+        ("203.0.113.1", 9),
+        ("fe80::1", 9),
+        ("198.51.100.7", 2),
+        ("192.0.2.1", 0),
+        ("2001:db8::1", 0),
+        ("fe80::2", 0),
+        ("198.51.100.10", 0),
+        ("127.0.0.1", 0),
+    ] {
+        assert_eq!(of(&table, address), ifindex, "{address}");
+    }
+    let uplinks = |table: &Table| plan(table, "n1", &facts).unwrap().uplinks.into_keys().collect::<Vec<_>>();
+    assert_eq!(uplinks(&table), [2, 9], "tunnels and tasks' packets go on by eth0");
+    // An address on the loopback interface is served if that is listed; nothing hangs on it.
+    table.options.interfaces = vec!["lo".into(), "eth0".into(), "mesh0".into()];
+    assert_eq!([of(&table, "198.51.100.10"), of(&table, "192.0.2.1"), of(&table, "203.0.113.1")], [1, 2, 0]);
+    assert_eq!(uplinks(&table), [2]);
 }
 
 #[test]

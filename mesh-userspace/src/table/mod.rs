@@ -36,7 +36,7 @@ pub struct Options {
     pub xdp: XdpMode,
     /// How answers return to clients of published ports.
     pub r#return: ReturnPath,
-    /// The interfaces on which published ports are served; empty for each that is not a task's.
+    /// The interfaces at whose addresses published ports answer; empty for each that is not a task's.
     pub interfaces: Vec<String>,
 }
 

@@ -122,6 +122,17 @@ async fn a_stranger_does_not_reach_a_loopback_address() {
 }
 
 #[tokio::test]
+async fn an_address_of_an_interface_that_is_not_listed() {
+    let server = Server::start();
+    for (from, network) in [("198.51.100.9:4000", None), ("10.0.9.40:4000", Some("blue".to_owned()))] {
+        let asked = ExplainQuery { network, ..query(from, "10.77.0.1:9200") };
+        let told = server.client().explain(&asked).await.unwrap();
+        assert_eq!((told.verdict, &told.choice), (Verdict::Passed, &None), "{told:#?}");
+        because(&told, "10.77.0.1 is of no interface that `options: {interfaces: …}` lists");
+    }
+}
+
+#[tokio::test]
 async fn a_task_that_asks_a_virtual_ip() {
     let server = Server::start();
     let network = Some("blue".to_owned());

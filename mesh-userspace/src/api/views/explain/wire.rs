@@ -105,6 +105,12 @@ impl<'a> Story<'a> {
             });
             return End::plain(Verdict::Passed, format!("left to {entry}'s own kernel: not the mesh's"));
         };
+        if entry == this && !to.is_loopback() && !self.snapshot.serving.contains(&to) {
+            self.why.push(format!(
+                "{service} publishes the port, but {to} is of no interface that `options: {{interfaces: …}}` lists"
+            ));
+            return End::plain(Verdict::Passed, format!("left to {entry}'s own kernel: not the mesh's"));
+        }
         let asked = Asked { service: found, name: service, by };
         let back = match self.snapshot.table.options.r#return {
             ReturnPath::Direct if caller == Caller::Client => {

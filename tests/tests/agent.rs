@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use mesh_tests::lab::{Endpoint, Lab, Mesh, Transfer, Web, eventually, run, write_whole};
+use mesh_tests::lab::{Endpoint, Lab, Mesh, Transfer, Web, eventually, meshd_path, output, run, write_whole};
 use serde_json::Value;
 
 /// How long repairs and reloads may take.
@@ -474,5 +474,109 @@ fn nothing_is_left_after_down() -> Result<()> {
             lab.node_mut(node).start()?;
         }
         healed(lab, "down and up")
+    })
+}
+
+/// What a second daemon says when it is started on a node.
+fn second_daemon(lab: &Lab, node: &str, configuration: &Path) -> Result<String> {
+    let mut command = lab.host(node).namespace.command(meshd_path()?)?;
+    command.arg("--config").arg(configuration).args(["--node", node]);
+    let said = output(&mut command)?;
+    ensure!(said.status.code() == Some(1), "a second daemon ended with {}", said.status);
+    Ok(String::from_utf8_lossy(&said.stderr).into_owned())
+}
+
+#[test]
+fn a_second_daemon_is_turned_away() -> Result<()> {
+    mesh().test(|lab| {
+        lab.host("web.1").serve_http(&Web::on(80))?;
+        let running = transfers(lab)?;
+        let said = second_daemon(lab, "n1", &lab.configuration("n1"))?;
+        ensure!(said.contains("Another meshd, process ") && said.contains("Stop that one"), "{said}");
+        // With a directory of its own it would still be the same node.
+        let other = lab.directory().join("other.yaml");
+        let text = fs::read_to_string(lab.configuration("n1"))?;
+        let own = lab.node("n1").run_directory().display().to_string();
+        ensure!(text.contains(&own), "{text}");
+        fs::write(&other, text.replace(&own, &lab.directory().join("other").display().to_string()))?;
+        let said = second_daemon(lab, "n1", &other)?;
+        ensure!(said.contains("Another meshd serves this network namespace already."), "{said}");
+        all_go_on("with a second daemon", &running)?;
+        all_is_well(lab)?;
+        all_finish(running)
+    })
+}
+
+/// What an operator does to a host's network while the mesh runs on it.
+#[test]
+fn a_nodes_address_may_move_to_another_interface() -> Result<()> {
+    mesh().test(|lab| {
+        lab.host("web.1").serve_http(&Web::on(80))?;
+        all_is_well(lab)?;
+        for (node, last) in [("n1", 1), ("n2", 2)] {
+            let namespace = &lab.host(node).namespace;
+            namespace.ip("link add br0 type bridge stp_state 0 forward_delay 0")?;
+            for (from, to) in [("eth0", "br0"), ("br0", "eth0")] {
+                namespace.ip(&format!("address flush dev {from}"))?;
+                namespace.ip(if to == "br0" {
+                    "link set eth0 master br0"
+                } else {
+                    "link set eth0 nomaster"
+                })?;
+                namespace.ip(&format!("link set {to} up"))?;
+                namespace.ip(&format!("address add 192.0.2.{last}/24 dev {to}"))?;
+                namespace.ip(&format!("address add 2001:db8::{last}/64 dev {to} nodad"))?;
+                healed(lab, &format!("the addresses of {node} moved from {from} to {to}"))?;
+                eventually("its daemon has nothing to say against it", SOON, || {
+                    let status = lab.node(node).meshctl("status")?;
+                    ensure!(status["problems"].as_array().is_some_and(Vec::is_empty), "{status}");
+                    Ok(())
+                })?;
+                let targets = lab.node(node).meshctl("status")?;
+                let targets = targets["programs"].as_array().context("no programs")?;
+                let is_there = targets.iter().any(|p| p["name"] == "underlay_tc" && p["target"] == *to);
+                ensure!(is_there, "no program on {to} of {node}: {targets:?}");
+            }
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn networks_follow_the_mtu_of_the_underlay() -> Result<()> {
+    mesh().test(|lab| {
+        lab.host("web.1").serve_http(&Web::on(80))?;
+        all_is_well(lab)?;
+        let web = lab.host("web.1");
+        let interface = web.interface_of("10.0.9.11".parse()?)?;
+        let host_side = lab.host_side("web.1", "10.0.9.11".parse()?, "n1")?;
+        for mtu in [1400, 1500] {
+            for node in ["n1", "n2"] {
+                lab.host(node).namespace.ip(&format!("link set eth0 mtu {mtu}"))?;
+            }
+            eventually("the links follow", Duration::from_secs(3), || {
+                for (host, link, expected) in [
+                    ("web.1", interface.as_str(), mtu - 50),
+                    ("n1", host_side.as_str(), mtu - 50),
+                    ("n1", "mesh0", mtu),
+                    ("n1", "mesh0-gate", mtu),
+                ] {
+                    let text = lab.host(host).namespace.ip(&format!("link show {link}"))?;
+                    ensure!(text.contains(&format!("mtu {expected} ")), "{text}");
+                }
+                let network = lab.node("n1").meshctl("networks inspect blue")?;
+                ensure!(network["mtu"] == mtu - 50, "{network}");
+                Ok(())
+            })?;
+            for address in ["10.0.9.11", "fd00:9::a00:90b"] {
+                let address: IpAddr = address.parse()?;
+                let headers = if address.is_ipv4() { 28 } else { 48 };
+                let fits = usize::try_from(mtu - 50)? - headers;
+                lab.host("a").ping(address, 1, fits)?;
+                ensure!(lab.host("a").ping(address, 1, fits + 1).is_err(), "more than {fits} bytes arrived");
+            }
+            all_is_well(lab)?;
+        }
+        Ok(())
     })
 }

@@ -56,8 +56,8 @@ pub trait Tables {
     fn attachment(&self, ifindex: u32) -> Option<&Attachment>;
     /// A network.
     fn network(&self, vni: u32) -> Option<&Network>;
-    /// Whether an address lies in one of a network's subnets.
-    fn in_subnet(&self, key: &SubnetKey) -> bool;
+    /// How many of an address's last bits tell the hosts of its subnet apart, if it lies in one of a network's.
+    fn subnet(&self, key: &SubnetKey) -> Option<u32>;
     /// A node.
     fn node(&self, index: NodeIndex) -> Option<&Node>;
     /// The other node that has this underlay address.

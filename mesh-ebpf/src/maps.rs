@@ -31,6 +31,7 @@ pub static ATTACHMENTS: HashMap<u32, Attachment> = HashMap::pinned(capacity::LOC
 /// By VNI.
 #[map]
 pub static NETWORKS: HashMap<u32, Network> = HashMap::pinned(capacity::NETWORKS, NO_PREALLOC);
+/// The networks' subnets, with how many of an address's last bits tell their hosts apart.
 #[map]
 pub static SUBNETS: LpmTrie<SubnetKey, u32> = LpmTrie::pinned(capacity::SUBNETS, 0);
 #[map]

@@ -155,8 +155,8 @@ impl<const XDP: bool> Tables for KernelTables<XDP> {
     }
 
     #[inline(always)]
-    fn in_subnet(&self, key: &SubnetKey) -> bool {
-        maps::SUBNETS.get(Key::new(SUBNET_BITS, *key)).is_some()
+    fn subnet(&self, key: &SubnetKey) -> Option<u32> {
+        maps::SUBNETS.get(Key::new(SUBNET_BITS, *key)).copied()
     }
 
     #[inline(always)]

@@ -269,3 +269,54 @@ fn long_segments_stay_whole_up_to_the_wire() -> Result<()> {
     }
     Ok(())
 }
+
+/// A network that has grown by another subnet of each family: each has its gateway, and all of them are one network.
+#[test]
+fn a_network_with_several_subnets_of_a_family() -> Result<()> {
+    let subnets = ["10.0.9.0/24", "10.0.10.0/25", "fd00:9::/64", "fd00:a::/80"];
+    for internal in [false, true] {
+        let mesh = Mesh::new(2);
+        let mesh = if internal {
+            mesh.internal_network("blue", 4097, &subnets)
+        } else {
+            mesh.network("blue", 4097, &subnets)
+        };
+        let mesh = mesh
+            .network("alpha", 4098, &["10.0.11.0/24"])
+            .task("old", "n1", "blue", "10.0.9.11")
+            .task("new", "n2", "blue", "10.0.10.12")
+            .task("here", "n1", "blue", "10.0.10.13")
+            // Its default route leads through another network.
+            .task("both", "n2", "blue", "10.0.9.14")
+            .endpoint("both-alpha", "n2", "alpha", "10.0.11.14", "both")
+            .service("web", "blue", "10.0.10.2", "rr", &[])
+            .backend("web", "web.1", "n1", "blue", "10.0.9.15");
+        mesh.test(|lab| {
+            lab.host("web.1").serve_http(&Web::on(80))?;
+            let all =
+                [("old", "10.0.9.11"), ("new", "10.0.10.12"), ("here", "10.0.10.13"), ("both", "10.0.9.14")];
+            for (from, own) in all {
+                let host = lab.host(from);
+                for (_, to) in all.iter().filter(|(name, _)| *name != from) {
+                    let [.., a, b, c, d] = to.parse::<std::net::Ipv4Addr>()?.octets();
+                    host.ping(to.parse()?, 2, 56).with_context(|| format!("{from} to {to}"))?;
+                    let derived = format!("fd00:9::{a:x}{b:02x}:{c:x}{d:02x}");
+                    host.ping(derived.parse()?, 2, 56).with_context(|| format!("{from} to {derived}"))?;
+                }
+                for gateway in ["10.0.9.1", "10.0.10.1", "fd00:9::1", "fd00:a::1"] {
+                    host.ping(gateway.parse()?, 1, 56).with_context(|| format!("{from} to {gateway}"))?;
+                }
+                ensure!(!host.pings("10.0.10.99".parse()?)?, "nobody has this address");
+                let answer = host.curl("http://10.0.10.2/")?;
+                ensure!(answer.trim_end() == format!("web.1 sees {own}"), "{from}: {answer}");
+            }
+            // A task of the second subnet has the way to the world that the first one's have.
+            for task in ["old", "new", "here"] {
+                let reached = lab.host(task).pings("192.0.2.101".parse()?)?;
+                ensure!(reached != internal, "{task} of a network that is internal={internal}: {reached}");
+            }
+            Ok(())
+        })?;
+    }
+    Ok(())
+}

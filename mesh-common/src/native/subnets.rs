@@ -55,6 +55,12 @@ impl Subnet {
         }
     }
 
+    /// How many of an address's last bits tell its hosts apart.
+    #[must_use]
+    pub fn host_bits(self) -> u32 {
+        128u32.saturating_sub(self.mapped_bits().into())
+    }
+
     /// Whether an address lies in it.
     #[must_use]
     pub fn contains(self, address: Address) -> bool {
@@ -78,19 +84,20 @@ impl Subnets {
         self.0.insert((vni, subnet));
     }
 
-    /// Whether an address lies in a subnet of a network.
+    /// How many of an address's last bits tell the hosts of its subnet apart, if it lies in one of a network's.
     #[must_use]
-    pub fn contains(&self, key: &SubnetKey) -> bool {
+    pub fn host_bits(&self, key: &SubnetKey) -> Option<u32> {
         let vni = u32::from_be_bytes(key.vni);
         let address = Address::from_v6(key.address);
-        self.0.iter().any(|(of, subnet)| *of == vni && subnet.contains(address))
+        let around = self.0.iter().filter(|(of, subnet)| *of == vni && subnet.contains(address));
+        around.map(|(_, subnet)| subnet.host_bits()).min()
     }
 
-    /// Each, as the kernel's longest-prefix table holds it: the key, and how many of its bits count.
-    pub fn keys(&self) -> impl Iterator<Item = (SubnetKey, u32)> {
+    /// Each, as the kernel's longest-prefix table holds it: the key, how many of its bits count, and the value.
+    pub fn entries(&self) -> impl Iterator<Item = (SubnetKey, u32, u32)> {
         self.0.iter().map(|(vni, subnet)| {
             let key = SubnetKey { vni: vni.to_be_bytes(), address: subnet.address.octets() };
-            (key, 32 + u32::from(subnet.mapped_bits()))
+            (key, 32 + u32::from(subnet.mapped_bits()), subnet.host_bits())
         })
     }
 }
@@ -105,19 +112,21 @@ mod tests {
         subnets.insert(7, "10.0.9.1/24".parse().unwrap());
         subnets.insert(7, "fd00:9::1/64".parse().unwrap());
         subnets.insert(8, "::/0".parse().unwrap());
+        subnets.insert(8, "fd00:9::/112".parse().unwrap());
         for (vni, address, expected) in [
-            (7u32, "10.0.9.0", true),
-            (7, "10.0.9.255", true),
-            (7, "10.0.10.0", false),
-            (7, "fd00:9::ffff", true),
-            (7, "fd00:9:0:1::", false),
-            (8, "10.0.9.1", false),
-            (8, "fd00:9::1", true),
-            (9, "10.0.9.1", false),
+            (7u32, "10.0.9.0", Some(8)),
+            (7, "10.0.9.255", Some(8)),
+            (7, "10.0.10.0", None),
+            (7, "fd00:9::ffff", Some(64)),
+            (7, "fd00:9:0:1::", None),
+            (8, "10.0.9.1", None),
+            (8, "fd00:9::1", Some(16)),
+            (8, "fd00:9:1::1", Some(128)),
+            (9, "10.0.9.1", None),
         ] {
             let address = Address::from(address.parse::<IpAddr>().unwrap());
             let key = SubnetKey { vni: vni.to_be_bytes(), address: address.octets() };
-            assert_eq!(subnets.contains(&key), expected, "{vni} {address:?}");
+            assert_eq!(subnets.host_bits(&key), expected, "{vni} {address:?}");
         }
     }
 

@@ -185,8 +185,8 @@ impl<const DELIVERS: bool> Tables for HookTables<'_, DELIVERS> {
         self.node.networks.get(&vni)
     }
 
-    fn in_subnet(&self, key: &SubnetKey) -> bool {
-        self.node.subnets.contains(key)
+    fn subnet(&self, key: &SubnetKey) -> Option<u32> {
+        self.node.subnets.host_bits(key)
     }
 
     fn node(&self, index: NodeIndex) -> Option<&Node> {

@@ -5,7 +5,9 @@ use network_types::eth::EthHdr;
 use super::{
     Step, Way, balance,
     datagram::Datagram,
-    deliver, echo, go, lookup, neighbour, outside, published,
+    deliver, echo, go,
+    lookup::{self, Place},
+    neighbour, outside, published,
     remember::remember,
     settle, too_big,
     translate::{Rewrite, translate},
@@ -74,18 +76,14 @@ fn endpoint<P: Packet, T: Tables>(packet: &mut P, tables: &T, ifindex: u32) -> S
         if let Some(endpoint) = lookup::endpoint(tables, attachment.vni, &datagram.key.destination) {
             return forward(packet, tables, &from, &datagram, endpoint);
         }
-        if datagram.key.destination == address_of(network.gateway_v4, network.gateway_v6, datagram.family) {
-            return if datagram.is_echo_request() {
-                echo::answer(packet, &datagram)
-            } else {
-                Err(Reason::Gateway)
-            };
-        }
         if let Some(service) = lookup::vip(tables, attachment.vni, &datagram.key.destination) {
             return ask(packet, tables, &from, &mut datagram, service);
         }
-        if lookup::is_in_subnet(tables, attachment.vni, &datagram.key.destination) {
-            return Err(Reason::NoSuchEndpoint);
+        match lookup::place(tables, attachment.vni, &datagram.key.destination) {
+            Place::Gateway if datagram.is_echo_request() => return echo::answer(packet, &datagram),
+            Place::Gateway => return Err(Reason::Gateway),
+            Place::Inside => return Err(Reason::NoSuchEndpoint),
+            Place::Outside => {}
         }
         outside::masquerade(tables, &mut datagram, attachment, &mut change)?;
     }

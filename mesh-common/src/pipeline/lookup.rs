@@ -51,8 +51,70 @@ pub(super) fn is_here<T: Tables>(tables: &T, address: &Address) -> bool {
     address.is_host_alias() || tables.is_local(*address)
 }
 
-/// Whether an address lies in one of a network's subnets.
+/// What an address is to a network.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// Of none of its subnets.
+    Outside,
+    /// A subnet's first address, which is the network's own.
+    Gateway,
+    /// Any other of a subnet.
+    Inside,
+}
+
+/// What an address is to a network, as far as its subnets tell.
 #[inline(never)]
-pub(super) fn is_in_subnet<T: Tables>(tables: &T, vni: u32, address: &Address) -> bool {
-    tables.in_subnet(&SubnetKey { vni: vni.to_be_bytes(), address: address.octets() })
+pub(super) fn place<T: Tables>(tables: &T, vni: u32, address: &Address) -> Place {
+    match tables.subnet(&SubnetKey { vni: vni.to_be_bytes(), address: address.octets() }) {
+        None => Place::Outside,
+        Some(host_bits) if is_first(address, host_bits) => Place::Gateway,
+        Some(_) => Place::Inside,
+    }
+}
+
+/// Whether an address's last bits, so many of them, say one.
+#[inline(always)]
+fn is_first(address: &Address, host_bits: u32) -> bool {
+    let [high, low] = address.0.map(u64::from_be);
+    // In the kernel as here, a shift counts modulo 64.
+    let mask = (1u64 << (host_bits & 63)) - 1;
+    match host_bits {
+        0..64 => low & mask == 1,
+        64..128 => low == 1 && high & mask == 0,
+        _ => low == 1 && high == 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::net::IpAddr;
+
+    use super::is_first;
+
+    #[test]
+    fn a_gateway_is_the_first_address_of_its_subnet() {
+        for (address, host_bits, expected) in [
+            ("10.0.9.1", 8, true),
+            ("10.0.9.0", 8, false),
+            ("10.0.9.3", 8, false),
+            ("10.0.9.129", 7, true),
+            ("10.0.9.129", 8, false),
+            ("10.0.1.1", 16, false),
+            ("10.9.0.1", 16, true),
+            ("10.0.9.5", 2, true),
+            ("fd00:9::1", 64, true),
+            ("fd00:9::1:0:0:1", 64, false),
+            ("fd00:9:0:7::1", 64, true),
+            ("fd00:9:0:7::1", 80, false),
+            ("fd00:9::1", 80, true),
+            ("fd00:9::7:0:0:1", 48, true),
+            ("fd00:9::7:0:0:1", 63, false),
+            ("::1", 128, true),
+            ("8000::1", 127, true),
+            ("8000::1", 128, false),
+        ] {
+            let address = address.parse::<IpAddr>().unwrap().into();
+            assert_eq!(is_first(&address, host_bits), expected, "{address:?} {host_bits}");
+        }
+    }
 }

@@ -5,7 +5,7 @@ use network_types::{arp::ArpHdr, eth::EthHdr, ip::Ipv6Hdr};
 use super::{
     Step,
     datagram::Datagram,
-    lookup,
+    lookup::{self, Place},
     tunnel::{self, Frame, Tunnel},
 };
 use crate::{
@@ -21,16 +21,16 @@ const NEIGHBOUR_MESSAGE: usize = 32;
 /// Flags of an advertisement: solicited, override.
 const ADVERTISEMENT_FLAGS: u8 = 0x60;
 
-/// Who has an address of a network: an endpoint, the gateway, or a virtual IP (which the gateway speaks for).
+/// Who has an address of a network: an endpoint, or the gateway, which speaks for virtual IPs too and has an address in each
+/// subnet.
 #[inline(always)]
 fn resolve<T: Tables>(tables: &T, vni: u32, network: &Network, address: Address) -> Option<[u8; 6]> {
-    if address == network.gateway_v4 || address == network.gateway_v6 {
-        return Some(network.gateway_mac);
-    }
     if let Some(endpoint) = lookup::endpoint(tables, vni, &address) {
         return Some(endpoint.mac);
     }
-    lookup::vip(tables, vni, &address).map(|_| network.gateway_mac)
+    let is_gateway = lookup::vip(tables, vni, &address).is_some()
+        || lookup::place(tables, vni, &address) == Place::Gateway;
+    is_gateway.then_some(network.gateway_mac)
 }
 
 /// An ARP request whose header stands at `at`, read and checked: the question, and nothing else.

@@ -270,3 +270,33 @@ fn an_answer_of_another_family_than_the_question() {
 fn other(family: Family) -> Family {
     if family == Family::V4 { Family::V6 } else { Family::V4 }
 }
+
+#[test]
+fn each_subnet_has_a_gateway() {
+    for (mut mesh, family) in Mesh::each_with_family() {
+        let (subnet, gateway, other, beyond) = match family {
+            Family::V4 => ("10.0.10.129/25", "10.0.10.129", "10.0.10.130", "10.0.10.1"),
+            Family::V6 => ("fd00:a::1/80", "fd00:a::1", "fd00:a::1:0:1", "fd00:a:0:0:1::1"),
+        };
+        let [gateway, other, beyond] = [gateway, other, beyond].map(ip);
+        let subnet = subnet.parse().unwrap();
+        mesh.node_mut(1).subnets.insert(BLUE, subnet);
+        let ask = |target| match family {
+            Family::V4 => mesh.task_sends_frame(A, Arp::question(A, target).frame()),
+            Family::V6 => mesh.task_sends(A, &solicitation(A.mac(), A.address(family), target)),
+        };
+        assert_eq!(macs(ask(gateway).back_from(1)), (GATEWAY_MAC, A.mac()));
+        ask(other).is_lost(1, Reason::NoSuchEndpoint);
+        ask(beyond).is_lost(1, Reason::NoSuchEndpoint);
+
+        let ping = |target| {
+            let body = Body::Ask(7);
+            let message = Message::udp(A.address(family), 1, target, 2);
+            mesh.task_sends(A, &Message { body, ..message })
+        };
+        let answer = Message::read(ping(gateway).back_from(1));
+        assert_eq!((answer.source, answer.body), (gateway, Body::Answer(7)));
+        ping(other).is_lost(1, Reason::NoSuchEndpoint);
+        mesh.task_sends(A, &Message::udp(A.address(family), 1, gateway, 53)).is_lost(1, Reason::Gateway);
+    }
+}

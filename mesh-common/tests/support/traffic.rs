@@ -412,6 +412,8 @@ fn anybody(world: &World, family: Family) -> Vec<Address> {
         Family::V4 => &[
             "10.0.9.1",
             "10.0.9.99",
+            "10.0.10.1",
+            "10.0.10.9",
             "10.0.9.255",
             "10.1.0.1",
             "192.0.2.2",
@@ -428,6 +430,8 @@ fn anybody(world: &World, family: Family) -> Vec<Address> {
         Family::V6 => &[
             "fd00:9::1",
             "fd00:9::9999",
+            "fd00:a::1",
+            "fd00:a::1:0:0:1",
             "fd00:5::1",
             "2001:db8::2",
             "2001:db8::4",

@@ -135,7 +135,7 @@ impl World {
 
     fn add_networks(&mut self, random: &mut Random) {
         // Two networks with the same addresses: nothing may pass between them.
-        let blue = ["10.0.9.1/24", "fd00:9::1/64"];
+        let blue = ["10.0.9.1/24", "fd00:9::1/64", "10.0.10.1/24", "fd00:a::1/64"];
         let all: [(u32, &[&str]); 4] =
             [(4097, &blue), (77, &blue), (0x00ff_ffff, &["10.1.0.1/16"]), (5, &["fd00:5::1/64"])];
         for (vni, subnets) in all {

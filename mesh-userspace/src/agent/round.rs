@@ -303,6 +303,7 @@ fn endpoint_link(name: &str, wanted: &EndpointLink) -> links::EndpointLink {
         peer_mac: wanted.mac,
         netns: wanted.netns.clone(),
         addresses: wanted.addresses.clone(),
+        routes: wanted.routes.clone(),
         gateways: wanted.gateways.clone(),
         default_route: !wanted.gateways.is_empty(),
         mtu: wanted.mtu,

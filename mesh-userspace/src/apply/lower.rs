@@ -68,7 +68,7 @@ pub fn lower(plan: &Plan, current: &MapContents) -> Result<MapContents, Full> {
         locals: plan.locals.clone(),
         uplinks: plan.uplinks.clone(),
         networks: plan.networks.clone(),
-        subnets: plan.subnets.iter().map(|subnet| (*subnet, 1)).collect(),
+        subnets: plan.subnets.clone(),
         endpoints: endpoints.collect(),
         local_macs: plan.local_macs.clone(),
         attachments: plan.attachments.clone(),

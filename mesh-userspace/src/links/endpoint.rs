@@ -21,6 +21,8 @@ pub struct EndpointLink {
     pub netns: PathBuf,
     /// The addresses of the task's end, with the prefix lengths of the network's subnets.
     pub addresses: Vec<IpNet>,
+    /// What else is on the link: the network's other subnets.
+    pub routes: Vec<IpNet>,
     /// The network's gateways: at most one of each family.
     pub gateways: Vec<IpAddr>,
     /// Whether the task reaches everything else by these gateways. A default route that leaves by an
@@ -174,6 +176,7 @@ impl Links {
         inside.ensure_addresses(peer, &wanted.addresses).await?;
         inside.raise(peer).await?;
         for ipv6 in [false, true] {
+            ensure_link_routes(inside, peer, ipv6, &wanted.routes).await?;
             let gateway = wanted
                 .gateways
                 .iter()
@@ -184,6 +187,37 @@ impl Links {
         }
         Ok(())
     }
+}
+
+/// Makes `wanted` the only routes by `link` that lead no further than it, besides the kernel's own and what somebody else
+/// has added.
+async fn ensure_link_routes(
+    inside: &Netlink,
+    link: &Link,
+    ipv6: bool,
+    wanted: &[IpNet],
+) -> Result<(), LinkError> {
+    let mut missing: Vec<IpNet> =
+        wanted.iter().copied().filter(|route| route.addr().is_ipv6() == ipv6).collect();
+    for route in inside.routes(ipv6).await? {
+        let is_ours = route.interfaces == [link.index]
+            && route.gateway.is_none()
+            && route.is_static
+            && route.destination.prefix_len() != 0;
+        if !is_ours {
+            continue;
+        }
+        match missing.iter().position(|wanted| *wanted == route.destination) {
+            Some(position) => drop(missing.swap_remove(position)),
+            None => inside.delete_route(&route).await?,
+        }
+    }
+    for route in missing {
+        if !inside.add_route(link, route, None, None).await? {
+            tracing::debug!(interface = link.name, %route, "the task keeps the route that it already has");
+        }
+    }
+    Ok(())
 }
 
 /// Makes `gateway` the only default route by `link`, or leaves none by it.

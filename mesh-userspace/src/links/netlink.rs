@@ -14,7 +14,7 @@ use netlink_packet_route::{
     link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourState},
     nsid::{NsidAttribute, NsidMessage},
-    route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteType},
+    route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteType},
 };
 use rtnetlink::{
     Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
@@ -73,6 +73,8 @@ pub(super) struct RouteEntry {
     pub(super) source: Option<IpAddr>,
     /// Each interface that it may leave by.
     pub(super) interfaces: Vec<u32>,
+    /// Whether it came about as those of [`Netlink::add_route`] do; what people add by hand counts as of the boot.
+    pub(super) is_static: bool,
     message: RouteMessage,
 }
 
@@ -532,6 +534,7 @@ fn route_of(message: RouteMessage, ipv6: bool) -> Option<RouteEntry> {
         gateway,
         source,
         interfaces,
+        is_static: message.header.protocol == RouteProtocol::Static,
         message,
     })
 }

@@ -18,6 +18,7 @@ fn endpoint(task: &Scratch) -> EndpointLink {
         peer_mac: [0x02, 0x42, 10, 0, 9, 11],
         netns: PathBuf::from(&task.0),
         addresses: vec!["10.0.9.11/24".parse().unwrap(), "fd00:9::a00:90b/64".parse().unwrap()],
+        routes: vec!["10.0.8.0/24".parse().unwrap(), "fd00:8::/64".parse().unwrap()],
         gateways: vec!["10.0.9.1".parse().unwrap(), "fd00:9::1".parse().unwrap()],
         default_route: true,
         mtu: 1450,
@@ -39,6 +40,10 @@ fn assert_task_is_right(task: &Scratch, interface: &str) {
     assert_eq!(route.trim(), format!("default via 10.0.9.1 dev {interface} proto static"));
     let route = task.ip(&["-6", "route", "show", "default"]);
     assert!(route.starts_with(&format!("default via fd00:9::1 dev {interface} proto static")), "{route}");
+    for (family, other) in [("-4", "10.0.8.0/24"), ("-6", "fd00:8::/64")] {
+        let route = task.ip(&[family, "route", "show", other]);
+        assert!(route.starts_with(&format!("{other} dev {interface} proto static")), "{route}");
+    }
     assert_eq!(task.sysctl(&format!("ipv6/conf/{interface}/accept_ra")), "0");
 }
 
@@ -127,6 +132,8 @@ async fn each_drift_is_mended_and_the_pair_stays() {
         (&task, &["route", "del", "default"]),
         (&task, &["-6", "route", "del", "default"]),
         (&task, &["route", "replace", "default", "via", "10.0.9.2"]),
+        (&task, &["route", "del", "10.0.8.0/24"]),
+        (&task, &["-6", "route", "del", "fd00:8::/64"]),
         (&node, &["link", "set", "mesh00c0ffee", "mtu", "1400"]),
         (&node, &["link", "set", "mesh00c0ffee", "gso_max_size", "65536"]),
         (&node, &["link", "set", "mesh00c0ffee", "down"]),
@@ -161,9 +168,16 @@ async fn a_changed_endpoint_is_followed() {
     wanted.addresses = vec!["10.0.9.12/25".parse().unwrap()];
     wanted.default_route = false;
     links.ensure_endpoint(&wanted).await.unwrap();
+    wanted.routes = vec!["10.0.7.0/24".parse().unwrap()];
+    task.ip(&["route", "add", "198.51.100.0/24", "dev", "eth0"]);
+    links.ensure_endpoint(&wanted).await.unwrap();
     let addresses = task.ip(&["-o", "address", "show", "eth0"]);
     assert!(addresses.contains("10.0.9.12/25") && !addresses.contains("10.0.9.11"), "{addresses}");
     assert!(!addresses.contains("fd00:9::"), "{addresses}");
+    let routes = task.ip(&["route"]) + &task.ip(&["-6", "route"]);
+    assert!(routes.contains("10.0.7.0/24 dev eth0 proto static"), "{routes}");
+    assert!(!routes.contains("10.0.8.0/24") && !routes.contains("fd00:8::"), "{routes}");
+    assert!(routes.contains("198.51.100.0/24"), "a route of somebody else's is gone: {routes}");
     assert_eq!(task.ip(&["route", "show", "default"]), "");
     assert_eq!(task.ip(&["-6", "route", "show", "default"]), "");
 }
@@ -213,6 +227,7 @@ async fn two_networks_in_one_namespace_and_a_default_route_of_the_tasks_own() {
         name: "mesh00c0ffef".into(),
         peer_mac: [0x02, 0x42, 10, 0, 10, 11],
         addresses: vec!["10.0.10.11/24".parse().unwrap()],
+        routes: Vec::new(),
         gateways: vec!["10.0.10.1".parse().unwrap()],
         default_route: false,
         alias: "search.1.green".into(),

@@ -32,6 +32,8 @@ pub struct EndpointLink {
     pub mac: [u8; 6],
     /// The addresses of the task's side, with their subnets' prefixes.
     pub addresses: Vec<IpNet>,
+    /// The network's other subnets, which are on the link as well.
+    pub routes: Vec<IpNet>,
     /// The gateways of the default routes, at most one for each family: only on the first of a namespace's
     /// networks, by name, that leads outside.
     pub gateways: Vec<IpAddr>,
@@ -82,18 +84,24 @@ pub(super) fn links(
     for (netns, here) in by_namespace(table, node) {
         let mut led_outside = BTreeSet::new();
         for (name, endpoint, network) in here {
-            let mut gateways = Vec::new();
-            for gateway in network.gateways().filter(|_| !network.internal) {
-                let has_family = endpoint.addresses.iter().any(|address| family(*address) == family(gateway));
-                if has_family && led_outside.insert(family(gateway)) {
-                    gateways.push(gateway);
+            let (mut addresses, mut routes, mut gateways) = (Vec::new(), Vec::new(), Vec::new());
+            for address in &endpoint.addresses {
+                let same_family = network.subnets.iter().filter(|net| family(net.addr()) == family(*address));
+                let (own, others): (Vec<IpNet>, Vec<IpNet>) =
+                    same_family.copied().partition(|net| net.contains(address));
+                routes.extend(others);
+                let Some(own) = own.first() else { continue };
+                addresses.extend(IpNet::new(*address, own.prefix_len()));
+                if !network.internal && led_outside.insert(family(*address)) {
+                    gateways.push(table::gateway(own));
                 }
             }
             let link = EndpointLink {
                 host_name: host_interface(name),
                 netns: netns.clone(),
                 mac: endpoint.mac,
-                addresses: endpoint.addresses.iter().filter_map(|ip| with_prefix(network, *ip)).collect(),
+                addresses,
+                routes,
                 gateways,
                 mtu: mtu(network),
             };
@@ -118,11 +126,6 @@ fn by_namespace<'a>(
         here.sort_by(|(a, x, _), (b, y, _)| x.network.cmp(&y.network).then_with(|| natural::compare(a, b)));
     }
     by_namespace
-}
-
-fn with_prefix(network: &table::Network, address: IpAddr) -> Option<IpNet> {
-    let subnet = network.subnets.iter().find(|subnet| subnet.contains(&address))?;
-    IpNet::new(address, subnet.prefix_len()).ok()
 }
 
 /// The node's own pair: its packets come from an address of the node where it has one of the family, so that a

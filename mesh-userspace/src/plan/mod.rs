@@ -14,11 +14,7 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use mesh_common::abi::{
     Address, Attachment, EndpointKey, LocalMac, MacKey, Network, Scheduler, ServiceKey, Uplink,
@@ -53,8 +49,8 @@ pub struct Plan {
     pub uplinks: BTreeMap<u32, Uplink>,
     /// The networks by VNI.
     pub networks: BTreeMap<u32, Network>,
-    /// The networks' subnets.
-    pub subnets: BTreeSet<SubnetPrefix>,
+    /// The networks' subnets, with how many of an address's last bits tell their hosts apart.
+    pub subnets: BTreeMap<SubnetPrefix, u32>,
     /// The endpoints of all nodes.
     pub endpoints: BTreeMap<EndpointKey, PlannedEndpoint>,
     /// This node's attached endpoints by MAC address.

@@ -1,9 +1,6 @@
 //! The underlay: nodes, this node's interfaces, and the networks that it carries.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-};
+use std::{collections::BTreeMap, net::IpAddr};
 
 use mesh_common::abi::{Address, Network, SubnetKey, Uplink, network_flags};
 
@@ -268,12 +265,14 @@ fn one_network(network: &table::Network, underlay: &Underlay) -> Network {
     }
 }
 
-pub(super) fn subnets(table: &Table) -> BTreeSet<SubnetPrefix> {
-    let prefix = |vni: u32, subnet: &ipnet::IpNet| SubnetPrefix {
-        prefix_len: 32 + u32::from(subnet.prefix_len()) + if subnet.addr().is_ipv4() { 96 } else { 0 },
-        key: SubnetKey { vni: vni.to_be_bytes(), address: Address::from(subnet.network()).octets() },
+/// The networks' subnets, with how many of an address's last bits tell their hosts apart.
+pub(super) fn subnets(table: &Table) -> BTreeMap<SubnetPrefix, u32> {
+    let entry = |vni: u32, subnet: &ipnet::IpNet| {
+        let key = SubnetKey { vni: vni.to_be_bytes(), address: Address::from(subnet.network()).octets() };
+        let host_bits = u32::from(subnet.max_prefix_len() - subnet.prefix_len());
+        (SubnetPrefix { prefix_len: 32 + 128 - host_bits, key }, host_bits)
     };
     let of =
-        |network: &table::Network| network.subnets.iter().map(|s| prefix(network.vni, s)).collect::<Vec<_>>();
+        |network: &table::Network| network.subnets.iter().map(|s| entry(network.vni, s)).collect::<Vec<_>>();
     table.networks.values().flat_map(of).collect()
 }

@@ -1,5 +1,7 @@
 //! What a node's plan says, piece by piece.
 
+use std::collections::BTreeSet;
+
 use mesh_common::abi::{Address, EndpointKey, ServiceKey, network_flags};
 
 use super::{testing::*, *};
@@ -321,8 +323,9 @@ fn a_network_says_its_gateways_and_what_the_underlay_leaves_of_its_mtu() {
         (four.gateway_v6, four.flags, four.mtu),
         (Address::UNSPECIFIED, network_flags::INTERNAL, 1400)
     );
-    let prefixes: Vec<_> = plan.subnets.iter().map(|subnet| subnet.prefix_len).collect();
-    assert_eq!(prefixes, [96, 96, 32 + 96 + 24, 32 + 96 + 24]);
+    let prefixes: Vec<_> = plan.subnets.iter().map(|(subnet, bits)| (subnet.prefix_len, *bits)).collect();
+    let (v4, v6) = ((32 + 96 + 24, 8), (32 + 64, 64));
+    assert_eq!(prefixes, [v6, v6, v4, v4]);
 }
 
 #[test]
@@ -376,6 +379,28 @@ fn the_default_route_leads_through_the_first_network_that_is_not_internal() {
         ["10.0.9.20/24", "fd00:9::20/64"]
     );
     assert_eq!((blue.mtu, blue.mac), (1450, [2, 0x42, 10, 0, 9, 20]));
+}
+
+#[test]
+fn a_networks_other_subnets_are_on_the_link_and_each_has_its_gateway() {
+    let mut table = table();
+    network(&mut table, "wide", 9, &["10.1.0.0/24", "10.2.0.0/25", "fd00:1::/64", "fd00:2::/64"]);
+    endpoint(&mut table, "t.1", "n1", "", "wide", &["10.2.0.20", "fd00:1::20"]);
+    endpoint(&mut table, "t.2", "n1", "", "wide", &["10.1.0.21"]);
+    let of = |table: &Table, name: &str| {
+        let link = &plan(table, "n1", &facts()).unwrap().links.endpoints[name];
+        let texts =
+            |nets: &[ipnet::IpNet]| nets.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+        let gateways = link.gateways.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+        [texts(&link.addresses), texts(&link.routes), gateways]
+    };
+    assert_eq!(
+        of(&table, "t.1"),
+        ["10.2.0.20/25 fd00:1::20/64", "10.1.0.0/24 fd00:2::/64", "10.2.0.1 fd00:1::1"]
+    );
+    assert_eq!(of(&table, "t.2"), ["10.1.0.21/24", "10.2.0.0/25", "10.1.0.1"]);
+    table.networks.get_mut("wide").unwrap().internal = true;
+    assert_eq!(of(&table, "t.2"), ["10.1.0.21/24", "10.2.0.0/25", ""]);
 }
 
 #[test]

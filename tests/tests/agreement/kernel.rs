@@ -133,8 +133,8 @@ impl Kernel {
         for key in keys {
             self.subnets.remove(&key)?;
         }
-        for (key, bits) in node.subnets.keys() {
-            self.subnets.insert(&Key::new(bits, Raw(key)), Raw(1), 0)?;
+        for (key, bits, value) in node.subnets.entries() {
+            self.subnets.insert(&Key::new(bits, Raw(key)), Raw(value), 0)?;
         }
         Ok(())
     }

@@ -150,15 +150,7 @@ impl Screen {
         answer: &T,
         render: impl FnOnce(&T, Paint) -> String,
     ) -> io::Result<()> {
-        self.write(&match self.output {
-            Output::Table => render(answer, self.paint),
-            Output::Json => {
-                let mut text = serde_json::to_string_pretty(answer)?;
-                text.push('\n');
-                text
-            }
-            Output::Yaml => serde_yaml::to_string(answer).map_err(io::Error::other)?,
-        })
+        self.print(answer, render, serde_json::to_string_pretty, "")
     }
 
     /// Prints one of many answers: for programs as one line of JSON, or one document of YAML.
@@ -167,14 +159,21 @@ impl Screen {
         answer: &T,
         render: impl FnOnce(&T, Paint) -> String,
     ) -> io::Result<()> {
+        self.print(answer, render, serde_json::to_string, "---\n")
+    }
+
+    /// Prints an answer in the chosen format; JSON is written by `json`, YAML goes behind `mark`.
+    fn print<T: Serialize + ?Sized>(
+        &self,
+        answer: &T,
+        render: impl FnOnce(&T, Paint) -> String,
+        json: impl FnOnce(&T) -> serde_json::Result<String>,
+        mark: &str,
+    ) -> io::Result<()> {
         self.write(&match self.output {
             Output::Table => render(answer, self.paint),
-            Output::Json => {
-                let mut text = serde_json::to_string(answer)?;
-                text.push('\n');
-                text
-            }
-            Output::Yaml => format!("---\n{}", serde_yaml::to_string(answer).map_err(io::Error::other)?),
+            Output::Json => json(answer)? + "\n",
+            Output::Yaml => format!("{mark}{}", serde_yaml::to_string(answer).map_err(io::Error::other)?),
         })
     }
 

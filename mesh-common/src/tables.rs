@@ -3,8 +3,8 @@
 use core::ops::Deref;
 
 use crate::abi::{
-    Address, Attachment, Backend, BackendIndex, Endpoint, EndpointKey, Flow, FlowKey, LocalMac, MacKey,
-    Network, Node, NodeIndex, Service, ServiceKey, Settings, Slot, SubnetKey, Uplink,
+    Address, Attachment, Backend, BackendIndex, Endpoint, EndpointKey, Flow, FlowKey, MacKey, Network, Node,
+    NodeIndex, Service, ServiceKey, Settings, Slot, Station, SubnetKey, Uplink,
 };
 
 /// Where a packet leaves by, and the Ethernet addresses it leaves with.
@@ -45,13 +45,13 @@ pub trait Tables {
     /// A service.
     fn service(&self, key: &ServiceKey) -> Option<&Service>;
     /// A slot of a ring.
-    fn slot(&self, index: u32) -> Option<&Slot>;
+    fn slot(&self, index: u32) -> Option<Slot>;
     /// A backend.
     fn backend(&self, index: BackendIndex) -> Option<&Backend>;
     /// An endpoint of any node.
     fn endpoint(&self, key: &EndpointKey) -> Option<&Endpoint>;
-    /// An endpoint of this node.
-    fn local_mac(&self, key: &MacKey) -> Option<&LocalMac>;
+    /// The endpoint that has a MAC address.
+    fn station(&self, key: &MacKey) -> Option<&Station>;
     /// What hangs on an interface.
     fn attachment(&self, ifindex: u32) -> Option<&Attachment>;
     /// A network.

@@ -8,7 +8,7 @@ use mesh_common::{
     Reason,
     abi::{
         Address, Attachment, Backend, Counter, Dialled, DialledKey, Endpoint, EndpointKey, Flow, FlowKey,
-        LocalMac, MacKey, Network, Node, NodeIndex, Service, ServiceKey, Settings, Slot, SubnetKey, Uplink,
+        MacKey, Network, Node, NodeIndex, Service, ServiceKey, Settings, Slot, Station, SubnetKey, Uplink,
         capacity,
     },
 };
@@ -24,7 +24,7 @@ pub static BACKENDS: Array<Backend> = Array::pinned(capacity::BACKENDS, 0);
 #[map]
 pub static ENDPOINTS: HashMap<EndpointKey, Endpoint> = HashMap::pinned(capacity::ENDPOINTS, NO_PREALLOC);
 #[map]
-pub static LOCAL_MACS: HashMap<MacKey, LocalMac> = HashMap::pinned(capacity::LOCAL_ENDPOINTS, NO_PREALLOC);
+pub static STATIONS: HashMap<MacKey, Station> = HashMap::pinned(capacity::ENDPOINTS, NO_PREALLOC);
 /// By interface index.
 #[map]
 pub static ATTACHMENTS: HashMap<u32, Attachment> = HashMap::pinned(capacity::LOCAL_ENDPOINTS, NO_PREALLOC);

@@ -18,8 +18,8 @@ use aya_ebpf::{
 use mesh_common::{
     Hop, Route, Tables,
     abi::{
-        Address, Attachment, Backend, BackendIndex, Endpoint, EndpointKey, Family, Flow, FlowKey, LocalMac,
-        MacKey, Network, Node, NodeIndex, Service, ServiceKey, Settings, Slot, SubnetKey, Uplink,
+        Address, Attachment, Backend, BackendIndex, Endpoint, EndpointKey, Family, Flow, FlowKey, MacKey,
+        Network, Node, NodeIndex, Service, ServiceKey, Settings, Slot, Station, SubnetKey, Uplink,
     },
 };
 
@@ -125,8 +125,8 @@ impl<const XDP: bool> Tables for KernelTables<XDP> {
     }
 
     #[inline(always)]
-    fn slot(&self, index: u32) -> Option<&Slot> {
-        maps::SLOTS.get(index)
+    fn slot(&self, index: u32) -> Option<Slot> {
+        maps::SLOTS.get(index).copied()
     }
 
     #[inline(always)]
@@ -140,8 +140,8 @@ impl<const XDP: bool> Tables for KernelTables<XDP> {
     }
 
     #[inline(always)]
-    fn local_mac(&self, key: &MacKey) -> Option<&LocalMac> {
-        get!(LOCAL_MACS, key)
+    fn station(&self, key: &MacKey) -> Option<&Station> {
+        get!(STATIONS, key)
     }
 
     #[inline(always)]

@@ -230,7 +230,7 @@ fn emptied_maps_are_filled_again() -> Result<()> {
         all_is_well(lab)?;
         let mut emptied = Vec::new();
         for map in
-            ["SERVICES", "ENDPOINTS", "LOCAL_MACS", "ATTACHMENTS", "NETWORKS", "PEERS", "LOCALS", "UPLINKS"]
+            ["SERVICES", "ENDPOINTS", "STATIONS", "ATTACHMENTS", "NETWORKS", "PEERS", "LOCALS", "UPLINKS"]
         {
             for node in ["n1", "n2"] {
                 let pin = lab.node(node).map_pin(map)?;

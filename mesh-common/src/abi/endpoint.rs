@@ -43,17 +43,17 @@ pub struct MacKey {
     pub reserved: [u8; 2],
 }
 
-/// An endpoint of this node, found by its MAC address: how a tunnelled client packet, whose destination is
-/// still the published address, names its backend.
+/// The endpoint that has a MAC address: how a tunnelled client packet, whose destination is still the published
+/// address, names its backend, and the backend before that.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct LocalMac {
+pub struct Station {
     /// Its IPv4 address, or `::`.
     pub v4: Address,
     /// Its IPv6 address, or `::`.
     pub v6: Address,
-    /// The host side of its veth pair.
-    pub ifindex: u32,
+    /// The [`NodeIndex`](super::NodeIndex) of the node it is on.
+    pub node: u32,
     /// Zero.
     pub reserved: u32,
 }
@@ -108,7 +108,7 @@ pub struct SubnetKey {
     pub address: [u8; 16],
 }
 
-pod!(EndpointKey, Endpoint, MacKey, LocalMac, Attachment, Network, SubnetKey);
+pod!(EndpointKey, Endpoint, MacKey, Station, Attachment, Network, SubnetKey);
 
 #[cfg(test)]
 mod tests {
@@ -119,7 +119,7 @@ mod tests {
         assert_eq!(size_of::<EndpointKey>(), 16 + 8);
         assert_eq!(size_of::<Endpoint>(), 8 + 8);
         assert_eq!(size_of::<MacKey>(), 4 + 8);
-        assert_eq!(size_of::<LocalMac>(), 32 + 8);
+        assert_eq!(size_of::<Station>(), 32 + 8);
         assert_eq!(size_of::<Attachment>(), 32 + 4 + 6 + 6);
         assert_eq!(size_of::<Network>(), 32 + 8 + 8);
         assert_eq!(size_of::<SubnetKey>(), 20);

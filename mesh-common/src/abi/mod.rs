@@ -15,19 +15,19 @@ mod socket;
 
 pub use address::{Address, Family};
 pub use endpoint::{
-    Attachment, Endpoint, EndpointKey, LocalMac, MacKey, Network, SubnetKey, VNI_MAX, network_flags,
+    Attachment, Endpoint, EndpointKey, MacKey, Network, Station, SubnetKey, VNI_MAX, network_flags,
 };
 pub use flow::{Flow, FlowKey, Space, flow_flags};
 pub use node::{Node, NodeIndex, Uplink};
 pub use observe::{Counter, Hook, Outcome, TRACE_BYTES, Trace};
 pub use pod::Pod;
-pub use service::{Backend, BackendIndex, Scheduler, Service, ServiceKey, Slot};
+pub use service::{Backend, BackendIndex, Scheduler, Service, ServiceKey, Slot, service_flags};
 pub use settings::{HOST_ALIAS_V4, HOST_ALIAS_V6, MASQUERADE_PORTS, Settings, settings_flags};
 pub use socket::{Dialled, DialledKey};
 
 /// Changes whenever the layout or the meaning of a map changes, so that an agent never takes over maps of
 /// another layout.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
 
 /// The entries of each kernel map.
 pub mod capacity {

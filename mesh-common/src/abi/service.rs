@@ -47,16 +47,63 @@ pub struct Service {
     pub scheduler: u8,
     /// Zero.
     pub reserved: u8,
+    /// Flags of the module [`service_flags`].
+    pub flags: u32,
+    /// For how many seconds a client comes back to the backend that it had; 0 for not at all.
+    pub affinity: u32,
 }
 
-/// A place in a ring.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Slot {
+/// Flags of a [`Service`].
+pub mod service_flags {
+    /// What no backend takes is lost without an answer.
+    pub const SILENT: u32 = 1;
+    /// Only clients of the ranges that are listed for the service's number may ask.
+    pub const RESTRICTED: u32 = 2;
+}
+
+/// A place in a ring: the backend that new flows go to, and those that it had before, the latest first, which flows that
+/// the current one does not know may belong to.
+///
+/// Three numbers of 21 bits each, the current one lowest, so that it is read and written as a whole.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Slot(u64);
+
+impl Slot {
+    /// How many backends it remembers besides the current one.
+    pub const HISTORY: usize = 2;
+
+    const BITS: u32 = 21;
+    const MASK: u64 = (1 << Self::BITS) - 1;
+
+    /// A slot with these backends before the current one: 0 for none. Indices have 21 bits.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(current: BackendIndex, before: [BackendIndex; Self::HISTORY]) -> Self {
+        let [latest, oldest] = before;
+        Self(
+            current as u64 & Self::MASK
+                | (latest as u64 & Self::MASK) << Self::BITS
+                | (oldest as u64 & Self::MASK) << (2 * Self::BITS),
+        )
+    }
+
     /// The backend that new flows go to.
-    pub current: BackendIndex,
-    /// The backend before it: the second chance of a flow that the current one does not know.
-    pub previous: BackendIndex,
+    #[inline(always)]
+    #[must_use]
+    pub const fn current(self) -> BackendIndex {
+        (self.0 & Self::MASK) as BackendIndex
+    }
+
+    /// Those before it, the latest first; 0 for none.
+    #[inline(always)]
+    #[must_use]
+    pub const fn before(self) -> [BackendIndex; Self::HISTORY] {
+        [
+            (self.0 >> Self::BITS & Self::MASK) as BackendIndex,
+            (self.0 >> (2 * Self::BITS) & Self::MASK) as BackendIndex,
+        ]
+    }
 }
 
 /// A target of services.
@@ -84,7 +131,7 @@ mod tests {
     #[test]
     fn no_padding() {
         assert_eq!(size_of::<ServiceKey>(), 16 + 4 + 2 + 1 + 1);
-        assert_eq!(size_of::<Service>(), 3 * 4 + 2 + 2);
+        assert_eq!(size_of::<Service>(), 3 * 4 + 2 + 2 + 4 + 4);
         assert_eq!(size_of::<Slot>(), 8);
         assert_eq!(size_of::<Backend>(), 16 + 8 + 8);
     }

@@ -4,8 +4,8 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::{NodeTables, Subnet, Way};
 use crate::abi::{
-    Address, Attachment, Backend, BackendIndex, Endpoint, EndpointKey, Family, LocalMac, MacKey, Network,
-    Node, NodeIndex, Scheduler, Service, ServiceKey, Settings, Slot, Uplink,
+    Address, Attachment, Backend, BackendIndex, Endpoint, EndpointKey, Family, MacKey, Network, Node,
+    NodeIndex, Scheduler, Service, ServiceKey, Settings, Slot, Station, Uplink,
 };
 
 /// The VXLAN port of [`NodeTables::new`]: the one that IANA gave it.
@@ -140,9 +140,9 @@ impl NodeTables {
             let key = EndpointKey { address, vni: member.vni, reserved: 0 };
             self.endpoints.insert(key, Endpoint { mac, reserved: [0; 2], node: member.node, ifindex });
         }
+        let key = MacKey { vni: member.vni, mac, reserved: [0; 2] };
+        self.stations.insert(key, Station { v4, v6, node: member.node, reserved: 0 });
         if is_here {
-            let key = MacKey { vni: member.vni, mac, reserved: [0; 2] };
-            self.local_macs.insert(key, LocalMac { v4, v6, ifindex, reserved: 0 });
             self.attachments.insert(ifindex, Attachment { v4, v6, vni: member.vni, mac, reserved: [0; 6] });
         }
     }
@@ -168,7 +168,7 @@ impl NodeTables {
     pub fn add_service(&mut self, target: Target, choice: Choice, ring: &[BackendIndex]) {
         let count = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
         let first_slot = count(self.slots.len());
-        self.slots.extend(ring.iter().map(|current| Slot { current: *current, previous: 0 }));
+        self.slots.extend(ring.iter().map(|current| Slot::new(*current, [0; 2])));
         let (key, target_port) = match target {
             Target::Vip { vni, address } => {
                 let family = address.family() as u8;
@@ -186,6 +186,8 @@ impl NodeTables {
             target_port: target_port.to_be_bytes(),
             scheduler: choice.scheduler as u8,
             reserved: 0,
+            flags: 0,
+            affinity: 0,
         };
         self.services.insert(key, service);
     }

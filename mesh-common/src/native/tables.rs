@@ -7,8 +7,8 @@ use super::{Routes, Subnets};
 use crate::{
     Route, Tables,
     abi::{
-        Address, Attachment, Backend, BackendIndex, Endpoint, EndpointKey, Flow, FlowKey, LocalMac, MacKey,
-        Network, Node, NodeIndex, Service, ServiceKey, Settings, Slot, SubnetKey, Uplink, capacity,
+        Address, Attachment, Backend, BackendIndex, Endpoint, EndpointKey, Flow, FlowKey, MacKey, Network,
+        Node, NodeIndex, Service, ServiceKey, Settings, Slot, Station, SubnetKey, Uplink, capacity,
     },
 };
 
@@ -29,7 +29,7 @@ pub struct NodeTables {
     /// The endpoints of all nodes.
     pub endpoints: HashMap<EndpointKey, Endpoint>,
     /// The endpoints of this node by their MAC addresses.
-    pub local_macs: HashMap<MacKey, LocalMac>,
+    pub stations: HashMap<MacKey, Station>,
     /// The endpoints of this node by interface index.
     pub attachments: HashMap<u32, Attachment>,
     /// The networks by VNI.
@@ -132,7 +132,6 @@ pub struct HookTables<'a, const DELIVERS: bool> {
 /// `::1`, from which the kernel sends nothing over an interface.
 const LOOPBACK: Address = Address::from_v6(core::net::Ipv6Addr::LOCALHOST.octets());
 
-static NO_SLOT: Slot = Slot { current: 0, previous: 0 };
 static NO_BACKEND: Backend =
     Backend { address: Address::UNSPECIFIED, vni: 0, node: 0, mac: [0; 6], reserved: [0; 2] };
 static NO_NODE: Node = Node { address: Address::UNSPECIFIED, ifindex: 0, mtu: 0 };
@@ -161,8 +160,8 @@ impl<const DELIVERS: bool> Tables for HookTables<'_, DELIVERS> {
         self.node.services.get(key)
     }
 
-    fn slot(&self, index: u32) -> Option<&Slot> {
-        entry(&self.node.slots, index, capacity::SLOTS, &NO_SLOT)
+    fn slot(&self, index: u32) -> Option<Slot> {
+        entry(&self.node.slots, index, capacity::SLOTS, &Slot::default()).copied()
     }
 
     fn backend(&self, index: BackendIndex) -> Option<&Backend> {
@@ -173,8 +172,8 @@ impl<const DELIVERS: bool> Tables for HookTables<'_, DELIVERS> {
         self.node.endpoints.get(key)
     }
 
-    fn local_mac(&self, key: &MacKey) -> Option<&LocalMac> {
-        self.node.local_macs.get(key)
+    fn station(&self, key: &MacKey) -> Option<&Station> {
+        self.node.stations.get(key)
     }
 
     fn attachment(&self, ifindex: u32) -> Option<&Attachment> {

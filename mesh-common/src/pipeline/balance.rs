@@ -30,8 +30,8 @@ pub(super) fn choose<'a, T: Tables>(
         hash::slot(hash, service.slots)
     };
     let slot = tables.slot(service.first_slot.wrapping_add(turn)).ok_or(Reason::NoBackend)?;
-    let backend = tables.backend(slot.current).ok_or(Reason::NoBackend)?;
-    Ok((slot.current, backend))
+    let backend = tables.backend(slot.current()).ok_or(Reason::NoBackend)?;
+    Ok((slot.current(), backend))
 }
 
 /// The backend of a packet on the node that it enters by. Maglev hashing needs no memory for this; round robin

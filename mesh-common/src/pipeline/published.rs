@@ -102,7 +102,7 @@ pub(super) fn deliver<P: Packet, T: Tables>(
     }
     let network = tables.network(arrival.vni).ok_or(Reason::UnknownNetwork)?;
     let key = MacKey { vni: arrival.vni, mac: arrival.mac, reserved: [0; 2] };
-    let target = tables.local_mac(&key).ok_or(Reason::NoSuchEndpoint)?;
+    let target = tables.station(&key).ok_or(Reason::NoSuchEndpoint)?;
     let mut change = Rewrite {
         source: datagram.key.source,
         destination: match datagram.family {

@@ -74,11 +74,11 @@ fn by_hash() {
                 family: family as u8,
             };
             let first = node.services[&key].first_slot as usize;
-            let c = node.slots[first].current;
+            let c = node.slots[first].current();
             for (slot, current) in
                 node.slots[first..first + 7].iter_mut().zip([c - 1, c - 1, c, c, c, c, c + 1])
             {
-                *slot = Slot { current, previous: 0 };
+                *slot = Slot::new(current, [0; 2]);
             }
         }
     }

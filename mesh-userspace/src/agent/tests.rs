@@ -9,7 +9,7 @@ use super::{
     testing::Directory,
 };
 use crate::{
-    apply::{LocalMacs, Maps, Peers, Services},
+    apply::{Endpoints, Maps, Peers, Services, Stations},
     datapath::Datapath,
     links::Links,
     plan::{host_interface, testing::*},
@@ -175,8 +175,8 @@ fn drift_of_maps_links_and_programs_is_put_right() {
         // The pair is a new one, and the maps know it.
         let ifindex = after.facts.attached["search.1"];
         let datapath = lock(&kernel.datapath);
-        let macs = datapath.kernel_maps().entries::<LocalMacs>().unwrap();
-        assert_eq!(macs.into_iter().map(|(_, mac)| mac.ifindex).collect::<Vec<_>>(), [ifindex]);
+        let endpoints = datapath.kernel_maps().entries::<Endpoints>().unwrap();
+        assert_eq!(endpoints.iter().filter(|(_, endpoint)| endpoint.ifindex == ifindex).count(), 1);
     });
     assert!(case.task.ip(&["-br", "addr", "show", "eth0"]).contains("10.0.9.11/24"));
 }
@@ -195,7 +195,7 @@ fn what_leaves_the_table_leaves_the_kernel() {
         let datapath = lock(&kernel.datapath);
         let maps = datapath.kernel_maps();
         assert_eq!(maps.entries::<Services>().unwrap().len(), 0);
-        assert_eq!(maps.entries::<LocalMacs>().unwrap().len(), 0);
+        assert_eq!(maps.entries::<Stations>().unwrap().len(), 0);
     });
     let left = case.task.ip(&["-br", "link"]);
     assert!(!left.contains("eth0"), "{left}");

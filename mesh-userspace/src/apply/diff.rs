@@ -1,8 +1,8 @@
 //! The difference between the contents that maps have and those they should have, and its execution.
 
 use super::maps::{
-    Attachments, Backends, Endpoints, Entry, LocalMacs, Locals, Map, MapContents, MapError, Maps, Networks,
-    NodeSettings, Nodes, Peers, Services, Slots, Subnets, Uplinks,
+    Attachments, Backends, Endpoints, Entry, Locals, Map, MapContents, MapError, Maps, Networks,
+    NodeSettings, Nodes, Peers, Services, Slots, Stations, Subnets, Uplinks,
 };
 
 /// A change to one entry of a map.
@@ -70,7 +70,7 @@ pub fn read(maps: &impl Maps, known: Option<&MapContents>) -> Result<MapContents
         networks: maps.entries::<Networks>()?.into_iter().collect(),
         subnets: maps.entries::<Subnets>()?.into_iter().collect(),
         endpoints: maps.entries::<Endpoints>()?.into_iter().collect(),
-        local_macs: maps.entries::<LocalMacs>()?.into_iter().collect(),
+        stations: maps.entries::<Stations>()?.into_iter().collect(),
         attachments: maps.entries::<Attachments>()?.into_iter().collect(),
         backends: array::<Backends>(maps, known.map(|known| known.backends.keys()))?,
         services: maps.entries::<Services>()?.into_iter().collect(),

@@ -9,7 +9,9 @@ use std::{
     net::IpAddr,
 };
 
-use mesh_common::abi::{Address, Backend, Endpoint, Node, NodeIndex, Service, ServiceKey, Settings, Slot};
+use mesh_common::abi::{
+    Address, Backend, Endpoint, Node, NodeIndex, Service, ServiceKey, Settings, Slot, Station,
+};
 
 use super::maps::{Backends, Full, Map, MapContents, Nodes, Services, Slots};
 use crate::plan::{Plan, SEED, ring::BackendId};
@@ -44,6 +46,10 @@ pub fn lower(plan: &Plan, current: &MapContents) -> Result<MapContents, Full> {
         };
         (*key, value)
     });
+    let stations = plan.stations.iter().map(|(key, station)| {
+        let value = Station { v4: station.v4, v6: station.v6, node: node(&station.node), reserved: 0 };
+        (*key, value)
+    });
     let services = plan.services.iter().map(|(key, service)| {
         let (first_slot, slots) = rings.places.get(key).copied().unwrap_or_default();
         let value = Service {
@@ -53,6 +59,8 @@ pub fn lower(plan: &Plan, current: &MapContents) -> Result<MapContents, Full> {
             target_port: service.target_port.to_be_bytes(),
             scheduler: service.scheduler as u8,
             reserved: 0,
+            flags: 0,
+            affinity: 0,
         };
         (*key, value)
     });
@@ -70,7 +78,7 @@ pub fn lower(plan: &Plan, current: &MapContents) -> Result<MapContents, Full> {
         networks: plan.networks.clone(),
         subnets: plan.subnets.clone(),
         endpoints: endpoints.collect(),
-        local_macs: plan.local_macs.clone(),
+        stations: stations.collect(),
         attachments: plan.attachments.clone(),
         backends: backends_table(plan, current, &backends, node),
         slots: rings.slots,
@@ -259,7 +267,7 @@ fn place_rings(
 
 impl Rings {
     fn place(&mut self, key: ServiceKey, first: u32, ring: Vec<u32>, placed: &mut HashMap<Vec<u32>, u32>) {
-        let slots = ring.iter().map(|backend| Slot { current: *backend, previous: *backend });
+        let slots = ring.iter().map(|backend| Slot::new(*backend, [0; 2]));
         let count = u32::try_from(ring.len()).unwrap_or(u32::MAX);
         self.slots.extend((first..).zip(slots));
         self.places.insert(key, (first, count));
@@ -272,9 +280,9 @@ fn lies_at(current: &MapContents, service: &Service, ring: &[u32]) -> bool {
     let end = u64::from(service.first_slot) + u64::from(service.slots);
     usize::try_from(service.slots) == Ok(ring.len())
         && end <= u64::from(Slots::CAPACITY)
-        && (service.first_slot..).zip(ring).all(|(index, backend)| {
-            current.slots.get(&index) == Some(&Slot { current: *backend, previous: *backend })
-        })
+        && (service.first_slot..)
+            .zip(ring)
+            .all(|(index, backend)| current.slots.get(&index) == Some(&Slot::new(*backend, [0; 2])))
 }
 
 /// Takes the first free room that is long enough. `used` holds where used ranges begin and end.

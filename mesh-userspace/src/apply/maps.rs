@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use mesh_common::abi::{
-    self, Address, Attachment, Backend, Endpoint, EndpointKey, Flow, FlowKey, LocalMac, MacKey, Network, Pod,
-    Service, ServiceKey, Settings, Slot, SubnetKey, Uplink, capacity,
+    self, Address, Attachment, Backend, Endpoint, EndpointKey, Flow, FlowKey, MacKey, Network, Pod, Service,
+    ServiceKey, Settings, Slot, Station, SubnetKey, Uplink, capacity,
 };
 
 /// A subnet in the longest-prefix table, laid out as the kernel's `bpf_lpm_trie_key`: the prefix's bits, then
@@ -229,8 +229,8 @@ planned_maps! {
     Subnets, subnets: "SUBNETS" LpmTrie[capacity::SUBNETS] SubnetPrefix => u32;
     /// The endpoints of all nodes.
     Endpoints, endpoints: "ENDPOINTS" Hash[capacity::ENDPOINTS] EndpointKey => Endpoint;
-    /// This node's endpoints by MAC address.
-    LocalMacs, local_macs: "LOCAL_MACS" Hash[capacity::LOCAL_ENDPOINTS] MacKey => LocalMac;
+    /// The endpoints of all nodes by MAC address.
+    Stations, stations: "STATIONS" Hash[capacity::ENDPOINTS] MacKey => Station;
     /// What hangs on the host sides of this node's endpoints, by interface index.
     Attachments, attachments: "ATTACHMENTS" Hash[capacity::LOCAL_ENDPOINTS] u32 => Attachment;
     /// The backends by index, 0 unused; also those that left, for the flows that still name them.

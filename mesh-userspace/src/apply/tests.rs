@@ -52,7 +52,7 @@ fn resolve(contents: &MapContents, service: &Service) -> Result<Vec<(BackendId, 
         .map(|index| {
             let slot = contents.slots.get(&index).ok_or(format!("slot {index} is not there"))?;
             let backend =
-                contents.backends.get(&slot.current).ok_or(format!("backend {} is not", slot.current))?;
+                contents.backends.get(&slot.current()).ok_or(format!("backend {} is not", slot.current()))?;
             let node = contents.nodes.get(&backend.node).ok_or(format!("node {} is not", backend.node))?;
             Ok((BackendId { vni: backend.vni, address: backend.address.into() }, node.address.into()))
         })
@@ -252,7 +252,7 @@ fn drift_is_put_right_in_place() {
     let (key, service) = known.services.iter().find(|(_, service)| service.slots > 100).unwrap();
 
     maps.remove::<Services>(key).unwrap();
-    maps.insert::<Slots>(&(service.first_slot + 5), &Slot { current: 999, previous: 0 }).unwrap();
+    maps.insert::<Slots>(&(service.first_slot + 5), &Slot::new(999, [0; 2])).unwrap();
     maps.insert::<Backends>(&1, &Backend::default()).unwrap();
     maps.insert::<Peers>(&Address::from(ip("203.0.113.1")), &3).unwrap();
     maps.remove::<NodeSettings>(&0).unwrap();

@@ -349,10 +349,10 @@ fn maps_are_written_and_read_by_their_types() {
     assert!(!subnets.remove(&prefix, 32 + 120).unwrap());
 
     let mut slots = datapath.array::<Slot>("SLOTS").unwrap();
-    let ring: Vec<Slot> = (0..65_537).map(|n| Slot { current: n, previous: n + 1 }).collect();
+    let ring: Vec<Slot> = (0..65_537).map(|n| Slot::new(n, [n + 1, 0])).collect();
     slots.write(100, &ring).unwrap();
     for n in [0, 1, 65_536] {
-        assert_eq!(slots.get(100 + n).unwrap(), Some(Slot { current: n, previous: n + 1 }));
+        assert_eq!(slots.get(100 + n).unwrap(), Some(Slot::new(n, [n + 1, 0])));
     }
     assert_eq!(slots.get(99).unwrap(), Some(Slot::default()));
     assert_eq!(slots.get(slots.len()).unwrap(), None);

@@ -2,9 +2,9 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use mesh_common::abi::{Address, Attachment, EndpointKey, Family, LocalMac, MacKey};
+use mesh_common::abi::{Address, Attachment, EndpointKey, Family, MacKey};
 
-use super::{NodeFacts, PlannedEndpoint, services::family};
+use super::{NodeFacts, PlannedEndpoint, PlannedStation, services::family};
 use crate::table::{Endpoint, Table};
 
 pub(super) fn all(table: &Table, node: &str, facts: &NodeFacts) -> BTreeMap<EndpointKey, PlannedEndpoint> {
@@ -25,10 +25,20 @@ pub(super) fn all(table: &Table, node: &str, facts: &NodeFacts) -> BTreeMap<Endp
     all
 }
 
+/// The endpoints of all nodes, by MAC address.
+pub(super) fn stations(table: &Table) -> BTreeMap<MacKey, PlannedStation> {
+    let known = table.endpoints.values().filter_map(|endpoint| {
+        let network = table.networks.get(&endpoint.network)?;
+        let key = MacKey { vni: network.vni, mac: endpoint.mac, reserved: [0; 2] };
+        let (v4, v6) = (address_or_none(endpoint, Family::V4), address_or_none(endpoint, Family::V6));
+        Some((key, PlannedStation { v4, v6, node: table.nodes.get(&endpoint.node)?.address }))
+    });
+    known.collect()
+}
+
 /// What this node's own attached endpoints fill.
 #[derive(Debug, Default)]
 pub(super) struct Local {
-    pub(super) macs: BTreeMap<MacKey, LocalMac>,
     pub(super) attachments: BTreeMap<u32, Attachment>,
 }
 
@@ -41,10 +51,6 @@ pub(super) fn local(table: &Table, node: &str, facts: &NodeFacts) -> Local {
             continue;
         };
         let (v4, v6) = (address_or_none(endpoint, Family::V4), address_or_none(endpoint, Family::V6));
-        local.macs.insert(
-            MacKey { vni: network.vni, mac: endpoint.mac, reserved: [0; 2] },
-            LocalMac { v4, v6, ifindex, reserved: 0 },
-        );
         local
             .attachments
             .insert(ifindex, Attachment { v4, v6, vni: network.vni, mac: endpoint.mac, reserved: [0; 6] });

@@ -17,8 +17,7 @@ mod tests;
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use mesh_common::abi::{
-    Address, Attachment, EndpointKey, LocalMac, MacKey, Network, Scheduler, ServiceKey, Uplink,
-    settings_flags,
+    Address, Attachment, EndpointKey, MacKey, Network, Scheduler, ServiceKey, Uplink, settings_flags,
 };
 
 pub use facts::{GateFacts, Interface, LocalAddress, NodeFacts, NodeRoute};
@@ -53,8 +52,8 @@ pub struct Plan {
     pub subnets: BTreeMap<SubnetPrefix, u32>,
     /// The endpoints of all nodes.
     pub endpoints: BTreeMap<EndpointKey, PlannedEndpoint>,
-    /// This node's attached endpoints by MAC address.
-    pub local_macs: BTreeMap<MacKey, LocalMac>,
+    /// The endpoints of all nodes by MAC address.
+    pub stations: BTreeMap<MacKey, PlannedStation>,
     /// What hangs on the host sides of this node's attached endpoints, by interface index.
     pub attachments: BTreeMap<u32, Attachment>,
     /// The backends of all services.
@@ -106,6 +105,17 @@ pub struct PlannedEndpoint {
     pub node: IpAddr,
     /// The host side of its veth pair; 0 elsewhere than on its own node, and while it is not attached.
     pub ifindex: u32,
+}
+
+/// The endpoint that has a MAC address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PlannedStation {
+    /// Its IPv4 address, or `::`.
+    pub v4: Address,
+    /// Its IPv6 address, or `::`.
+    pub v6: Address,
+    /// Its node's underlay address.
+    pub node: IpAddr,
 }
 
 /// A backend.
@@ -187,7 +197,7 @@ pub fn plan(table: &Table, node: &str, facts: &NodeFacts) -> Result<Plan, PlanEr
         networks,
         subnets: nodes::subnets(table),
         endpoints: endpoints::all(table, node, facts),
-        local_macs: local.macs,
+        stations: endpoints::stations(table),
         attachments: local.attachments,
         backends: services.backends,
         services: services.services,

@@ -160,11 +160,9 @@ fn attached_endpoints_fill_the_tables_of_their_interfaces() {
 
     assert_eq!(plan.attachments.keys().copied().collect::<Vec<_>>(), [7]);
     assert_eq!(plan.attachments[&7], Attachment { v4, v6, vni: 4097, mac, reserved: [0; 6] });
-    let macs: Vec<_> = plan.local_macs.into_iter().collect();
-    assert_eq!(
-        macs,
-        [(MacKey { vni: 4097, mac, reserved: [0; 2] }, LocalMac { v4, v6, ifindex: 7, reserved: 0 })]
-    );
+    let station = plan.stations[&MacKey { vni: 4097, mac, reserved: [0; 2] }];
+    assert_eq!(station, PlannedStation { v4, v6, node: ip("192.0.2.1") });
+    assert_eq!(plan.stations.len(), 3);
     let hooks: Vec<_> = plan.hooks.into_iter().collect();
     assert_eq!(hooks, [(2, Hook::Underlay(XdpMode::Auto)), (4, Hook::Host), (7, Hook::Endpoint)]);
 }

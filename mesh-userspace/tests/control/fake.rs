@@ -91,7 +91,7 @@ impl Maps {
         let first_slot = u32::try_from(self.slots.len()).unwrap();
         for address in &ring.slots {
             let current = self.backend_index(ip(address));
-            self.slots.push(abi::Slot { current, previous: current });
+            self.slots.push(abi::Slot::new(current, [0; 2]));
         }
         let service = abi::Service {
             // Numbers begin at 1: 0 is none.
@@ -101,6 +101,8 @@ impl Maps {
             target_port: ring.target_port.to_be_bytes(),
             scheduler: ring.scheduler as u8,
             reserved: 0,
+            flags: 0,
+            affinity: 0,
         };
         self.services.insert(key, service);
     }

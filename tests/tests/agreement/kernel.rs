@@ -11,8 +11,8 @@ use aya::{
 use mesh_common::{
     Reason,
     abi::{
-        Address, Attachment, Backend, Counter, Endpoint, EndpointKey, Flow, FlowKey, Hook, LocalMac, MacKey,
-        Network, Node, NodeIndex, Pod, Service, ServiceKey, Settings, Slot, SubnetKey, Trace, Uplink,
+        Address, Attachment, Backend, Counter, Endpoint, EndpointKey, Flow, FlowKey, Hook, MacKey, Network,
+        Node, NodeIndex, Pod, Service, ServiceKey, Settings, Slot, Station, SubnetKey, Trace, Uplink,
     },
     native::NodeTables,
 };
@@ -52,7 +52,7 @@ pub(crate) struct Kernel {
     cursors: Array<MapData, Raw<u64>>,
     services: Hash<ServiceKey, Service>,
     endpoints: Hash<EndpointKey, Endpoint>,
-    local_macs: Hash<MacKey, LocalMac>,
+    stations: Hash<MacKey, Station>,
     attachments: Hash<u32, Attachment>,
     networks: Hash<u32, Network>,
     peers: Hash<Address, NodeIndex>,
@@ -97,7 +97,7 @@ impl Kernel {
             cursors: map!(programs, Array, "CURSORS"),
             services: map!(programs, HashMap, "SERVICES"),
             endpoints: map!(programs, HashMap, "ENDPOINTS"),
-            local_macs: map!(programs, HashMap, "LOCAL_MACS"),
+            stations: map!(programs, HashMap, "STATIONS"),
             attachments: map!(programs, HashMap, "ATTACHMENTS"),
             networks: map!(programs, HashMap, "NETWORKS"),
             peers: map!(programs, HashMap, "PEERS"),
@@ -122,7 +122,7 @@ impl Kernel {
         }
         fill_hash(&mut self.services, &node.services)?;
         fill_hash(&mut self.endpoints, &node.endpoints)?;
-        fill_hash(&mut self.local_macs, &node.local_macs)?;
+        fill_hash(&mut self.stations, &node.stations)?;
         fill_hash(&mut self.attachments, &node.attachments)?;
         fill_hash(&mut self.networks, &node.networks)?;
         fill_hash(&mut self.peers, &node.peers)?;

@@ -154,7 +154,7 @@ impl<'a> Story<'a> {
     /// The backend that a slot holds.
     fn target(&self, slot: u32) -> Option<Target<'a>> {
         let slot = self.snapshot.lookup.slot(slot)?;
-        let backend = self.snapshot.lookup.backend(slot.current)?;
+        let backend = self.snapshot.lookup.backend(slot.current())?;
         let network = network_of_vni(&self.snapshot.table, backend.vni)?;
         let address = backend.address.into();
         let (name, endpoint) = endpoint_at(&self.snapshot.table, network, address)?;

@@ -7,6 +7,7 @@ mod flows;
 mod lock;
 mod namespaces;
 mod round;
+mod settling;
 mod state;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -51,6 +52,7 @@ use crate::{
     api::{self, BindError, Change, Changed, Refusal, RefusalKind},
     datapath::{Datapath, DatapathError},
     links::{LinkError, Links},
+    plan,
     spec::Faults,
     table,
 };
@@ -129,7 +131,7 @@ pub async fn run(options: Options, object: &'static [u8]) -> Result<(), AgentErr
     let links = Links::open().await?;
     let _namespace = NamespaceLock::take()?;
     let cookie = links.namespace().cookie()?;
-    let datapath = Datapath::open(&run_dir, object, cookie)?;
+    let datapath = Datapath::open(&run_dir, object, cookie, plan::slots_for(desired.table()))?;
     Agent::new(desired, links, datapath).run(&options, &run_dir).await
 }
 
@@ -327,6 +329,7 @@ impl Agent {
 
     async fn round(&mut self) -> Result<Published, RoundError> {
         self.kernel.trace_every = self.tracer.every();
+        self.kernel.revision = self.desired.revision();
         let outcome: Outcome = self.kernel.round(self.desired.table(), self.desired.node()).await?;
         let numbers = Arc::new(Numbers::new(self.desired.table(), &outcome));
         let snapshot = state::snapshot(&self.desired, self.started, &outcome, Arc::clone(&numbers));

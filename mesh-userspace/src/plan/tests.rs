@@ -4,7 +4,10 @@ use std::collections::BTreeSet;
 
 use mesh_common::abi::{Address, EndpointKey, ServiceKey, network_flags};
 
-use super::{testing::*, *};
+use super::{
+    testing::{plan, *},
+    *,
+};
 use crate::table::{Node, PublishMode, Scheduler as Rule, XdpMode};
 
 fn key_of_port(port: u16, family: u8) -> ServiceKey {

@@ -217,7 +217,7 @@ fn left_numbers_are_used_again_when_no_fresh_one_is_left() {
     let mut current = MapContents::default();
     for index in 1..1024 {
         let address = Address::from(IpAddr::from([198, 51, (index >> 8) as u8, index as u8]));
-        current.nodes.insert(index, Node { address, ifindex: 2, mtu: 1500 });
+        current.nodes.insert(index, Node { address, ifindex: 2, mtu: 1500, ..Node::default() });
     }
     let plan = plan_of(&BTreeMap::new());
     let after = lower(&plan, &current, &NONE).unwrap();

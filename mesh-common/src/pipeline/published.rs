@@ -212,8 +212,13 @@ pub(super) fn returned<P: Packet, T: Tables>(
     let key = &datagram.key;
     // Clients speak to this node's addresses; its own processes and tasks, and they alone, to the alias.
     let is_here = lookup::is_here(tables, &key.destination);
-    let was_asked = tables.serves(key.source) || key.source.is_host_alias() && is_here;
-    if !datagram.has_ports || !was_asked || lookup::published(tables, datagram, key.source_port).is_none() {
+    let was_asked = if key.source.is_host_alias() {
+        is_here && lookup::asked(tables, datagram, &key.source, key.source_port).is_some()
+    } else {
+        let flags = tables.local(key.source).map_or(0, |local| local.flags);
+        lookup::published(tables, datagram, &key.source, key.source_port, flags).is_some()
+    };
+    if !datagram.has_ports || !was_asked {
         return Err(Reason::ReturnForged);
     }
     if is_here && !T::DELIVERS {

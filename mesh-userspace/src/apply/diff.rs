@@ -1,7 +1,7 @@
 //! The difference between the contents that maps have and those they should have, and its execution.
 
 use super::maps::{
-    Attachments, Backends, Endpoints, Entry, Locals, Map, MapContents, MapError, Maps, Networks,
+    Allowed, Attachments, Backends, Endpoints, Entry, Locals, Map, MapContents, MapError, Maps, Networks,
     NodeSettings, Nodes, Peers, Services, Slots, Stations, Subnets, Uplinks,
 };
 
@@ -73,6 +73,7 @@ pub fn read(maps: &impl Maps, known: Option<&MapContents>) -> Result<MapContents
         stations: maps.entries::<Stations>()?.into_iter().collect(),
         attachments: maps.entries::<Attachments>()?.into_iter().collect(),
         backends: array::<Backends>(maps, known.map(|known| known.backends.keys()))?,
+        allowed: maps.entries::<Allowed>()?.into_iter().collect(),
         services: maps.entries::<Services>()?.into_iter().collect(),
         slots: Default::default(),
     };

@@ -11,7 +11,7 @@ mod tests;
 pub use diff::{Operation, diff, execute, read};
 pub use lower::lower;
 pub use maps::{
-    Attachments, Backends, Endpoints, Entries, Entry, Flows, Full, Locals, Map, MapContents, MapError,
-    MapKind, Maps, Networks, NodeSettings, Nodes, Peers, Services, Slots, Stations, SubnetPrefix, Subnets,
-    Uplinks,
+    Allowed, AllowedPrefix, Attachments, Backends, Endpoints, Entries, Entry, Flows, Full, Locals, Map,
+    MapContents, MapError, MapKind, Maps, Networks, NodeSettings, Nodes, Peers, Services, Slots, Stations,
+    SubnetPrefix, Subnets, Uplinks,
 };

@@ -490,8 +490,7 @@ fn a_networks_other_subnets_are_on_the_link_and_each_has_its_gateway() {
     endpoint(&mut table, "t.2", "n1", "", "wide", &["10.1.0.21"]);
     let of = |table: &Table, name: &str| {
         let link = &plan(table, "n1", &facts()).unwrap().links.endpoints[name];
-        let texts =
-            |nets: &[ipnet::IpNet]| nets.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+        let texts = |nets: &[IpNet]| nets.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
         let gateways = link.gateways.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
         [texts(&link.addresses), texts(&link.routes), gateways]
     };

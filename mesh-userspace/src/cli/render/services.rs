@@ -198,15 +198,14 @@ backends       –
 
     #[test]
     fn limits_of_ports() {
-        let port =
-            |limits: PublishedPort| super::port(&PublishedPort { published: 80, target: 8080, ..limits });
+        let shown = |limits: PublishedPort| port(&PublishedPort { published: 80, target: 8080, ..limits });
         let plain = PublishedPort::default;
-        assert_eq!(port(plain()), "80→8080/tcp");
+        assert_eq!(shown(plain()), "80→8080/tcp");
         let host_ip = |text: &str| PublishedPort { host_ip: Some(text.parse().unwrap()), ..plain() };
-        assert_eq!(port(host_ip("192.0.2.1")), "192.0.2.1:80→8080/tcp");
-        assert_eq!(port(host_ip("2001:db8::1")), "[2001:db8::1]:80→8080/tcp");
+        assert_eq!(shown(host_ip("192.0.2.1")), "192.0.2.1:80→8080/tcp");
+        assert_eq!(shown(host_ip("2001:db8::1")), "[2001:db8::1]:80→8080/tcp");
         assert_eq!(
-            port(PublishedPort {
+            shown(PublishedPort {
                 interface: Some("eth0".to_owned()),
                 nodes: vec!["n1".to_owned(), "n2".to_owned()],
                 sources: vec!["10.0.0.0/8".parse().unwrap()],

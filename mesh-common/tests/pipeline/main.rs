@@ -13,4 +13,5 @@ mod overlay;
 mod publish_limits;
 mod published;
 mod refused;
+mod second_chance;
 mod vip;

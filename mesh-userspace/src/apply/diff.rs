@@ -9,7 +9,7 @@ use mesh_common::abi::Slot;
 
 use super::{
     maps::{
-        Attachments, Backends, Endpoints, Entry, Locals, Map, MapContents, MapError, Maps, Networks,
+        Allowed, Attachments, Backends, Endpoints, Entry, Locals, Map, MapContents, MapError, Maps, Networks,
         NodeSettings, Nodes, Peers, SLOTS, Services, Stations, Subnets, Uplinks,
     },
     slots::{Block, Blocks},
@@ -90,6 +90,7 @@ pub fn read(maps: &impl Maps, known: Option<&MapContents>) -> Result<MapContents
         stations: maps.entries::<Stations>()?.into_iter().collect(),
         attachments: maps.entries::<Attachments>()?.into_iter().collect(),
         backends: array::<Backends>(maps, known.map(|known| known.backends.keys()))?,
+        allowed: maps.entries::<Allowed>()?.into_iter().collect(),
         services: maps.entries::<Services>()?.into_iter().collect(),
         slots: Blocks::with_room(maps.slot_room()?),
     };

@@ -21,6 +21,20 @@ pub struct ServiceKey {
     pub family: u8,
 }
 
+/// A port at which tasks of a network answer the clients of a published port.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TargetKey {
+    /// The network's VNI.
+    pub vni: u32,
+    /// The port.
+    pub port: [u8; 2],
+    /// The IP protocol number.
+    pub protocol: u8,
+    /// Zero.
+    pub reserved: u8,
+}
+
 /// How a backend is chosen for a new flow.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,7 +136,7 @@ pub struct Backend {
     pub reserved: [u8; 2],
 }
 
-pod!(ServiceKey, Service, Slot, Backend);
+pod!(ServiceKey, Service, TargetKey, Slot, Backend);
 
 #[cfg(test)]
 mod tests {
@@ -132,6 +146,7 @@ mod tests {
     fn no_padding() {
         assert_eq!(size_of::<ServiceKey>(), 16 + 4 + 2 + 1 + 1);
         assert_eq!(size_of::<Service>(), 3 * 4 + 2 + 2 + 4 + 4);
+        assert_eq!(size_of::<TargetKey>(), 4 + 2 + 1 + 1);
         assert_eq!(size_of::<Slot>(), 8);
         assert_eq!(size_of::<Backend>(), 16 + 8 + 8);
     }

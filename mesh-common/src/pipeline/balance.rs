@@ -1,6 +1,9 @@
 //! Choosing a backend.
 
-use super::datagram::{Datagram, tcp};
+use super::{
+    datagram::{Datagram, tcp},
+    newcomer,
+};
 use crate::{
     Reason, Tables,
     abi::{Backend, BackendIndex, Flow, Scheduler, Service, Settings, Space, flow_flags},
@@ -54,8 +57,15 @@ pub(super) fn choose_at_entry<'a, T: Tables>(
         return tables.backend(flow.backend).ok_or(Reason::NoBackend);
     }
     let (index, backend) = choose(tables, settings, service, datagram)?;
-    let flow = Flow { backend: index, service: service.id, seen: tables.now(), ..Flow::default() };
+    let flow = Flow {
+        backend: index,
+        service: service.id,
+        flags: flow_flags::NEW,
+        seen: tables.now(),
+        ..Flow::default()
+    };
     tables.put_flow(&datagram.key, &flow);
+    newcomer::queue(tables, &datagram.key);
     Ok(backend)
 }
 
@@ -66,7 +76,7 @@ pub(super) fn is_over(flow: &Flow, datagram: &Datagram) -> bool {
 }
 
 /// Notes in the flow that the datagram was last looked up as that a packet passed, where there is anything new to note.
-#[inline(always)]
+#[inline(never)]
 pub(super) fn mark<T: Tables>(tables: &T, flow: &Flow, datagram: &Datagram) {
     let mut flags = flow.flags;
     if datagram.tcp_flags & tcp::FIN != 0 {
@@ -74,6 +84,13 @@ pub(super) fn mark<T: Tables>(tables: &T, flow: &Flow, datagram: &Datagram) {
     }
     if datagram.tcp_flags & tcp::RST != 0 {
         flags |= flow_flags::RST;
+    }
+    if flags & flow_flags::REPLY != 0 {
+        if newcomer::may_prove(datagram) {
+            flags |= flow_flags::ANSWERED;
+        }
+    } else if flags & flow_flags::NEW != 0 && newcomer::is_proved(tables, flow, datagram) {
+        flags &= !flow_flags::NEW;
     }
     let now = tables.now();
     if flags != flow.flags || now != flow.seen {

@@ -7,7 +7,7 @@ use super::{
     datagram::Datagram,
     deliver, echo, go,
     lookup::{self, Place},
-    neighbour, outside, published,
+    neighbour, newcomer, outside, published,
     remember::remember,
     settle, too_big,
     translate::{Rewrite, translate},
@@ -174,23 +174,32 @@ fn ask<P: Packet, T: Tables>(
         source_port: key.source_port,
         destination_port: key.destination_port,
     };
-    open(tables, service, key, &change, index);
+    open(tables, service, &mut datagram.key, &change, index);
+    newcomer::queue(tables, &datagram.key);
     translate(packet, datagram, &change)?;
     forward(packet, tables, from, datagram, endpoint)
 }
 
 /// Remembers a flow from a task through a virtual IP to a backend, in both directions.
 #[inline(never)]
-fn open<T: Tables>(tables: &T, service: &Service, key: &FlowKey, change: &Rewrite, backend: BackendIndex) {
+fn open<T: Tables>(
+    tables: &T,
+    service: &Service,
+    key: &mut FlowKey,
+    change: &Rewrite,
+    backend: BackendIndex,
+) {
     let mut flow = Flow {
         source: change.source,
         destination: change.destination,
         source_port: change.source_port,
         destination_port: change.destination_port,
         backend,
+        flags: flow_flags::NEW,
         seen: tables.now(),
         service: service.id,
         ..Flow::default()
     };
-    remember(tables, key, &mut flow, key.scope);
+    let scope = key.scope;
+    remember(tables, key, &mut flow, scope);
 }

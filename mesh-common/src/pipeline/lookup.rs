@@ -4,7 +4,8 @@
 use super::datagram::Datagram;
 use crate::{
     Tables,
-    abi::{Address, Endpoint, EndpointKey, Service, ServiceKey, SubnetKey},
+    abi::{Address, Endpoint, EndpointKey, Service, ServiceKey, SubnetKey, TargetKey},
+    wire::protocol,
 };
 
 /// The endpoint that has an address of a network.
@@ -42,6 +43,16 @@ pub(super) fn published<'a, T: Tables>(
         protocol: datagram.key.protocol,
         family: datagram.family as u8,
     })
+}
+
+/// Whether a task's packet to the world outside, of no known flow, is the answer to a client whose flow was forgotten: it would
+/// leave with a source that the client never spoke to. Only TCP tells a conversation's first packet from the others.
+#[inline(never)]
+pub(super) fn is_lost_answer<T: Tables>(tables: &T, vni: u32, datagram: &Datagram) -> bool {
+    let key = &datagram.key;
+    key.protocol == protocol::TCP
+        && !datagram.is_syn()
+        && tables.is_target(&TargetKey { vni, port: key.source_port, protocol: key.protocol, reserved: 0 })
 }
 
 /// Whether packets to an address end at this node: its own addresses, and what stands for it where its own packets enter

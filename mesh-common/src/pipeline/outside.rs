@@ -3,7 +3,7 @@
 use super::{
     Step, Way, balance,
     datagram::Datagram,
-    deliver, lookup, published,
+    deliver, lookup, newcomer, published,
     translate::{Rewrite, translate},
 };
 use crate::{
@@ -64,7 +64,7 @@ fn find_source<T: Tables>(
     if !datagram.has_ports {
         return Err(Reason::Portless);
     }
-    if !datagram.may_open() {
+    if !datagram.may_open() || lookup::is_lost_answer(tables, attachment.vni, datagram) {
         return Err(Reason::NoFlow);
     }
     *source = if tables.is_local(key.destination) {
@@ -119,9 +119,10 @@ fn open<T: Tables>(tables: &T, key: &FlowKey, source: &Address) -> Option<[u8; 2
             flow.destination = key.destination;
             flow.source_port = port;
             flow.destination_port = key.destination_port;
-            flow.flags = flow_flags::ROUTE;
+            flow.flags = flow_flags::ROUTE | flow_flags::NEW;
             flow.vni = 0;
             tables.put_flow(key, &flow);
+            newcomer::queue(tables, key);
             return Some(port);
         }
     }

@@ -3,7 +3,7 @@
 use super::{
     Step, Way, balance,
     datagram::Datagram,
-    deliver, lookup, outside,
+    deliver, lookup, newcomer, outside,
     remember::remember,
     too_big,
     translate::{Rewrite, translate},
@@ -11,7 +11,10 @@ use super::{
 };
 use crate::{
     Packet, Reason, Tables, Verdict,
-    abi::{Family, Flow, FlowKey, MacKey, NodeIndex, Outcome, Service, Space, settings_flags},
+    abi::{
+        Family, Flow, FlowKey, MacKey, NodeIndex, Outcome, Service, Space, VNI_MAX, flow_flags,
+        settings_flags,
+    },
 };
 
 /// A client's packet at the node that it enters by.
@@ -130,9 +133,11 @@ pub(super) fn deliver<P: Packet, T: Tables>(
             change.destination_port = flow.destination_port;
             change.source_port = flow.source_port;
             endpoint = old;
-            is_known = flow.node == arrival.entry;
-            if is_known {
-                balance::mark(tables, &flow, datagram);
+            is_known = true;
+            balance::mark(tables, &flow, datagram);
+            // A router's error may come by any node.
+            if flow.node != arrival.entry && datagram.may_open() {
+                enter_by(tables, &mut datagram.key, &flow, arrival.entry);
             }
         }
     }
@@ -144,7 +149,8 @@ pub(super) fn deliver<P: Packet, T: Tables>(
         if !outside::find_port(tables, &datagram.key, &mut change, arrival.vni) {
             return Err(Reason::NoPort);
         }
-        open(tables, &datagram.key, &change, arrival);
+        open(tables, &mut datagram.key, &change, arrival);
+        newcomer::queue(tables, &datagram.key);
     }
     deliver::unwrap(packet, datagram, usize::from(arrival.tunnel))?;
     translate(packet, datagram, &change)?;
@@ -154,7 +160,7 @@ pub(super) fn deliver<P: Packet, T: Tables>(
 
 /// Remembers a flow: what its packets become, and that its answers leave by the entry node.
 #[inline(never)]
-fn open<T: Tables>(tables: &T, key: &FlowKey, change: &Rewrite, arrival: &Arrival) {
+fn open<T: Tables>(tables: &T, key: &mut FlowKey, change: &Rewrite, arrival: &Arrival) {
     let mut flow = Flow {
         source: change.source,
         destination: change.destination,
@@ -163,9 +169,17 @@ fn open<T: Tables>(tables: &T, key: &FlowKey, change: &Rewrite, arrival: &Arriva
         node: arrival.entry,
         seen: tables.now(),
         service: arrival.service,
+        flags: flow_flags::NEW,
         ..Flow::default()
     };
     remember(tables, key, &mut flow, FlowKey::scope(Space::Network, arrival.vni));
+}
+
+/// Remembers of a known flow that its client now comes by another node, which its answers leave by.
+#[inline(never)]
+fn enter_by<T: Tables>(tables: &T, key: &mut FlowKey, flow: &Flow, entry: NodeIndex) {
+    let back = FlowKey::scope(Space::Network, key.scope & VNI_MAX);
+    remember(tables, key, &mut Flow { node: entry, ..*flow }, back);
 }
 
 /// A task's answer to a client, translated already: it leaves through the entry node, or from here where that is this

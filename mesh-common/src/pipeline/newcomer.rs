@@ -1,0 +1,57 @@
+//! Flows that have not proved themselves: a flood of them must not drive out those that have.
+//!
+//! A flow is new until an answer to it has passed and its client then spoke again, so that nobody proves one by a packet with
+//! a source that is not his. New flows wait in a queue, and the oldest of a full queue is forgotten. One that has proved itself
+//! stays where it is in the table, and its key falls out of the queue without a trace.
+
+use super::datagram::{Datagram, tcp};
+use crate::{
+    Tables,
+    abi::{Flow, FlowKey, Shortage, flow_flags},
+};
+
+/// Takes note that the flow with this key is new, and forgets the one that has been so for longest, if there are too many.
+#[inline(never)]
+pub(super) fn queue<T: Tables>(tables: &T, key: &FlowKey) {
+    let place = tables.next_place();
+    if let Some(oldest) = tables.queued(place) {
+        forget(tables, &oldest);
+    }
+    tables.queue(place, key);
+}
+
+/// Forgets a flow in both directions, unless it has proved itself.
+#[inline(always)]
+fn forget<T: Tables>(tables: &T, key: &FlowKey) {
+    let Some(flow) = tables.flow(key) else { return };
+    if flow.flags & flow_flags::NEW == 0 {
+        return;
+    }
+    if let Some(scope) = flow.back_scope(key) {
+        tables.remove_flow(&flow.back_key_in(scope, key.protocol));
+    }
+    tables.remove_flow(key);
+    tables.count_shortage(Shortage::NewFlows);
+}
+
+/// Whether a packet in a new flow's own direction proves it: the client heard the answer, and goes on. A router's error is
+/// nobody's answer, a SYN sent again hears nothing, and a RST says that there was no such client.
+///
+/// Where answers do not pass, at the node that a client enters by, a second packet is proof.
+#[inline(always)]
+pub(super) fn is_proved<T: Tables>(tables: &T, flow: &Flow, datagram: &Datagram) -> bool {
+    may_prove(datagram) && datagram.tcp_flags & tcp::SYN == 0 && is_answered(tables, &datagram.key, flow)
+}
+
+/// Whether the sender of a packet heard what the other end said.
+#[inline(always)]
+pub(super) fn may_prove(datagram: &Datagram) -> bool {
+    !datagram.is_error() && datagram.tcp_flags & tcp::RST == 0
+}
+
+#[inline(always)]
+fn is_answered<T: Tables>(tables: &T, key: &FlowKey, flow: &Flow) -> bool {
+    let Some(scope) = flow.back_scope(key) else { return true };
+    let back = tables.flow(&flow.back_key_in(scope, key.protocol));
+    back.is_some_and(|back| back.flags & flow_flags::ANSWERED != 0)
+}

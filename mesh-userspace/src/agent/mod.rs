@@ -17,10 +17,7 @@ mod watch;
 
 use std::{
     path::{Path, PathBuf},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, atomic::Ordering},
     time::{Duration, SystemTime},
 };
 
@@ -39,7 +36,7 @@ pub use round::RoundError;
 
 use control::{AgentControl, Published};
 use desired::Desired;
-use flows::{Sweep, monotonic};
+use flows::{Counts, Sweep, monotonic};
 use lock::{NamespaceLock, RunDirectory};
 use namespaces::NamespaceWatch;
 use round::{Kernel, Outcome, lock};
@@ -143,7 +140,7 @@ struct Agent {
     commands: mpsc::Receiver<Command>,
     sender: mpsc::Sender<Command>,
     tracer: Tracer,
-    flows: Arc<AtomicUsize>,
+    flows: Arc<Counts>,
 }
 
 /// Why the agent ends.
@@ -349,11 +346,11 @@ impl Agent {
 }
 
 /// Forgets flows that are over, again and again.
-async fn sweep(datapath: Arc<Mutex<Datapath>>, published: Arc<ArcSwap<Published>>, left: Arc<AtomicUsize>) {
+async fn sweep(datapath: Arc<Mutex<Datapath>>, published: Arc<ArcSwap<Published>>, counts: Arc<Counts>) {
     loop {
         sleep(SWEEP_EVERY).await;
         let gone = published.load().numbers.gone();
-        let mut sweep = Sweep::after(left.load(Ordering::Relaxed));
+        let mut sweep = Sweep::after(counts.all.load(Ordering::Relaxed));
         loop {
             let more = {
                 let datapath = lock(&datapath);
@@ -368,7 +365,8 @@ async fn sweep(datapath: Arc<Mutex<Datapath>>, published: Arc<ArcSwap<Published>
                 }
             }
         }
-        left.store(sweep.left, Ordering::Relaxed);
+        counts.all.store(sweep.left, Ordering::Relaxed);
+        counts.new.store(sweep.new, Ordering::Relaxed);
         if sweep.removed > 0 {
             tracing::debug!(removed = sweep.removed, left = sweep.left, "flows that are over were forgotten");
         }

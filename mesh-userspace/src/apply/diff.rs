@@ -2,7 +2,7 @@
 
 use super::maps::{
     Attachments, Backends, Endpoints, Entry, Locals, Map, MapContents, MapError, Maps, Networks,
-    NodeSettings, Nodes, Peers, Services, Slots, Stations, Subnets, Uplinks,
+    NodeSettings, Nodes, Peers, Services, Slots, Stations, Subnets, Targets, Uplinks,
 };
 
 /// A change to one entry of a map.
@@ -71,6 +71,7 @@ pub fn read(maps: &impl Maps, known: Option<&MapContents>) -> Result<MapContents
         subnets: maps.entries::<Subnets>()?.into_iter().collect(),
         endpoints: maps.entries::<Endpoints>()?.into_iter().collect(),
         stations: maps.entries::<Stations>()?.into_iter().collect(),
+        targets: maps.entries::<Targets>()?.into_iter().collect(),
         attachments: maps.entries::<Attachments>()?.into_iter().collect(),
         backends: array::<Backends>(maps, known.map(|known| known.backends.keys()))?,
         services: maps.entries::<Services>()?.into_iter().collect(),

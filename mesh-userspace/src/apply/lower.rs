@@ -79,6 +79,7 @@ pub fn lower(plan: &Plan, current: &MapContents) -> Result<MapContents, Full> {
         subnets: plan.subnets.clone(),
         endpoints: endpoints.collect(),
         stations: stations.collect(),
+        targets: plan.targets.iter().map(|key| (*key, 1)).collect(),
         attachments: plan.attachments.clone(),
         backends: backends_table(plan, current, &backends, node),
         slots: rings.slots,

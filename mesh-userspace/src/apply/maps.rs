@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use mesh_common::abi::{
     self, Address, Attachment, Backend, Endpoint, EndpointKey, Flow, FlowKey, MacKey, Network, Pod, Service,
-    ServiceKey, Settings, Slot, Station, SubnetKey, Uplink, capacity,
+    ServiceKey, Settings, Slot, Station, SubnetKey, TargetKey, Uplink, capacity,
 };
 
 /// A subnet in the longest-prefix table, laid out as the kernel's `bpf_lpm_trie_key`: the prefix's bits, then
@@ -233,6 +233,8 @@ planned_maps! {
     Stations, stations: "STATIONS" Hash[capacity::ENDPOINTS] MacKey => Station;
     /// What hangs on the host sides of this node's endpoints, by interface index.
     Attachments, attachments: "ATTACHMENTS" Hash[capacity::LOCAL_ENDPOINTS] u32 => Attachment;
+    /// The ports at which tasks answer clients; the values say nothing.
+    Targets, targets: "TARGETS" Hash[capacity::TARGETS] TargetKey => u32;
     /// The backends by index, 0 unused; also those that left, for the flows that still name them.
     Backends, backends: "BACKENDS" Array[capacity::BACKENDS] u32 => Backend;
     /// The slots of all rings.

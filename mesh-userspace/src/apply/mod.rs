@@ -13,5 +13,5 @@ pub use lower::lower;
 pub use maps::{
     Attachments, Backends, Endpoints, Entries, Entry, Flows, Full, Locals, Map, MapContents, MapError,
     MapKind, Maps, Networks, NodeSettings, Nodes, Peers, Services, Slots, Stations, SubnetPrefix, Subnets,
-    Uplinks,
+    Targets, Uplinks,
 };

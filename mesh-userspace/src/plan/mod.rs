@@ -14,10 +14,15 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use mesh_common::abi::{
-    Address, Attachment, EndpointKey, MacKey, Network, Scheduler, ServiceKey, Uplink, settings_flags,
+    Address, Attachment, EndpointKey, MacKey, Network, Scheduler, ServiceKey, TargetKey, Uplink,
+    settings_flags,
 };
 
 pub use facts::{GateFacts, Interface, LocalAddress, NodeFacts, NodeRoute};
@@ -60,6 +65,8 @@ pub struct Plan {
     pub backends: BTreeMap<BackendId, PlannedBackend>,
     /// Virtual IPs and published ports.
     pub services: BTreeMap<ServiceKey, PlannedService>,
+    /// The ports at which tasks answer clients.
+    pub targets: BTreeSet<TargetKey>,
     /// The links that this node should have.
     pub links: Links,
     /// What hangs on which interface.
@@ -201,6 +208,7 @@ pub fn plan(table: &Table, node: &str, facts: &NodeFacts) -> Result<Plan, PlanEr
         attachments: local.attachments,
         backends: services.backends,
         services: services.services,
+        targets: services.targets,
         links,
         problems,
     })

@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use mesh_common::abi::{Address, Family, Scheduler, ServiceKey};
+use mesh_common::abi::{Address, Family, Scheduler, ServiceKey, TargetKey};
 
 use super::{
     PlannedBackend, PlannedService, SEED, natural,
@@ -20,6 +20,7 @@ use crate::table::{self, Endpoint, Protocol, PublishMode, Table};
 pub(super) struct Planned {
     pub(super) backends: BTreeMap<BackendId, PlannedBackend>,
     pub(super) services: BTreeMap<ServiceKey, PlannedService>,
+    pub(super) targets: BTreeSet<TargetKey>,
 }
 
 pub(super) fn services(table: &Table, node: &str) -> Planned {
@@ -119,6 +120,13 @@ impl OneService<'_> {
                     },
                     family: family as u8,
                 };
+                let answering = if port.target == 0 { port.published } else { port.target };
+                planned.targets.extend(backends.iter().map(|backend| TargetKey {
+                    vni: backend.vni,
+                    port: answering.to_be_bytes(),
+                    protocol: key.protocol,
+                    reserved: 0,
+                }));
                 self.enter(key, port.target, backends, rings, planned);
             }
         }

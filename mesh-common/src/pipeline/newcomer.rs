@@ -34,24 +34,31 @@ fn forget<T: Tables>(tables: &T, key: &FlowKey) {
     tables.count_shortage(Shortage::NewFlows);
 }
 
-/// Whether a packet in a new flow's own direction proves it: the client heard the answer, and goes on. A router's error is
-/// nobody's answer, a SYN sent again hears nothing, and a RST says that there was no such client.
-///
-/// Where answers do not pass, at the node that a client enters by, a second packet is proof.
+/// Whether a packet is what the other end says, or goes on to say: a router's error is not, and a RST says that there is
+/// nobody.
 #[inline(always)]
-pub(super) fn is_proved<T: Tables>(tables: &T, flow: &Flow, datagram: &Datagram) -> bool {
-    may_prove(datagram) && datagram.tcp_flags & tcp::SYN == 0 && is_answered(tables, &datagram.key, flow)
-}
-
-/// Whether the sender of a packet heard what the other end said.
-#[inline(always)]
-pub(super) fn may_prove(datagram: &Datagram) -> bool {
+pub(super) fn is_answer(datagram: &Datagram) -> bool {
     !datagram.is_error() && datagram.tcp_flags & tcp::RST == 0
 }
 
+/// Whether a packet of a new flow proves it, if an answer passed before: its client heard that. A SYN sent again heard nothing.
 #[inline(always)]
-fn is_answered<T: Tables>(tables: &T, key: &FlowKey, flow: &Flow) -> bool {
-    let Some(scope) = flow.back_scope(key) else { return true };
-    let back = tables.flow(&flow.back_key_in(scope, key.protocol));
-    back.is_some_and(|back| back.flags & flow_flags::ANSWERED != 0)
+pub(super) fn may_prove(flow: &Flow, datagram: &Datagram) -> bool {
+    flow.flags & (flow_flags::NEW | flow_flags::REPLY) == flow_flags::NEW
+        && is_answer(datagram)
+        && datagram.tcp_flags & tcp::SYN == 0
+}
+
+/// Takes a flow for proved if an answer to it has passed. Where answers do not pass, at the node that a client enters by, the
+/// client's second packet is proof.
+#[inline(never)]
+pub(super) fn prove<T: Tables>(tables: &T, key: &FlowKey) {
+    let Some(flow) = tables.flow(key) else { return };
+    if let Some(scope) = flow.back_scope(key) {
+        let back = tables.flow(&flow.back_key_in(scope, key.protocol));
+        if back.is_none_or(|back| back.flags & flow_flags::ANSWERED == 0) {
+            return;
+        }
+    }
+    tables.mark_flow(key, flow.seen, flow.flags & !flow_flags::NEW);
 }

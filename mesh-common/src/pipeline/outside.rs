@@ -38,6 +38,7 @@ pub(super) fn masquerade<T: Tables>(
     change.destination_port = datagram.key.destination_port;
     change.source_port = open(tables, datagram.key_in(Space::Network, attachment.vni), &change.source)
         .ok_or(Reason::NoPort)?;
+    newcomer::queue(tables, &datagram.key);
     Ok(())
 }
 
@@ -122,7 +123,6 @@ fn open<T: Tables>(tables: &T, key: &FlowKey, source: &Address) -> Option<[u8; 2
             flow.flags = flow_flags::ROUTE | flow_flags::NEW;
             flow.vni = 0;
             tables.put_flow(key, &flow);
-            newcomer::queue(tables, key);
             return Some(port);
         }
     }

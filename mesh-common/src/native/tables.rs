@@ -108,6 +108,23 @@ impl NodeTables {
         self.flows.borrow_mut().retain(|key, flow| kept(key, flow));
     }
 
+    /// The place of the queue of new flows that the next one takes.
+    #[must_use]
+    pub fn next_place(&self) -> u32 {
+        self.next_place.get()
+    }
+
+    /// The key in a place of the queue of new flows.
+    #[must_use]
+    pub fn queued(&self, place: u32) -> Option<FlowKey> {
+        self.new_flows.borrow().get(&place).copied()
+    }
+
+    /// Puts a key into a place of the queue of new flows, as if a flow had been put there when that was its turn.
+    pub fn set_queued(&self, place: u32, key: FlowKey) {
+        self.new_flows.borrow_mut().insert(place, key);
+    }
+
     /// How often there was no room.
     #[must_use]
     pub fn shortages(&self, shortage: Shortage) -> u64 {
@@ -254,16 +271,16 @@ impl<const DELIVERS: bool> Tables for HookTables<'_, DELIVERS> {
 
     fn next_place(&self) -> u32 {
         let place = self.node.next_place.get();
-        self.node.next_place.set(place.wrapping_add(1));
-        place % capacity::NEW_FLOWS
+        self.node.next_place.set((place + 1) % capacity::NEW_FLOWS);
+        place
     }
 
     fn queued(&self, place: u32) -> Option<impl Deref<Target = FlowKey>> {
-        self.node.new_flows.borrow().get(&place).copied().map(Box::new)
+        self.node.queued(place).map(Box::new)
     }
 
     fn queue(&self, place: u32, key: &FlowKey) {
-        self.node.new_flows.borrow_mut().insert(place, *key);
+        self.node.set_queued(place, *key);
     }
 
     fn count_shortage(&self, shortage: Shortage) {

@@ -182,10 +182,8 @@ impl Lives {
     fn needs_other_room(&self, hook: Hook, frame: &Frame) -> bool {
         let mut packet = frame.buffer();
         let ingress = if let Entry::Endpoint(ifindex) = frame.entry { ifindex } else { 0 };
-        let verdict = native(&self.world.clone(), hook, ingress, &mut packet);
-        // What is passed on from node to node leaves one tunnel and gets another of the same length.
-        let is_passed_on = hook == Hook::Underlay && verdict.outcome() == Outcome::Transmit;
-        packet.length() != frame.bytes.len() || is_passed_on
+        native(&self.world.clone(), hook, ingress, &mut packet);
+        packet.length() != frame.bytes.len()
     }
 
     /// Compares the flows that the native life has touched, all others being compared when the world ends.
@@ -308,18 +306,18 @@ impl Lives {
     /// Packets that all go one way would show nothing.
     fn ensure_everything_happened(&self) -> Result<()> {
         let impossible = [
-            // These hooks know no stack to pass to, have it behind them, answer no questions, cannot deliver, or hear no word
-            // of other nodes.
+            // These hooks know no stack to pass to, have it behind them, answer no questions, cannot deliver, or hear no
+            // other node's word.
             (Hook::Endpoint, Outcome::Pass),
+            (Hook::Endpoint, Outcome::Learn),
+            (Hook::Host, Outcome::Learn),
+            (Hook::Xdp, Outcome::Learn),
             (Hook::Host, Outcome::Pass),
             (Hook::Host, Outcome::Host),
             (Hook::Host, Outcome::Reply),
             (Hook::Xdp, Outcome::Reply),
             (Hook::Xdp, Outcome::Deliver),
             (Hook::Xdp, Outcome::Host),
-            (Hook::Endpoint, Outcome::Learn),
-            (Hook::Host, Outcome::Learn),
-            (Hook::Xdp, Outcome::Learn),
         ];
         for hook in Hook::ALL {
             for outcome in Outcome::ALL {
@@ -362,7 +360,7 @@ fn check_verdict(faults: &mut String, hook: Hook, verdict: Verdict, ran: &Ran, u
     let code = match (hook, verdict.outcome()) {
         // XDP_DROP, XDP_PASS, XDP_TX, XDP_REDIRECT.
         (Hook::Xdp, Outcome::Pass) => 2,
-        (Hook::Xdp, Outcome::Drop) => 1,
+        (Hook::Xdp, Outcome::Drop | Outcome::Learn) => 1,
         (Hook::Xdp, Outcome::Transmit) if Some(verdict.detail()) != uplink => 4,
         (Hook::Xdp, _) => 3,
         // TC_ACT_OK, TC_ACT_SHOT, TC_ACT_REDIRECT.

@@ -197,7 +197,7 @@ fn a_flood_of_new_flows_breaks_none_that_lives() -> Result<()> {
         }
 
         let mut live = open(lab, "client", (&node.to_string(), 80, 400), (53, 40))?;
-        live.extend(open(lab, "client", (&node.to_string(), 81, 300), (54, 0))?);
+        live.extend(open(lab, "client", (&node.to_string(), 81, 300), (54, 40))?);
         live.extend(open(lab, "caller", (VIP, 7000, 200), (7000, 40))?);
         live.extend(open(lab, "caller", (&client.to_string(), 7000, 100), (7000, 40))?);
         ensure!(live.iter().filter(|(_, flow)| matches!(flow, Live::Tcp(_))).count() == 1000);
@@ -250,7 +250,7 @@ fn a_flood_of_new_flows_breaks_none_that_lives() -> Result<()> {
         ensure!(text.contains(", new"), "no flow is shown as new:\n{text}");
         // Whoever comes now finds everything as it was.
         open(lab, "client", (&node.to_string(), 80, 10), (53, 10))?;
-        open(lab, "client", (&node.to_string(), 81, 10), (54, 0))?;
+        open(lab, "client", (&node.to_string(), 81, 10), (54, 10))?;
         open(lab, "caller", (VIP, 7000, 10), (7000, 10))?;
         open(lab, "caller", (&client.to_string(), 7000, 10), (7000, 10))?;
         drop(live);

@@ -170,7 +170,9 @@ fn what_is_proved_stays_so_by_another_node() {
     for (mut mesh, family) in Mesh::each_with_family() {
         // An address that is routed to several nodes.
         let shared = if family == Family::V4 { ip("198.51.100.80") } else { ip("2001:db8:a::80") };
-        mesh.all().for_each(|node| drop(node.locals.insert(shared.into(), 1)));
+        for node in mesh.all() {
+            node.locals.insert(shared.into(), 1);
+        }
         let syn = Message::tcp(client(family), 50000, shared, TCP_A.0, SYN);
         let arrived = mesh.wire_brings(2, &syn).at_task(A, GATEWAY_MAC);
         mesh.task_sends(A, &arrived.reply().with_flags(SYN | ACK)).out_of(2);

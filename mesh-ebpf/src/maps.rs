@@ -8,8 +8,8 @@ use mesh_common::{
     Reason,
     abi::{
         Address, AllowedKey, Attachment, Backend, Counter, Dialled, DialledKey, Endpoint, EndpointKey, Flow,
-        FlowKey, Local, MacKey, Network, Node, NodeIndex, Service, ServiceKey, Settings, Slot, Station,
-        SubnetKey, Uplink, capacity,
+        FlowKey, Local, MacKey, Network, Node, NodeIndex, Service, ServiceKey, Settings, Shortage, Slot,
+        Station, SubnetKey, TargetKey, Uplink, capacity,
     },
 };
 
@@ -17,6 +17,9 @@ use mesh_common::{
 pub static SETTINGS: Array<Settings> = Array::pinned(1, 0);
 #[map]
 pub static SERVICES: HashMap<ServiceKey, Service> = HashMap::pinned(capacity::SERVICES, NO_PREALLOC);
+/// The ports at which tasks answer clients; the values say nothing.
+#[map]
+pub static TARGETS: HashMap<TargetKey, u32> = HashMap::pinned(capacity::TARGETS, NO_PREALLOC);
 /// The agent writes it through a mapping of its own, and may ask for more entries when it loads the object.
 #[map]
 pub static SLOTS: Array<Slot> = Array::pinned(capacity::SLOTS, aya_ebpf::bindings::BPF_F_MMAPABLE);
@@ -51,6 +54,12 @@ pub static UPLINKS: HashMap<u32, Uplink> = HashMap::pinned(capacity::UPLINKS, NO
 
 #[map]
 pub static FLOWS: LruHashMap<FlowKey, Flow> = LruHashMap::pinned(capacity::FLOWS, 0);
+/// The keys of flows that had not proved themselves when they were put here: each new one takes the place of the oldest.
+#[map]
+pub static NEW_FLOWS: Array<FlowKey> = Array::pinned(capacity::NEW_FLOWS, 0);
+/// How many flows have ever been put into `NEW_FLOWS`.
+#[map]
+pub static NEW_FLOWS_TURN: Array<u64> = Array::pinned(1, 0);
 /// Round robin's next turn, by service number.
 #[map]
 pub static CURSORS: Array<u64> = Array::pinned(capacity::SERVICES, 0);
@@ -60,6 +69,9 @@ pub static DIALLED: LruHashMap<DialledKey, Dialled> = LruHashMap::pinned(capacit
 /// Packets lost, by reason.
 #[map]
 pub static DROPS: PerCpuArray<u64> = PerCpuArray::pinned(Reason::ALL.len() as u32, 0);
+/// How often there was no room, by what for.
+#[map]
+pub static SHORTAGES: PerCpuArray<u64> = PerCpuArray::pinned(Shortage::ALL.len() as u32, 0);
 /// Packets seen, by hook and outcome.
 #[map]
 pub static COUNTERS: PerCpuArray<Counter> = PerCpuArray::pinned(Counter::COUNT, 0);

@@ -8,6 +8,7 @@ mod limits;
 mod mesh;
 mod message;
 mod neighbours;
+mod newcomers;
 mod outside;
 mod overlay;
 mod publish_limits;

@@ -62,9 +62,10 @@ fn word(
     flow: &Flow,
     now: u64,
 ) -> Option<Word> {
-    let is_over = flow.flags & (flow_flags::FIN | flow_flags::RST) != 0
+    // A new flow finds its backend again by its ring, and a flood of such is not to be told about.
+    let is_none = flow.flags & (flow_flags::FIN | flow_flags::RST | flow_flags::NEW) != 0
         || key.protocol == UDP && now.saturating_sub(flow.seen) > UDP_IDLE;
-    if key.scope >> 24 != Space::Published as u32 || is_over {
+    if key.scope >> 24 != Space::Published as u32 || is_none {
         return None;
     }
     let settings = contents.settings.get(&0)?;

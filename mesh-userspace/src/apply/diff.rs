@@ -10,7 +10,7 @@ use mesh_common::abi::Slot;
 use super::{
     maps::{
         Allowed, Attachments, Backends, Endpoints, Entry, Locals, Map, MapContents, MapError, Maps, Networks,
-        NodeSettings, Nodes, Peers, SLOTS, Services, Stations, Subnets, Uplinks,
+        NodeSettings, Nodes, Peers, SLOTS, Services, Stations, Subnets, Targets, Uplinks,
     },
     slots::{Block, Blocks},
 };
@@ -88,6 +88,7 @@ pub fn read(maps: &impl Maps, known: Option<&MapContents>) -> Result<MapContents
         subnets: maps.entries::<Subnets>()?.into_iter().collect(),
         endpoints: maps.entries::<Endpoints>()?.into_iter().collect(),
         stations: maps.entries::<Stations>()?.into_iter().collect(),
+        targets: maps.entries::<Targets>()?.into_iter().collect(),
         attachments: maps.entries::<Attachments>()?.into_iter().collect(),
         backends: array::<Backends>(maps, known.map(|known| known.backends.keys()))?,
         allowed: maps.entries::<Allowed>()?.into_iter().collect(),

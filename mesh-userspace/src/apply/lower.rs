@@ -95,6 +95,7 @@ pub fn lower(
         subnets: plan.subnets.clone(),
         endpoints: endpoints.collect(),
         stations: stations.chain(nodes_by_mac).collect(),
+        targets: plan.targets.iter().map(|key| (*key, 1)).collect(),
         attachments: plan.attachments.clone(),
         backends: backends_table(plan, current, &backends, node),
         slots: rings.slots,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use mesh_common::abi::{
     self, Address, AllowedKey, Attachment, Backend, Endpoint, EndpointKey, Flow, FlowKey, Local, MacKey,
-    Network, Pod, Service, ServiceKey, Settings, Slot, Station, SubnetKey, Uplink, capacity,
+    Network, Pod, Service, ServiceKey, Settings, Slot, Station, SubnetKey, TargetKey, Uplink, capacity,
 };
 
 use super::slots::Blocks;
@@ -287,6 +287,8 @@ planned_maps! {
     Stations, stations: "STATIONS" Hash[capacity::ENDPOINTS] MacKey => Station;
     /// What hangs on the host sides of this node's endpoints, by interface index.
     Attachments, attachments: "ATTACHMENTS" Hash[capacity::LOCAL_ENDPOINTS] u32 => Attachment;
+    /// The ports at which tasks answer clients; the values say nothing.
+    Targets, targets: "TARGETS" Hash[capacity::TARGETS] TargetKey => u32;
     /// The backends by index, 0 unused; also those that left, for the flows that still name them.
     Backends, backends: "BACKENDS" Array[capacity::BACKENDS] u32 => Backend;
     /// The ranges of clients that may ask for services which not everybody may.

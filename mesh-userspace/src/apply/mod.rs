@@ -20,6 +20,6 @@ pub use lower::lower;
 pub use maps::{
     Allowed, AllowedPrefix, Attachments, Backends, Endpoints, Entries, Entry, Flows, Full, Locals, Map,
     MapContents, MapError, MapKind, Maps, Networks, NodeSettings, Nodes, Peers, SLOTS, Services, Stations,
-    SubnetPrefix, Subnets, Uplinks,
+    SubnetPrefix, Subnets, Targets, Uplinks,
 };
 pub use slots::{Block, Blocks};

@@ -16,12 +16,16 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use ipnet::IpNet;
 use mesh_common::abi::{
-    Address, Attachment, EndpointKey, Local, MacKey, Network, Scheduler, ServiceKey, Uplink, capacity,
-    settings_flags,
+    Address, Attachment, EndpointKey, Local, MacKey, Network, Scheduler, ServiceKey, TargetKey, Uplink,
+    capacity, settings_flags,
 };
 
 pub use facts::{GateFacts, Interface, LocalAddress, NodeFacts, NodeRoute};
@@ -66,6 +70,8 @@ pub struct Plan {
     pub backends: BTreeMap<BackendId, PlannedBackend>,
     /// Virtual IPs and published ports.
     pub services: BTreeMap<ServiceKey, PlannedService>,
+    /// The ports at which tasks answer clients.
+    pub targets: BTreeSet<TargetKey>,
     /// The links that this node should have.
     pub links: Links,
     /// What hangs on which interface.
@@ -217,6 +223,7 @@ pub fn plan(table: &Table, node: &str, facts: &NodeFacts, rings: &mut RingCache)
         attachments: local.attachments,
         backends: services.backends,
         services: services.services,
+        targets: services.targets,
         links,
         problems,
     })

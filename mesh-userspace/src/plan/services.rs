@@ -8,7 +8,7 @@ use std::{
 };
 
 use ipnet::IpNet;
-use mesh_common::abi::{Address, Family, Scheduler, ServiceKey};
+use mesh_common::abi::{Address, Family, Scheduler, ServiceKey, TargetKey};
 
 use super::{
     NodeFacts, PlannedBackend, PlannedService,
@@ -24,6 +24,7 @@ use crate::table::{self, Endpoint, Protocol, PublishMode, PublishedPort, Table};
 pub(super) struct Planned {
     pub(super) backends: BTreeMap<BackendId, PlannedBackend>,
     pub(super) services: BTreeMap<ServiceKey, PlannedService>,
+    pub(super) targets: BTreeSet<TargetKey>,
 }
 
 /// The services on their way into the plan, whose rings are made all at once.
@@ -32,6 +33,7 @@ struct Draft {
     /// With repetitions: behind a virtual IP and a port are mostly the same.
     backends: Vec<(BackendId, PlannedBackend)>,
     services: BTreeMap<ServiceKey, DraftService>,
+    targets: BTreeSet<TargetKey>,
     rings: WantedRings,
 }
 
@@ -75,7 +77,11 @@ pub(super) fn services(
         };
         (key, planned)
     });
-    Planned { services: services.collect(), backends: draft.backends.into_iter().collect() }
+    Planned {
+        services: services.collect(),
+        targets: draft.targets,
+        backends: draft.backends.into_iter().collect(),
+    }
 }
 
 /// The node that the plan is for.
@@ -176,15 +182,23 @@ impl OneService<'_> {
                     }
                 }
                 let backends = self.backends(endpoints.into_iter(), family, draft);
+                let protocol = match port.protocol {
+                    Protocol::Tcp => 6,
+                    Protocol::Udp => 17,
+                };
+                let answering = if port.target == 0 { port.published } else { port.target };
+                draft.targets.extend(backends.iter().map(|backend| TargetKey {
+                    vni: backend.id.vni,
+                    port: answering.to_be_bytes(),
+                    protocol,
+                    reserved: 0,
+                }));
                 for spot in self.spots(here, port, family) {
                     let key = ServiceKey {
                         address: spot.address,
                         scope: spot.scope,
                         port: port.published.to_be_bytes(),
-                        protocol: match port.protocol {
-                            Protocol::Tcp => 6,
-                            Protocol::Udp => 17,
-                        },
+                        protocol,
                         family: family as u8,
                     };
                     self.enter(key, port.target, backends.clone(), draft);

@@ -110,6 +110,18 @@ fn a_port_without_backends_is_there_only_in_the_families_of_its_networks() {
 }
 
 #[test]
+fn ports_at_which_tasks_answer() {
+    let mut table = table();
+    network(&mut table, "blue", 4097, &["10.0.9.0/24"]);
+    service(&mut table, "web", &[("blue", &["10.0.9.2"])], &[(80, 8080), (443, 0)]);
+    assert!(plan(&table, "n1", &facts()).unwrap().targets.is_empty(), "nobody answers");
+    endpoint(&mut table, "web.1", "n2", "web", "blue", &["10.0.9.11"]);
+    let plan = plan(&table, "n1", &facts()).unwrap();
+    let targets: Vec<_> = plan.targets.iter().map(|key| (key.vni, key.port, key.protocol)).collect();
+    assert_eq!(targets, [443u16, 8080].map(|port| (4097, port.to_be_bytes(), 6)));
+}
+
+#[test]
 fn dnsrr_has_no_virtual_ip_but_its_ports_answer() {
     let mut table = search();
     table.services.get_mut("search").unwrap().vips.clear();

@@ -50,11 +50,13 @@ pub enum Reason {
     NotPublished,
     /// Sent to a network's gateway, which answers ping and nothing else.
     Gateway,
+    /// The endpoint at a known flow's other end is gone.
+    BackendGone,
 }
 
 impl Reason {
     /// Each reason, in the order of its number.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::Malformed,
         Self::NotAttached,
         Self::SourceForged,
@@ -78,6 +80,7 @@ impl Reason {
         Self::ReturnForged,
         Self::NotPublished,
         Self::Gateway,
+        Self::BackendGone,
     ];
 
     /// The label of its metric.
@@ -107,6 +110,7 @@ impl Reason {
             Self::ReturnForged => "return_forged",
             Self::NotPublished => "not_published",
             Self::Gateway => "gateway",
+            Self::BackendGone => "backend_gone",
         }
     }
 
@@ -137,6 +141,7 @@ impl Reason {
             Self::ReturnForged => "a tunnelled answer for a client that this node did not send",
             Self::NotPublished => "a tunnelled request to a port that is not published",
             Self::Gateway => "the gateway answers ping and nothing else",
+            Self::BackendGone => "the other end of a known connection is gone",
         }
     }
 }

@@ -7,8 +7,8 @@ use super::{Routes, Subnets};
 use crate::{
     Route, Tables,
     abi::{
-        Address, Attachment, Backend, BackendIndex, Endpoint, EndpointKey, Flow, FlowKey, MacKey, Network,
-        Node, NodeIndex, Service, ServiceKey, Settings, Slot, Station, SubnetKey, Uplink, capacity,
+        Address, Allowance, Attachment, Backend, BackendIndex, Endpoint, EndpointKey, Flow, FlowKey, MacKey,
+        Network, Node, NodeIndex, Service, ServiceKey, Settings, Slot, Station, SubnetKey, Uplink, capacity,
     },
 };
 
@@ -48,6 +48,7 @@ pub struct NodeTables {
     pub routes: Routes,
     flows: RefCell<HashMap<FlowKey, Flow>>,
     cursors: RefCell<HashMap<u32, u64>>,
+    allowance: Cell<Allowance>,
     clock: Cell<u64>,
 }
 
@@ -73,6 +74,11 @@ impl NodeTables {
     #[must_use]
     pub fn clock(&self) -> u64 {
         self.clock.get()
+    }
+
+    /// Sets what may still be sent of errors and resets.
+    pub fn set_allowance(&self, allowance: Allowance) {
+        self.allowance.set(allowance);
     }
 
     /// A flow.
@@ -237,6 +243,13 @@ impl<const DELIVERS: bool> Tables for HookTables<'_, DELIVERS> {
         let turn = *cursor;
         *cursor = turn.wrapping_add(1);
         turn
+    }
+
+    fn may_answer(&self) -> bool {
+        let mut allowance = self.node.allowance.get();
+        let may = allowance.take(self.node.clock().saturating_mul(1_000_000_000));
+        self.node.allowance.set(allowance);
+        may
     }
 
     fn now(&self) -> u64 {

@@ -7,19 +7,19 @@ use super::{
     datagram::Datagram,
     deliver, echo, go,
     lookup::{self, Place},
-    neighbour, outside, published,
+    neighbour, outside, published, refuse,
     remember::remember,
     settle, too_big,
     translate::{Rewrite, translate},
     tunnel::{self, Tunnel},
 };
 use crate::{
-    Packet, Reason, Tables, Verdict,
+    Packet, Reason, Refusal, Tables, Verdict,
     abi::{
         Address, Attachment, BackendIndex, Endpoint, Family, Flow, FlowKey, Service, Settings, Space,
         flow_flags,
     },
-    wire::ether_type,
+    wire::{ether_type, protocol},
 };
 
 /// The way of a packet that came from the endpoint behind `ifindex`.
@@ -54,8 +54,7 @@ fn endpoint<P: Packet, T: Tables>(packet: &mut P, tables: &T, ifindex: u32) -> S
         return Err(Reason::SourceForged);
     }
     if too_big::is_too_big(packet, network.mtu) {
-        let speaker = address_of(network.gateway_v4, network.gateway_v6, datagram.family);
-        return too_big::answer(packet, &datagram, &speaker, network.mtu);
+        return Ok(Verdict::refuse(Refusal::too_big(network.mtu)));
     }
     let from = Sender { settings, attachment };
     let known = if datagram.has_ports {
@@ -66,13 +65,24 @@ fn endpoint<P: Packet, T: Tables>(packet: &mut P, tables: &T, ifindex: u32) -> S
         None
     };
     let mut change = Rewrite::NONE;
+    let mut is_routed = false;
     if let Some(flow) = known {
         balance::mark(tables, &flow, &datagram);
-        if flow.flags & flow_flags::ROUTE == 0 {
-            return follow(packet, tables, &from, &mut datagram, &flow);
+        is_routed = flow.flags & flow_flags::ROUTE != 0;
+        if is_routed {
+            change = Rewrite::from(&*flow);
+        } else {
+            match follow(packet, tables, &from, &mut datagram, &flow) {
+                // A connection breaks, and its client learns it at once; a new one, and datagrams, go to another backend.
+                Err(Reason::BackendGone) if datagram.is_syn() || datagram.key.protocol == protocol::UDP => {}
+                Err(Reason::BackendGone) => {
+                    return Ok(Verdict::refuse(Refusal::because(Reason::BackendGone)));
+                }
+                step => return step,
+            }
         }
-        change = Rewrite::from(&*flow);
-    } else {
+    }
+    if !is_routed {
         if let Some(endpoint) = lookup::endpoint(tables, attachment.vni, &datagram.key.destination) {
             return forward(packet, tables, &from, &datagram, endpoint);
         }
@@ -121,7 +131,7 @@ fn follow<P: Packet, T: Tables>(
         return published::answer(packet, tables, datagram, from.attachment.vni, flow.node);
     }
     let endpoint =
-        lookup::endpoint(tables, from.attachment.vni, &flow.destination).ok_or(Reason::NoSuchEndpoint)?;
+        lookup::endpoint(tables, from.attachment.vni, &flow.destination).ok_or(Reason::BackendGone)?;
     translate(packet, datagram, &Rewrite::from(flow))?;
     forward(packet, tables, from, datagram, endpoint)
 }
@@ -162,7 +172,10 @@ fn ask<P: Packet, T: Tables>(
     if !datagram.may_open() {
         return Err(Reason::NoFlow);
     }
-    let (index, backend) = balance::choose(tables, from.settings, service, datagram)?;
+    let (index, backend) = match balance::choose(tables, from.settings, service, datagram) {
+        Ok(chosen) => chosen,
+        Err(reason) => return refuse::unserved(service, reason),
+    };
     let endpoint = lookup::endpoint(tables, backend.vni, &backend.address).ok_or(Reason::NoSuchEndpoint)?;
     let key = datagram.key_in(Space::Network, from.attachment.vni);
     // A task that reaches itself must not see its own address as the client's: its kernel would drop the packet, so the

@@ -9,7 +9,7 @@ use super::{
     neighbour::{self, Asker},
     outside,
     published::{self, Arrival, Returned},
-    settle,
+    refuse, settle,
     translate::{Rewrite, translate},
     tunnel::{self, RETURN_MAC, VNI_PRESENT},
 };
@@ -55,7 +55,9 @@ fn underlay<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Step {
         && let Some(service) = lookup::published(tables, &datagram, key.destination_port)
     {
         let mut way = Way::NOWHERE;
-        published::enter(tables, &mut datagram, service, &mut way)?;
+        if let Err(reason) = published::enter(tables, &mut datagram, service, &mut way) {
+            return refuse::unserved(service, reason);
+        }
         return go(packet, tables, &mut datagram, &way);
     }
     if !T::DELIVERS {

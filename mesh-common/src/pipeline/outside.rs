@@ -3,7 +3,7 @@
 use super::{
     Step, Way, balance,
     datagram::Datagram,
-    deliver, lookup, published,
+    deliver, lookup, published, refuse,
     translate::{Rewrite, translate},
 };
 use crate::{
@@ -182,11 +182,21 @@ pub(super) fn go<P: Packet, T: Tables>(
     change: &Rewrite,
     way: &mut Way,
 ) -> Result<(), Reason> {
+    let service = if tables.serves(datagram.key.destination) {
+        lookup::published(tables, datagram, datagram.key.destination_port)
+    } else {
+        None
+    };
+    // While the packet is as its sender knows it.
+    if let Some(service) = service
+        && service.slots == 0
+    {
+        *way = Way::Settled(refuse::unserved(service, Reason::NoBackend)?);
+        return Ok(());
+    }
     deliver::route_on(packet, datagram)?;
     translate(packet, datagram, change)?;
-    if tables.serves(datagram.key.destination)
-        && let Some(service) = lookup::published(tables, datagram, datagram.key.destination_port)
-    {
+    if let Some(service) = service {
         return published::enter(tables, datagram, service, way);
     }
     *way = Way::Settled(leave(packet, tables, datagram, 0)?);

@@ -10,7 +10,7 @@ use super::{
     tunnel::{self, RETURN_MAC, Tunnel},
 };
 use crate::{
-    Packet, Reason, Tables, Verdict,
+    Packet, Reason, Refusal, Tables, Verdict,
     abi::{Family, Flow, FlowKey, MacKey, NodeIndex, Outcome, Service, Space, settings_flags},
 };
 
@@ -67,7 +67,7 @@ pub(super) fn forward<P: Packet, T: Tables>(
     let node = tables.node(to.node).ok_or(Reason::NoRoute)?;
     let mtu = tunnel::inner_mtu(node);
     if too_big::is_too_big(packet, mtu) {
-        return too_big::answer(packet, datagram, &datagram.key.destination, mtu);
+        return Ok(Verdict::refuse(Refusal::too_big(mtu)));
     }
     let tunnel = Tunnel { node, vni: to.vni, destination: to.mac, source: network.gateway_mac };
     tunnel::encapsulate(packet, tables, datagram, &tunnel)

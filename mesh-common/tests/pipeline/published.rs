@@ -92,7 +92,7 @@ fn in_turn_through_one_node() {
             mesh.node(1).flows().iter().filter(|(key, _)| key.scope >> 24 == Space::Entry as u32).count();
         assert_eq!(entries, 30);
         let unknown = Message::tcp(client(family), 1, node_address(family, 1), TCP_RR.0, ACK);
-        mesh.wire_brings(1, &unknown).is_lost(1, Reason::NoFlow);
+        mesh.wire_brings(1, &unknown).refused_by(1, Reason::NoFlow);
         // A connection that is over frees its port for another task.
         let sent = Message::tcp(client(family), 50000, node_address(family, 1), TCP_RR.0, SYN);
         there_and_back(&mesh, 1, &sent.clone().with_flags(FIN | ACK), B, TCP_RR.1);
@@ -328,7 +328,7 @@ fn a_request_too_long_for_the_tunnel() {
         };
         assert_eq!(answer.body, body);
         let sent = long.frame([0; 6], [0; 6]);
-        assert_eq!(answer.payload, sent[14..14 + 68], "it quotes what was sent");
+        assert_eq!(answer.payload, sent[14..14 + 548], "it quotes what was sent");
         assert!(MTU as usize <= room);
     }
 }

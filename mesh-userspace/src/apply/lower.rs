@@ -10,7 +10,7 @@ use std::{
 };
 
 use mesh_common::abi::{
-    Address, Backend, Endpoint, Node, NodeIndex, Service, ServiceKey, Settings, Slot, Station,
+    Address, Backend, Endpoint, Node, NodeIndex, Service, ServiceKey, Settings, Slot, Station, service_flags,
 };
 
 use super::maps::{Backends, Full, Map, MapContents, Nodes, Services, Slots};
@@ -59,7 +59,7 @@ pub fn lower(plan: &Plan, current: &MapContents) -> Result<MapContents, Full> {
             target_port: service.target_port.to_be_bytes(),
             scheduler: service.scheduler as u8,
             reserved: 0,
-            flags: 0,
+            flags: if service.silent { service_flags::SILENT } else { 0 },
             affinity: 0,
         };
         (*key, value)

@@ -136,6 +136,8 @@ pub struct PlannedService {
     pub target_port: u16,
     /// How a backend is chosen.
     pub scheduler: Scheduler,
+    /// What no backend takes is lost without an answer.
+    pub silent: bool,
     /// The ring that it is chosen from.
     pub ring: Arc<Ring>,
 }

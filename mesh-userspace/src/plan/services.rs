@@ -203,6 +203,7 @@ impl OneService<'_> {
             name: self.name.to_owned(),
             target_port,
             scheduler,
+            silent: self.service.on_no_backend == table::OnNoBackend::Drop,
             ring: rings.get(scheduler, backends),
         });
     }

@@ -27,7 +27,7 @@ pub(crate) use self::{
     resolve::{Unreadable, faults_beside},
     suggest::nearest,
 };
-use crate::table::{EndpointMode, PublishedPort, ReturnPath, Scheduler, XdpMode};
+use crate::table::{EndpointMode, OnNoBackend, PublishedPort, ReturnPath, Scheduler, XdpMode};
 
 /// Everything that is asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -117,6 +117,8 @@ pub struct Service {
     pub scheduler: Scheduler,
     /// Whether its name stands for a virtual IP or for the tasks' addresses.
     pub endpoint_mode: EndpointMode,
+    /// What becomes of a request while it has no backend.
+    pub on_no_backend: OnNoBackend,
     /// The ports that nodes answer on for it.
     pub ports: Vec<Given<PublishedPort>>,
     /// The virtual IPs that it had before, by network: kept as long as nobody else asks for them. See

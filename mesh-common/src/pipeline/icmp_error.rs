@@ -41,8 +41,8 @@ pub(super) fn too_big<P: Packet>(packet: &mut P, answer: &Answer, mtu: u32) -> O
 fn make<P: Packet>(packet: &mut P, answer: &Answer, kind: [u8; 2], word: u32) -> Option<()> {
     let quoted = (made::end(packet, answer.family)? - ETHERNET).min(WORDS * 4) & !3;
     let l4 = answer.l4();
-    packet.resize(l4 + HEADER + quoted)?;
-    let quote = move_quote(packet, quoted, l4 + HEADER)?;
+    packet.quote(l4 + HEADER - ETHERNET, quoted)?;
+    let quote = sum_quote(packet, l4 + HEADER, quoted)?;
     let protocol = match answer.family {
         Family::V4 => protocol::ICMP,
         Family::V6 => protocol::ICMPV6,
@@ -54,10 +54,9 @@ fn make<P: Packet>(packet: &mut P, answer: &Answer, kind: [u8; 2], word: u32) ->
     packet.write(l4, &[[kind[0], kind[1], a, b], word])
 }
 
-/// Moves the packet's first bytes back to where they are quoted, the last first because the places overlap, and sums
-/// them up.
+/// The sum of so many bytes from an offset on.
 #[inline(always)]
-fn move_quote<P: Packet>(packet: &mut P, length: usize, to: usize) -> Option<Sum> {
+fn sum_quote<P: Packet>(packet: &P, start: usize, length: usize) -> Option<Sum> {
     let mut sum = Sum::ZERO;
     for index in 0..WORDS {
         // A loop, not so many copies of its body.
@@ -65,9 +64,7 @@ fn move_quote<P: Packet>(packet: &mut P, length: usize, to: usize) -> Option<Sum
         if index * 4 >= length {
             break;
         }
-        let offset = length - 4 - index * 4;
-        let word: [u8; 4] = packet.read(ETHERNET + offset)?;
-        packet.write(to + offset, &word)?;
+        let word: [u8; 4] = packet.read(start + index * 4)?;
         sum = sum.plus32(word);
     }
     Some(sum)

@@ -7,8 +7,11 @@ use super::{
     datagram::Datagram,
     deliver, echo, go,
     lookup::{self, Place},
-    neighbour, outside, published, refuse,
+    neighbour, outside,
+    published::Answer,
+    refuse,
     remember::remember,
+    second_chance::Errand,
     settle, too_big,
     translate::{Rewrite, translate},
     tunnel::{self, Tunnel},
@@ -65,6 +68,8 @@ fn endpoint<P: Packet, T: Tables>(packet: &mut P, tables: &T, ifindex: u32) -> S
         None
     };
     let mut change = Rewrite::NONE;
+    let mut way = Way::NOWHERE;
+    let mut is_settled = false;
     let mut is_routed = false;
     if let Some(flow) = known {
         balance::mark(tables, &flow, &datagram);
@@ -72,17 +77,20 @@ fn endpoint<P: Packet, T: Tables>(packet: &mut P, tables: &T, ifindex: u32) -> S
         if is_routed {
             change = Rewrite::from(&*flow);
         } else {
-            match follow(packet, tables, &from, &mut datagram, &flow) {
+            match follow(packet, tables, &from, &mut datagram, &flow, &mut way) {
                 // A connection breaks, and its client learns it at once; a new one, and datagrams, go to another backend.
                 Err(Reason::BackendGone) if datagram.is_syn() || datagram.key.protocol == protocol::UDP => {}
                 Err(Reason::BackendGone) => {
                     return Ok(Verdict::refuse(Refusal::because(Reason::BackendGone)));
                 }
-                step => return step,
+                followed => {
+                    followed?;
+                    is_settled = true;
+                }
             }
         }
     }
-    if !is_routed {
+    if !is_settled && !is_routed {
         if let Some(endpoint) = lookup::endpoint(tables, attachment.vni, &datagram.key.destination) {
             return forward(packet, tables, &from, &datagram, endpoint);
         }
@@ -97,9 +105,10 @@ fn endpoint<P: Packet, T: Tables>(packet: &mut P, tables: &T, ifindex: u32) -> S
         }
         outside::masquerade(tables, &mut datagram, attachment, &mut change)?;
     }
-    let mut way = Way::NOWHERE;
-    outside::go(packet, tables, &mut datagram, &change, &mut way)?;
-    go(packet, tables, &mut datagram, &way)
+    if !is_settled {
+        outside::go(packet, tables, &mut datagram, &change, &mut way)?;
+    }
+    go(packet, tables, &mut datagram, &mut way)
 }
 
 /// The task that sends, and where it is.
@@ -125,15 +134,17 @@ fn follow<P: Packet, T: Tables>(
     from: &Sender<'_>,
     datagram: &mut Datagram,
     flow: &Flow,
-) -> Step {
+    way: &mut Way,
+) -> Result<(), Reason> {
     if flow.node != 0 {
-        translate(packet, datagram, &Rewrite::from(flow))?;
-        return published::answer(packet, tables, datagram, from.attachment.vni, flow.node);
+        *way = Way::Answer(Answer { vni: from.attachment.vni, entry: flow.node });
+        return translate(packet, datagram, &Rewrite::from(flow));
     }
     let endpoint =
         lookup::endpoint(tables, from.attachment.vni, &flow.destination).ok_or(Reason::BackendGone)?;
     translate(packet, datagram, &Rewrite::from(flow))?;
-    forward(packet, tables, from, datagram, endpoint)
+    *way = Way::Settled(forward(packet, tables, from, datagram, endpoint)?);
+    Ok(())
 }
 
 /// A packet to an endpoint of the network, here or elsewhere.
@@ -149,8 +160,13 @@ fn forward<P: Packet, T: Tables>(
         return deliver::hand_over(packet, datagram, from.attachment.mac, endpoint.mac, endpoint.ifindex);
     }
     let node = tables.node(endpoint.node).ok_or(Reason::NoRoute)?;
-    let tunnel =
-        Tunnel { node, vni: from.attachment.vni, destination: endpoint.mac, source: from.attachment.mac };
+    let tunnel = Tunnel {
+        node,
+        vni: from.attachment.vni,
+        destination: endpoint.mac,
+        source: from.attachment.mac,
+        errand: Errand::FIRST,
+    };
     tunnel::encapsulate(packet, tables, datagram, &tunnel)
 }
 
@@ -172,7 +188,7 @@ fn ask<P: Packet, T: Tables>(
     if !datagram.may_open() {
         return Err(Reason::NoFlow);
     }
-    let (index, backend) = match balance::choose(tables, from.settings, service, datagram) {
+    let (index, backend) = match balance::choose_for_task(tables, from.settings, service, datagram) {
         Ok(chosen) => chosen,
         Err(reason) => return refuse::unserved(service, reason),
     };

@@ -12,5 +12,6 @@ mod outside;
 mod overlay;
 mod published;
 mod refused;
+mod second_chance;
 mod unserved;
 mod vip;

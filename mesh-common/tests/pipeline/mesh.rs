@@ -135,6 +135,8 @@ pub(crate) enum End {
     Out { node: u32, frame: Vec<u8> },
     /// In a node's own stack.
     Stack { node: u32 },
+    /// In a node's tables: it was word from another node.
+    Learned { node: u32 },
     /// Lost.
     Lost { node: u32, reason: Reason },
     /// Lost, and its sender told.
@@ -158,6 +160,7 @@ pub(crate) enum Entry {
 }
 
 /// Three nodes that know the same.
+#[derive(Clone)]
 pub(crate) struct Mesh {
     nodes: Vec<NodeTables>,
     /// The underlay's family.
@@ -241,6 +244,7 @@ impl Mesh {
                     assert_eq!(verdict.detail(), GATE);
                     End::Node { node, frame: bytes }
                 }
+                Outcome::Learn => End::Learned { node },
                 Outcome::Reply => End::Back { node, frame: bytes },
                 Outcome::Transmit => {
                     assert_eq!(verdict.detail(), UPLINK);

@@ -9,7 +9,7 @@ use std::{
 use mesh_common::{
     abi::{
         Address, BackendIndex, Family, Flow, FlowKey, HOST_ALIAS_V4, HOST_ALIAS_V6, NodeIndex, Scheduler,
-        ServiceKey, Space, network_flags, service_flags, settings_flags,
+        ServiceKey, Slot, Space, network_flags, service_flags, settings_flags,
     },
     native::{Choice, Member, NodeTables, Subnet, Target, Way},
     wire::protocol,
@@ -95,6 +95,13 @@ impl World {
         if random.one_in(4) {
             node.settings.flags |= settings_flags::RETURN_DIRECT;
         }
+        if random.one_in(6) {
+            node.settings.flags |= random.pick(&[
+                settings_flags::NO_SECOND_CHANCE,
+                settings_flags::NO_SECOND_CHANCE | settings_flags::FORGETFUL,
+                settings_flags::ENTRY_CACHE,
+            ]);
+        }
         add_interfaces(&mut node, interfaces);
 
         let mut world = Self { node, members: vec![], vnis: vec![], vips: vec![], peers: vec![] };
@@ -103,6 +110,7 @@ impl World {
         world.add_members(random, interfaces);
         world.add_services(random);
         world.add_broken_flows(random);
+        world.add_history(random);
         world.node.set_clock(1000);
         world
     }
@@ -253,6 +261,16 @@ impl World {
                 ..Flow::default()
             };
             self.node.set_flow(key, flow);
+        }
+    }
+
+    /// Gives some slots backends that they had before.
+    fn add_history(&mut self, random: &mut Random) {
+        let backends: Vec<BackendIndex> = (0..self.node.backends.len() as BackendIndex).collect();
+        for slot in &mut self.node.slots {
+            if random.one_in(2) {
+                *slot = Slot::new(slot.current(), [random.pick(&backends), random.pick(&backends)]);
+            }
         }
     }
 

@@ -12,7 +12,8 @@ use crate::{
         self, Endpoint, Given, Network, Service, Spec, Unreadable, listed, nearest, published_ports, quoted,
     },
     table::{
-        EndpointMode, OnNoBackend, Protocol, PublishMode, PublishedPort, ReturnPath, Scheduler, XdpMode,
+        Continuity, EndpointMode, OnNoBackend, Protocol, PublishMode, PublishedPort, ReturnPath, Scheduler,
+        XdpMode,
     },
 };
 
@@ -53,6 +54,16 @@ impl Sections {
         if let Some(node) = keys.take("return") {
             let paths = [("tunnel", ReturnPath::Tunnel), ("direct", ReturnPath::Direct)];
             options.r#return = one_of(reader, node, "The option return", &paths).map(|path| path.value);
+        }
+        if let Some(node) = keys.take("continuity") {
+            let ways = [
+                ("second-chance", Continuity::SecondChance),
+                ("entry-cache", Continuity::EntryCache),
+                ("node", Continuity::Node),
+                ("none", Continuity::None),
+            ];
+            options.continuity =
+                one_of(reader, node, "The option continuity", &ways).map(|continuity| continuity.value);
         }
         if let Some(node) = keys.take("interfaces") {
             for item in reader.list(node, "The option interfaces", "a list of interfaces such as [eth0]") {

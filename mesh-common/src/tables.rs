@@ -98,6 +98,8 @@ pub trait Tables {
 
     /// The next turn of a service's round robin, from 0.
     fn turn(&self, service: u32) -> u64;
+    /// Whether an error or a reset may be sent now: takes one of this processor's [`Allowance`](crate::abi::Allowance).
+    fn may_answer(&self) -> bool;
     /// Seconds of the monotonic clock.
     fn now(&self) -> u64;
     /// The way to an address, by the node's own routes.

@@ -2,14 +2,14 @@
 
 use aya_ebpf::{
     macros::map,
-    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
 };
 use mesh_common::{
     Reason,
     abi::{
-        Address, AllowedKey, Attachment, Backend, Counter, Dialled, DialledKey, Endpoint, EndpointKey, Flow,
-        FlowKey, Local, MacKey, Network, Node, NodeIndex, Service, ServiceKey, Settings, Shortage, Slot,
-        Station, SubnetKey, TargetKey, Uplink, capacity,
+        Address, Allowance, AllowedKey, Attachment, Backend, Counter, Dialled, DialledKey, Endpoint,
+        EndpointKey, Flow, FlowKey, Local, MacKey, Network, Node, NodeIndex, Service, ServiceKey, Settings,
+        Shortage, Slot, Station, SubnetKey, TargetKey, Uplink, capacity,
     },
 };
 
@@ -65,6 +65,18 @@ pub static NEW_FLOWS_TURN: Array<u64> = Array::pinned(1, 0);
 pub static CURSORS: Array<u64> = Array::pinned(capacity::SERVICES, 0);
 #[map]
 pub static DIALLED: LruHashMap<DialledKey, Dialled> = LruHashMap::pinned(capacity::DIALLED, 0);
+
+/// The programs that answer what is refused, at tc and at XDP: an array holds programs of one type.
+#[map]
+pub static REFUSE_TC: ProgramArray = ProgramArray::pinned(1, 0);
+#[map]
+pub static REFUSE_XDP: ProgramArray = ProgramArray::pinned(1, 0);
+/// What XDP's program hands on to the one that answers.
+#[map]
+pub static REFUSALS: PerCpuArray<u32> = PerCpuArray::pinned(1, 0);
+/// What may still be sent of errors and resets.
+#[map]
+pub static ALLOWANCE: PerCpuArray<Allowance> = PerCpuArray::pinned(1, 0);
 
 /// Packets lost, by reason.
 #[map]

@@ -268,6 +268,14 @@ impl<const XDP: bool> Tables for KernelTables<XDP> {
     }
 
     #[inline(always)]
+    fn may_answer(&self) -> bool {
+        let Some(allowance) = maps::ALLOWANCE.get_ptr_mut(0) else { return false };
+        // SAFETY: the helper takes no arguments. The entry is this processor's own, and a program at a hook is not interrupted
+        // by another at it; where one at another hook comes between, an answer more is sent.
+        unsafe { (*allowance).take(helpers::generated::bpf_ktime_get_ns()) }
+    }
+
+    #[inline(always)]
     fn now(&self) -> u64 {
         // SAFETY: no arguments.
         unsafe { helpers::generated::bpf_ktime_get_coarse_ns() / NANOSECONDS }

@@ -256,7 +256,7 @@ fn piece() -> impl Strategy<Value = String> {
         4 => sample::select(vec![
             "node: ", "nodes: ", "networks: ", "services: ", "endpoints: ", "options: ", "cluster: ", "name: ", "address: ",
             "network: ", "service: ", "subnets: ", "vni: ", "mtu: ", "internal: ", "vip: ", "ports: ", "scheduler: ",
-            "endpoint_mode: ", "external: ", "backends: ", "netns: ", "mac: ", "published: ", "target: ", "protocol: ",
+            "endpoint_mode: ", "on_no_backend: ", "external: ", "backends: ", "netns: ", "mac: ", "published: ", "target: ", "protocol: ",
             "mode: ", "interface: ", "interfaces: ", "vxlan_port: ", "run_dir: ", "n1", "n2", "blue", "search", "search.1",
             "10.0.9.1", "10.0.9.2", "10.0.9.11", "192.0.2.1", "10.0.9.0/24", "\"fd00:9::/64\"", "\"fd00:9::a00:90b\"",
             "\"9200:9200\"", "\"80-90:80-90/udp\"", "mh", "rr", "wlc", "dnsrr", "host", "udp", "02:42:0a:00:09:0b", "/run/x",

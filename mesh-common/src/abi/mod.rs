@@ -4,6 +4,7 @@
 //! are in network byte order, as byte arrays; all other integers are in the machine's order.
 
 mod address;
+mod allowance;
 mod endpoint;
 mod flow;
 mod node;
@@ -14,6 +15,7 @@ mod settings;
 mod socket;
 
 pub use address::{Address, Family};
+pub use allowance::Allowance;
 pub use endpoint::{
     Attachment, Endpoint, EndpointKey, MacKey, Network, Station, SubnetKey, VNI_MAX, network_flags,
 };

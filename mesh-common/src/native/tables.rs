@@ -10,9 +10,9 @@ use super::{Routes, Subnets};
 use crate::{
     Route, Tables,
     abi::{
-        Address, AllowedKey, Attachment, Backend, BackendIndex, Endpoint, EndpointKey, Flow, FlowKey, Local,
-        MacKey, Network, Node, NodeIndex, Service, ServiceKey, Settings, Shortage, Slot, Station, SubnetKey,
-        TargetKey, Uplink, capacity,
+        Address, Allowance, AllowedKey, Attachment, Backend, BackendIndex, Endpoint, EndpointKey, Flow,
+        FlowKey, Local, MacKey, Network, Node, NodeIndex, Service, ServiceKey, Settings, Shortage, Slot,
+        Station, SubnetKey, TargetKey, Uplink, capacity,
     },
 };
 
@@ -59,6 +59,7 @@ pub struct NodeTables {
     next_place: Cell<u32>,
     shortages: Cell<[u64; Shortage::ALL.len()]>,
     cursors: RefCell<HashMap<u32, u64>>,
+    allowance: Cell<Allowance>,
     clock: Cell<u64>,
 }
 
@@ -84,6 +85,11 @@ impl NodeTables {
     #[must_use]
     pub fn clock(&self) -> u64 {
         self.clock.get()
+    }
+
+    /// Sets what may still be sent of errors and resets.
+    pub fn set_allowance(&self, allowance: Allowance) {
+        self.allowance.set(allowance);
     }
 
     /// A flow.
@@ -304,6 +310,13 @@ impl<const DELIVERS: bool> Tables for HookTables<'_, DELIVERS> {
         let turn = *cursor;
         *cursor = turn.wrapping_add(1);
         turn
+    }
+
+    fn may_answer(&self) -> bool {
+        let mut allowance = self.node.allowance.get();
+        let may = allowance.take(self.node.clock().saturating_mul(1_000_000_000));
+        self.node.allowance.set(allowance);
+        may
     }
 
     fn now(&self) -> u64 {

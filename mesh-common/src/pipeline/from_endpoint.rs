@@ -9,6 +9,7 @@ use super::{
     lookup::{self, Place},
     neighbour, newcomer, outside,
     published::Answer,
+    refuse,
     remember::remember,
     second_chance::Errand,
     settle, too_big,
@@ -16,12 +17,12 @@ use super::{
     tunnel::{self, Tunnel},
 };
 use crate::{
-    Packet, Reason, Tables, Verdict,
+    Packet, Reason, Refusal, Tables, Verdict,
     abi::{
         Address, Attachment, BackendIndex, Endpoint, Family, Flow, FlowKey, Service, Settings, Space,
         flow_flags,
     },
-    wire::ether_type,
+    wire::{ether_type, protocol},
 };
 
 /// The way of a packet that came from the endpoint behind `ifindex`.
@@ -56,8 +57,7 @@ fn endpoint<P: Packet, T: Tables>(packet: &mut P, tables: &T, ifindex: u32) -> S
         return Err(Reason::SourceForged);
     }
     if too_big::is_too_big(packet, network.mtu) {
-        let speaker = address_of(network.gateway_v4, network.gateway_v6, datagram.family);
-        return too_big::answer(packet, &datagram, &speaker, network.mtu);
+        return Ok(Verdict::refuse(Refusal::too_big(network.mtu)));
     }
     let from = Sender { settings, attachment };
     let known = if datagram.has_ports {
@@ -69,17 +69,31 @@ fn endpoint<P: Packet, T: Tables>(packet: &mut P, tables: &T, ifindex: u32) -> S
     };
     let mut change = Rewrite::NONE;
     let mut way = Way::NOWHERE;
+    let mut is_settled = false;
+    let mut is_routed = false;
     if let Some(flow) = known {
         balance::mark(tables, &flow, &datagram);
         if newcomer::may_prove(&flow, &datagram) {
             newcomer::prove(tables, &datagram.key);
         }
-        if flow.flags & flow_flags::ROUTE == 0 {
-            follow(packet, tables, &from, &mut datagram, &flow, &mut way)?;
-            return go(packet, tables, &mut datagram, &mut way);
+        is_routed = flow.flags & flow_flags::ROUTE != 0;
+        if is_routed {
+            change = Rewrite::from(&*flow);
+        } else {
+            match follow(packet, tables, &from, &mut datagram, &flow, &mut way) {
+                // A connection breaks, and its client learns it at once; a new one, and datagrams, go to another backend.
+                Err(Reason::BackendGone) if datagram.is_syn() || datagram.key.protocol == protocol::UDP => {}
+                Err(Reason::BackendGone) => {
+                    return Ok(Verdict::refuse(Refusal::because(Reason::BackendGone)));
+                }
+                followed => {
+                    followed?;
+                    is_settled = true;
+                }
+            }
         }
-        change = Rewrite::from(&*flow);
-    } else {
+    }
+    if !is_settled && !is_routed {
         if let Some(endpoint) = lookup::endpoint(tables, attachment.vni, &datagram.key.destination) {
             return forward(packet, tables, &from, &datagram, endpoint);
         }
@@ -94,7 +108,9 @@ fn endpoint<P: Packet, T: Tables>(packet: &mut P, tables: &T, ifindex: u32) -> S
         }
         outside::masquerade(tables, &mut datagram, attachment, &mut change)?;
     }
-    outside::go(packet, tables, &mut datagram, &change, &mut way)?;
+    if !is_settled {
+        outside::go(packet, tables, &mut datagram, &change, &mut way)?;
+    }
     go(packet, tables, &mut datagram, &mut way)
 }
 
@@ -128,7 +144,7 @@ fn follow<P: Packet, T: Tables>(
         return translate(packet, datagram, &Rewrite::from(flow));
     }
     let endpoint =
-        lookup::endpoint(tables, from.attachment.vni, &flow.destination).ok_or(Reason::NoSuchEndpoint)?;
+        lookup::endpoint(tables, from.attachment.vni, &flow.destination).ok_or(Reason::BackendGone)?;
     translate(packet, datagram, &Rewrite::from(flow))?;
     *way = Way::Settled(forward(packet, tables, from, datagram, endpoint)?);
     Ok(())
@@ -175,7 +191,10 @@ fn ask<P: Packet, T: Tables>(
     if !datagram.may_open() {
         return Err(Reason::NoFlow);
     }
-    let (index, backend) = balance::choose_for_task(tables, from.settings, service, datagram)?;
+    let (index, backend) = match balance::choose_for_task(tables, from.settings, service, datagram) {
+        Ok(chosen) => chosen,
+        Err(reason) => return refuse::unserved(service, reason),
+    };
     let endpoint = lookup::endpoint(tables, backend.vni, &backend.address).ok_or(Reason::NoSuchEndpoint)?;
     let key = datagram.key_in(Space::Network, from.attachment.vni);
     // A task that reaches itself must not see its own address as the client's: its kernel would drop the packet, so the

@@ -3,7 +3,7 @@
 use super::{
     Step, Way, balance,
     datagram::Datagram,
-    deliver, lookup, newcomer, published,
+    deliver, lookup, newcomer, published, refuse,
     translate::{Rewrite, translate},
 };
 use crate::{
@@ -187,6 +187,11 @@ pub(super) fn go<P: Packet, T: Tables>(
         let (client, port) = (&datagram.key.source, change.destination_port);
         if let Some(service) = lookup::published(tables, datagram, &change.destination, port, local.flags) {
             lookup::admit(tables, service, client)?;
+            // While the packet is as its sender knows it.
+            if service.slots == 0 {
+                *way = Way::Settled(refuse::unserved(service, Reason::NoBackend)?);
+                return Ok(());
+            }
             deliver::route_on(packet, datagram)?;
             translate(packet, datagram, change)?;
             return published::enter(tables, datagram, service, way);

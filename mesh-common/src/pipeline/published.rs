@@ -11,7 +11,7 @@ use super::{
     tunnel::{self, RETURN_MAC, Tunnel},
 };
 use crate::{
-    Packet, Reason, Tables, Verdict,
+    Packet, Reason, Refusal, Tables, Verdict,
     abi::{
         Family, Flow, FlowKey, MacKey, NodeIndex, Outcome, Service, Space, VNI_MAX, flow_flags,
         settings_flags,
@@ -96,7 +96,7 @@ pub(super) fn forward<P: Packet, T: Tables>(
         if !to.errand.is_first() {
             return Err(Reason::TooBig);
         }
-        return too_big::answer(packet, datagram, &datagram.key.destination, mtu);
+        return Ok(Verdict::refuse(Refusal::too_big(mtu)));
     }
     let source = if to.source == [0; 6] { network.gateway_mac } else { to.source };
     let tunnel = Tunnel { node, vni: to.vni, destination: to.mac, source, errand: to.errand };

@@ -15,4 +15,5 @@ mod publish_limits;
 mod published;
 mod refused;
 mod second_chance;
+mod unserved;
 mod vip;

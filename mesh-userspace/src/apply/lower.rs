@@ -19,7 +19,7 @@ use super::{
     maps::{AllowedPrefix, Backends, Full, Map, MapContents, Nodes, Services},
     rings,
 };
-use crate::plan::{Plan, PlannedNode, SEED, ring::BackendId};
+use crate::plan::{Plan, PlannedNode, PlannedService, SEED, ring::BackendId};
 
 /// The contents of the maps that make a plan true, keeping the numbers that `current` gave.
 ///
@@ -75,7 +75,7 @@ pub fn lower(
             target_port: service.target_port.to_be_bytes(),
             scheduler: service.scheduler as u8,
             reserved: 0,
-            flags: if service.sources.is_empty() { 0 } else { service_flags::RESTRICTED },
+            flags: flags(service),
             affinity: 0,
         };
         (*key, value)
@@ -178,6 +178,12 @@ fn nodes_table(
         }
     }
     nodes
+}
+
+/// The [`service_flags`] of a service.
+fn flags(service: &PlannedService) -> u32 {
+    let silent = if service.silent { service_flags::SILENT } else { 0 };
+    silent | if service.sources.is_empty() { 0 } else { service_flags::RESTRICTED }
 }
 
 fn node_entry(address: IpAddr, node: &PlannedNode) -> Node {

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use super::args::{self, words};
 use crate::{
     api::types::{Place, Vip},
-    table::{EndpointMode, Protocol, PublishedPort, Scheduler},
+    table::{EndpointMode, OnNoBackend, Protocol, PublishedPort, Scheduler},
 };
 
 /// Ask and steer the mesh daemon of this node.
@@ -278,6 +278,10 @@ Examples:
         #[arg(long, value_name = "MODE", default_value = "vip")]
         #[arg(value_parser = words::<EndpointMode>(&["vip", "dnsrr"]))]
         endpoint_mode: EndpointMode,
+        /// What becomes of a request while it has no backend: reject tells its client at once, drop says nothing
+        #[arg(long, value_name = "WAY", default_value = "reject")]
+        #[arg(value_parser = words::<OnNoBackend>(&["reject", "drop"]))]
+        on_no_backend: OnNoBackend,
         /// A virtual IP, chosen where none is given; NETWORK=ADDRESS where networks share addresses
         #[arg(long = "vip", value_name = "ADDRESS", value_parser = args::vip)]
         vips: Vec<Vip>,

@@ -12,7 +12,10 @@ use crate::{
         self, Endpoint, Given, Network, Service, Spec, Unreadable, listed, nearest, published_ports, quoted,
         source,
     },
-    table::{Continuity, EndpointMode, Protocol, PublishMode, PublishedPort, ReturnPath, Scheduler, XdpMode},
+    table::{
+        Continuity, EndpointMode, OnNoBackend, Protocol, PublishMode, PublishedPort, ReturnPath, Scheduler,
+        XdpMode,
+    },
 };
 
 const ADDRESS: &str = "an IP address such as 192.0.2.1 or 2001:db8::1";
@@ -221,6 +224,11 @@ fn service(reader: &mut Reader, entry: &Entry) -> (Service, bool) {
         let modes = [("vip", EndpointMode::Vip), ("dnsrr", EndpointMode::Dnsrr)];
         let mode = one_of(reader, node, &format!("{who}'s endpoint mode"), &modes);
         service.endpoint_mode = mode.map(|mode| mode.value).unwrap_or_default();
+    }
+    if let Some(node) = keys.take("on_no_backend") {
+        let ways = [("reject", OnNoBackend::Reject), ("drop", OnNoBackend::Drop)];
+        let way = one_of(reader, node, &format!("{who}'s on_no_backend"), &ways);
+        service.on_no_backend = way.map(|way| way.value).unwrap_or_default();
     }
     if let Some(node) = keys.take("ports") {
         let what = format!("The list of {}'s ports", lower(&who));

@@ -32,7 +32,7 @@ use std::{collections::BTreeMap, fs, io, path::Path};
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Map, MapData, MapError, MapInfo},
+    maps::{Map, MapData, MapError, MapInfo, ProgramArray},
     programs::{Program, ProgramError},
     sys::SyscallError,
 };
@@ -49,6 +49,9 @@ use crate::apply::SLOTS;
 use bpffs::BpfFs;
 use error::chain;
 use slots::SlotTable;
+
+/// The arrays of programs that other programs call, and the only program in each.
+const TAIL_CALLS: [(&str, &str); 2] = [("REFUSE_TC", "refuse_tc"), ("REFUSE_XDP", "refuse_xdp")];
 
 /// The loaded object. What it has pinned and attached stays when this is dropped.
 #[derive(Debug)]
@@ -108,8 +111,10 @@ impl Datapath {
 
         let log = ProgramLog::of(&mut ebpf);
         let names: Vec<String> = ebpf.maps().map(|(name, _)| name.to_owned()).collect();
-        let maps: BTreeMap<String, Map> =
+        let mut maps: BTreeMap<String, Map> =
             names.into_iter().filter_map(|name| ebpf.take_map(&name).map(|map| (name, map))).collect();
+        // Before anything is attached that calls them.
+        set_tail_calls(&ebpf, &mut maps)?;
         let table = maps.get(SLOTS).ok_or_else(|| map::missing(SLOTS))?;
         let datapath = Self { fs, ebpf, slots: SlotTable::of(table)?, maps, log };
         datapath.sweep()?;
@@ -238,6 +243,23 @@ fn load(name: &str, program: &mut Program) -> Result<(), DatapathError> {
         },
         other => DatapathError::Load { why: format!("the program {name}: {}", chain(&other)) },
     })
+}
+
+/// Puts the programs that others call into their arrays, in the place of those of an agent before. An array forgets its
+/// programs when no agent has it open and no pin is left of it.
+fn set_tail_calls(ebpf: &Ebpf, maps: &mut BTreeMap<String, Map>) -> Result<(), DatapathError> {
+    for (array, name) in TAIL_CALLS {
+        let missing = |what, name: &str| DatapathError::Missing { what, name: name.to_owned() };
+        let fault =
+            |why| DatapathError::Load { why: format!("the program {name} in the map {array}: {why}") };
+        let program = ebpf.program(name).ok_or_else(|| missing("program", name))?;
+        let program = program.fd().map_err(|error| fault(chain(&error)))?;
+        let map = maps.get_mut(array).ok_or_else(|| missing("map", array))?;
+        ProgramArray::try_from(map)
+            .and_then(|mut map| map.set(0, program, 0))
+            .map_err(|error| fault(chain(&error)))?;
+    }
+    Ok(())
 }
 
 /// The end of the verifier's log, which says what it refused and where; the whole may have megabytes.

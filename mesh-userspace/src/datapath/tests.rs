@@ -145,6 +145,35 @@ fn a_restart_takes_over_maps_and_links() {
     }
 }
 
+/// What is refused is answered also while no agent runs, and by the next one's program as soon as that is there.
+#[test]
+fn programs_that_others_call_outlive_the_agent() {
+    let node = Node::new();
+    node.inside(|| {
+        let called = |fs: &BpfFs| {
+            TAIL_CALLS.map(|(array, _)| {
+                let array = sys::get_pinned(&fs.path(&format!("v{LAYOUT_VERSION}")).join(array)).unwrap();
+                sys::lookup::<u32, u32>(array.as_fd(), &0).unwrap()
+            })
+        };
+        let numbers = |datapath: &Datapath| {
+            TAIL_CALLS.map(|(_, name)| {
+                let program = datapath.ebpf.program(name).unwrap().fd().unwrap();
+                Some(sys::program_number(program.as_fd()).unwrap())
+            })
+        };
+        let first = node.open();
+        let before = numbers(&first);
+        assert_eq!(called(&first.fs), before);
+        drop(first);
+        let fs = BpfFs::open(&node.run_dir.0).unwrap();
+        assert_eq!(called(&fs), before);
+        let second = node.open();
+        assert_ne!(numbers(&second), before);
+        assert_eq!(called(&fs), numbers(&second));
+    });
+}
+
 #[test]
 fn a_link_goes_with_its_interface() {
     let node = Node::new();

@@ -150,6 +150,8 @@ pub struct PlannedService {
     pub scheduler: Scheduler,
     /// The clients that may ask; empty for each.
     pub sources: Vec<IpNet>,
+    /// What no backend takes is lost without an answer.
+    pub silent: bool,
     /// The ring that it is chosen from.
     pub ring: Arc<Ring>,
 }

@@ -43,6 +43,7 @@ struct DraftService {
     target_port: u16,
     scheduler: Scheduler,
     sources: Vec<IpNet>,
+    silent: bool,
     /// The number of its ring among those that are wanted.
     ring: usize,
 }
@@ -73,6 +74,7 @@ pub(super) fn services(
             target_port: service.target_port,
             scheduler: service.scheduler,
             sources: service.sources,
+            silent: service.silent,
             ring: rings.get(service.ring).map(Arc::clone).unwrap_or_default(),
         };
         (key, planned)
@@ -310,6 +312,7 @@ impl OneService<'_> {
             target_port,
             scheduler,
             sources: Vec::new(),
+            silent: self.service.on_no_backend == table::OnNoBackend::Drop,
             ring: draft.rings.number(Recipe::new(scheduler, members)),
         });
     }

@@ -50,6 +50,7 @@ pub(crate) fn service(table: &mut Table, name: &str, vips: &[(&str, &[&str])], p
         vips: vips.collect(),
         scheduler: Scheduler::Mh,
         endpoint_mode: Default::default(),
+        on_no_backend: Default::default(),
         ports: ports.collect(),
         external: Vec::new(),
     };

@@ -98,6 +98,18 @@ fn round_robin_goes_by_the_tasks_numbers() {
 }
 
 #[test]
+fn a_service_that_is_to_be_silent_is() {
+    let mut table = search();
+    let silence = |table: &Table| {
+        let plan = plan(table, "n1", &facts()).unwrap();
+        plan.services.values().map(|service| service.silent).collect::<Vec<_>>()
+    };
+    assert!(silence(&table).iter().all(|silent| !silent));
+    table.services.get_mut("search").unwrap().on_no_backend = crate::table::OnNoBackend::Drop;
+    assert!(!silence(&table).is_empty() && silence(&table).iter().all(|silent| *silent));
+}
+
+#[test]
 fn a_port_without_backends_is_there_only_in_the_families_of_its_networks() {
     let mut table = table();
     network(&mut table, "old", 5, &["10.5.0.0/24"]);

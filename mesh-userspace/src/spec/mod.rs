@@ -28,7 +28,7 @@ pub(crate) use self::{
     resolve::{Unreadable, faults_beside},
     suggest::nearest,
 };
-use crate::table::{Continuity, EndpointMode, PublishedPort, ReturnPath, Scheduler, XdpMode};
+use crate::table::{Continuity, EndpointMode, OnNoBackend, PublishedPort, ReturnPath, Scheduler, XdpMode};
 
 /// Everything that is asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -120,6 +120,8 @@ pub struct Service {
     pub scheduler: Scheduler,
     /// Whether its name stands for a virtual IP or for the tasks' addresses.
     pub endpoint_mode: EndpointMode,
+    /// What becomes of a request while it has no backend.
+    pub on_no_backend: OnNoBackend,
     /// The ports that nodes answer on for it.
     pub ports: Vec<Given<PublishedPort>>,
     /// Addresses routed to several nodes, on each of which it answers.

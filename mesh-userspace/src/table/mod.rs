@@ -115,6 +115,9 @@ pub struct Service {
     pub scheduler: Scheduler,
     /// Whether its name stands for a virtual IP or for the tasks' addresses.
     pub endpoint_mode: EndpointMode,
+    /// What becomes of a request while it has no backend.
+    #[serde(default)]
+    pub on_no_backend: OnNoBackend,
     /// The ports that nodes answer on for it, in their order.
     pub ports: Vec<PublishedPort>,
     /// Addresses routed to several nodes, on each of which it answers.
@@ -130,6 +133,17 @@ pub enum Scheduler {
     Mh,
     /// Round robin.
     Rr,
+}
+
+/// What becomes of a request that a service has no backend for, by the names of a packet filter's verdicts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnNoBackend {
+    /// Its client is told at once: TCP by a reset, UDP by "port unreachable".
+    #[default]
+    Reject,
+    /// It is lost in silence.
+    Drop,
 }
 
 /// What a service's name stands for.

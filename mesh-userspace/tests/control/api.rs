@@ -16,7 +16,7 @@ use mesh_userspace::{
         server::{CONNECTIONS_MAX, IDLE_MAX},
         types::{Attach, EndpointState, ErrorBody, NetworkCreate, ServiceCreate, Vip},
     },
-    table::{EndpointMode, Protocol, PublishMode, PublishedPort, Scheduler},
+    table::{EndpointMode, OnNoBackend, Protocol, PublishMode, PublishedPort, Scheduler},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -113,6 +113,7 @@ async fn services_are_made_and_removed() {
         vips: vec![Vip { network: Some("blue".to_owned()), address: ip("10.0.9.5") }],
         scheduler: Scheduler::Rr,
         endpoint_mode: EndpointMode::Vip,
+        on_no_backend: OnNoBackend::Drop,
         ports: vec![PublishedPort {
             published: 53,
             target: 5353,
@@ -124,6 +125,7 @@ async fn services_are_made_and_removed() {
     let dns = client.create_service(&asked).await.unwrap();
     assert_eq!(dns.vips["blue"], [ip("10.0.9.5")]);
     assert_eq!((dns.scheduler, &dns.ports), (Scheduler::Rr, &asked.ports));
+    assert_eq!(dns.on_no_backend, OnNoBackend::Drop);
     assert_eq!(client.service("dns").await.unwrap(), dns);
     assert_eq!(client.services().await.unwrap().len(), 5);
     client.remove_service("dns").await.unwrap();

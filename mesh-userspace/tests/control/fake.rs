@@ -200,6 +200,7 @@ fn service(network: &str, vips: &[&str], scheduler: Scheduler, ports: Vec<Publis
         vips: [(network.to_owned(), vips.iter().map(|address| ip(address)).collect())].into(),
         scheduler,
         endpoint_mode: mesh_userspace::table::EndpointMode::Vip,
+        on_no_backend: mesh_userspace::table::OnNoBackend::Reject,
         ports,
         external: vec![],
     }
@@ -419,6 +420,7 @@ impl Fake {
                 let vips: Vec<&str> = vips.iter().map(String::as_str).collect();
                 let mut made = service(&network, &vips, asked.scheduler, asked.ports.clone());
                 made.endpoint_mode = asked.endpoint_mode;
+                made.on_no_backend = asked.on_no_backend;
                 table.services.insert(asked.name.clone(), made);
                 asked.name.clone()
             }

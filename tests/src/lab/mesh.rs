@@ -70,6 +70,8 @@ pub struct Service {
     pub ports: Vec<Value>,
     /// Addresses that are routed to several nodes.
     pub external: Vec<String>,
+    /// What becomes of a request while it has no backend; the default if `None`.
+    pub on_no_backend: Option<String>,
 }
 
 /// A task's attachment in the file.
@@ -206,6 +208,7 @@ impl Mesh {
             scheduler: scheduler.to_owned(),
             ports: ports.iter().map(|&port| Value::from(port)).collect(),
             external: Vec::new(),
+            on_no_backend: None,
         });
         self
     }
@@ -224,6 +227,15 @@ impl Mesh {
     pub fn external(mut self, addresses: &[&str]) -> Self {
         if let Some(service) = self.services.last_mut() {
             service.external.extend(addresses.iter().map(|&address| address.to_owned()));
+        }
+        self
+    }
+
+    /// With the service that was added last doing this with a request while it has no backend.
+    #[must_use]
+    pub fn on_no_backend(mut self, way: &str) -> Self {
+        if let Some(service) = self.services.last_mut() {
+            service.on_no_backend = Some(way.to_owned());
         }
         self
     }
@@ -339,6 +351,9 @@ impl Mesh {
             let mut entry = json!({ "networks": [service.network], "scheduler": service.scheduler });
             if let Some(vip) = &service.vip {
                 entry["vip"] = json!({ &service.network: vip });
+            }
+            if let Some(way) = &service.on_no_backend {
+                entry["on_no_backend"] = json!(way);
             }
             if !service.ports.is_empty() {
                 entry["ports"] = json!(service.ports);

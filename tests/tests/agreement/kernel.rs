@@ -5,15 +5,18 @@ use std::{fs, path::PathBuf};
 use anyhow::{Context as _, Result, ensure};
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray, RingBuf, lpm_trie::Key},
+    maps::{
+        Array, HashMap, LpmTrie, MapData, PerCpuArray, PerCpuValues, ProgramArray, RingBuf, lpm_trie::Key,
+    },
     programs::{ProgramError, SchedClassifier, TestRun as _, TestRunOptions, Xdp, XdpMode},
+    util::nr_cpus,
 };
 use mesh_common::{
     Reason,
     abi::{
-        Address, AllowedKey, Attachment, Backend, Counter, Endpoint, EndpointKey, Flow, FlowKey, Hook, Local,
-        MacKey, Network, Node, NodeIndex, Pod, Service, ServiceKey, Settings, Shortage, Slot, Station,
-        SubnetKey, TargetKey, Trace, Uplink,
+        Address, Allowance, AllowedKey, Attachment, Backend, Counter, Endpoint, EndpointKey, Flow, FlowKey,
+        Hook, Local, MacKey, Network, Node, NodeIndex, Pod, Service, ServiceKey, Settings, Shortage, Slot,
+        Station, SubnetKey, TargetKey, Trace, Uplink,
     },
     native::NodeTables,
 };
@@ -66,6 +69,9 @@ pub(crate) struct Kernel {
     flows: Hash<FlowKey, Flow>,
     subnets: LpmTrie<MapData, Raw<SubnetKey>, Raw<u32>>,
     allowed: LpmTrie<MapData, Raw<AllowedKey>, Raw<u32>>,
+    allowance: PerCpuArray<MapData, Raw<Allowance>>,
+    /// They forget their programs when nobody has them open.
+    _refusing: [ProgramArray<MapData>; 2],
     /// The interface that packets from the wire come in by.
     uplink: u32,
 }
@@ -85,13 +91,17 @@ impl Kernel {
             format!("no eBPF object at {}: `cargo xtask build-ebpf` makes it", path.display())
         })?;
         let mut programs = EbpfLoader::new().default_map_pin_directory(pins).load(&bytes)?;
-        for name in ["endpoint_tc", "host_tc", "underlay_tc"] {
+        for name in ["endpoint_tc", "host_tc", "underlay_tc", "refuse_tc"] {
             tc(&mut programs, name)?.load().with_context(|| format!("cannot load {name}"))?;
         }
-        let xdp: &mut Xdp =
-            programs.program_mut("underlay_xdp").context("no program underlay_xdp")?.try_into()?;
-        xdp.load()?;
-        xdp.attach_to_if_index(uplink, XdpMode::Driver)?;
+        xdp(&mut programs, "refuse_xdp")?.load()?;
+        let mut at_tc = map!(programs, ProgramArray, "REFUSE_TC");
+        at_tc.set(0, tc(&mut programs, "refuse_tc")?.fd()?, 0)?;
+        let mut at_xdp = map!(programs, ProgramArray, "REFUSE_XDP");
+        at_xdp.set(0, xdp(&mut programs, "refuse_xdp")?.fd()?, 0)?;
+        let underlay = xdp(&mut programs, "underlay_xdp")?;
+        underlay.load()?;
+        underlay.attach_to_if_index(uplink, XdpMode::Driver)?;
         Ok(Self {
             traces: map!(programs, RingBuf, "TRACES"),
             drops: map!(programs, PerCpuArray, "DROPS"),
@@ -116,12 +126,14 @@ impl Kernel {
             flows: map!(programs, HashMap, "FLOWS"),
             subnets: map!(programs, LpmTrie, "SUBNETS"),
             allowed: map!(programs, LpmTrie, "ALLOWED"),
+            allowance: map!(programs, PerCpuArray, "ALLOWANCE"),
+            _refusing: [at_tc, at_xdp],
             programs,
             uplink,
         })
     }
 
-    /// Makes the kernel's tables what a node's are, and forgets all flows.
+    /// Makes the kernel's tables what a node's are.
     pub(crate) fn fill(&mut self, node: &NodeTables) -> Result<()> {
         // Each packet is traced: the trace tells what the program decided.
         self.settings.set(0, Raw(Settings { trace_every: 1, ..node.settings }), 0)?;
@@ -140,7 +152,7 @@ impl Kernel {
         fill_hash(&mut self.peers, &node.peers)?;
         fill_hash(&mut self.locals, &node.locals)?;
         fill_hash(&mut self.uplinks, &node.uplinks)?;
-        fill_hash(&mut self.flows, &Default::default())?;
+        fill_hash(&mut self.flows, &node.flows().into_iter().collect())?;
         // As far as the world before this one took places, and one more that the test itself may have filled.
         for place in 0..=self.next_place()? {
             self.new_flows.set(place, Raw(FlowKey::default()), 0)?;
@@ -184,14 +196,7 @@ impl Kernel {
             Hook::Endpoint => tc(&mut self.programs, "endpoint_tc")?.test_run(options),
             Hook::Host => tc(&mut self.programs, "host_tc")?.test_run(options),
             Hook::Underlay => tc(&mut self.programs, "underlay_tc")?.test_run(options),
-            Hook::Xdp => {
-                let program: &mut Xdp = self
-                    .programs
-                    .program_mut("underlay_xdp")
-                    .context("no program underlay_xdp")?
-                    .try_into()?;
-                program.test_run(options)
-            }
+            Hook::Xdp => xdp(&mut self.programs, "underlay_xdp")?.test_run(options),
         };
         let ran = match ran {
             Ok(ran) => ran,
@@ -223,6 +228,12 @@ impl Kernel {
     /// Puts a key into a place of the queue of new flows.
     pub(crate) fn set_queued(&mut self, place: u32, key: FlowKey) -> Result<()> {
         Ok(self.new_flows.set(place, Raw(key), 0)?)
+    }
+
+    /// Sets what every processor may still send of errors and resets.
+    pub(crate) fn set_allowance(&mut self, allowance: Allowance) -> Result<()> {
+        let all = PerCpuValues::try_from(vec![Raw(allowance); nr_cpus().map_err(|(_, error)| error)?])?;
+        Ok(self.allowance.set(0, all, 0)?)
     }
 
     pub(crate) fn flow(&self, key: &FlowKey) -> Option<Flow> {
@@ -282,6 +293,10 @@ fn object() -> PathBuf {
 }
 
 fn tc<'a>(programs: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier> {
+    Ok(programs.program_mut(name).with_context(|| format!("no program {name}"))?.try_into()?)
+}
+
+fn xdp<'a>(programs: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {
     Ok(programs.program_mut(name).with_context(|| format!("no program {name}"))?.try_into()?)
 }
 

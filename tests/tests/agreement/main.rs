@@ -12,8 +12,8 @@ use std::{collections::BTreeSet, fmt::Write as _, thread};
 use anyhow::{Result, bail, ensure};
 use mesh_common::{
     Packet as _, Reason, Verdict,
-    abi::{Counter, Flow, FlowKey, Hook, Outcome, Shortage},
-    native::Buffer,
+    abi::{Allowance, Counter, Flow, FlowKey, Hook, Outcome, Shortage},
+    native::{Buffer, finish},
     pipeline,
 };
 use nix::time::{ClockId, clock_gettime};
@@ -41,6 +41,8 @@ struct Lives {
     counters: Vec<Counter>,
     /// Runs by hook and outcome are in the counters; these are the packets that the kernel takes for no test.
     refused: usize,
+    /// Packets so far.
+    turn: u64,
 }
 
 #[test]
@@ -111,7 +113,7 @@ impl Lives {
     fn new(mut kernel: Kernel, world: World) -> Result<Self> {
         kernel.fill(&world.node)?;
         let (drops, counters) = (kernel.drops()?, kernel.counters()?);
-        Ok(Self { kernel, world, drops, gave_way: 0, counters, refused: 0 })
+        Ok(Self { kernel, world, drops, gave_way: 0, counters, refused: 0, turn: 0 })
     }
 
     fn enter(&mut self, world: World) -> Result<()> {
@@ -139,6 +141,11 @@ impl Lives {
             frame
         };
         let ingress = if let Entry::Endpoint(ifindex) = frame.entry { ifindex } else { 0 };
+        // Two clocks would ration differently: enough for one answer, or, now and then, for none.
+        self.turn += 1;
+        let allowance = if self.turn.is_multiple_of(8) { Allowance::NONE } else { Allowance::default() };
+        self.kernel.set_allowance(allowance)?;
+        self.world.node.set_allowance(allowance);
         let before = seconds()?;
         let Some(ran) = self.kernel.run(hook, &frame.bytes, ingress, frame.is_aggregate)? else {
             ensure!(is_no_test(&frame.bytes), "the kernel refuses {}", hex(&frame.bytes));
@@ -342,11 +349,16 @@ impl Lives {
 
 /// Runs a packet through the native life.
 fn native(world: &World, hook: Hook, ingress: u32, packet: &mut Buffer) -> Verdict {
+    let (at_tc, at_xdp) = (world.node.at_tc(), world.node.at_xdp());
+    let verdict = match hook {
+        Hook::Endpoint => pipeline::from_endpoint(packet, &at_tc, ingress),
+        Hook::Host => pipeline::from_host(packet, &at_tc),
+        Hook::Underlay => pipeline::from_underlay(packet, &at_tc),
+        Hook::Xdp => pipeline::from_underlay(packet, &at_xdp),
+    };
     match hook {
-        Hook::Endpoint => pipeline::from_endpoint(packet, &world.node.at_tc(), ingress),
-        Hook::Host => pipeline::from_host(packet, &world.node.at_tc()),
-        Hook::Underlay => pipeline::from_underlay(packet, &world.node.at_tc()),
-        Hook::Xdp => pipeline::from_underlay(packet, &world.node.at_xdp()),
+        Hook::Xdp => finish(packet, &at_xdp, verdict, ingress),
+        _ => finish(packet, &at_tc, verdict, ingress),
     }
 }
 

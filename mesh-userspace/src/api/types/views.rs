@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::MapUse;
-use crate::table::{EndpointMode, PublishedPort, Scheduler};
+use crate::table::{EndpointMode, OnNoBackend, PublishedPort, Scheduler};
 
 /// The daemon and its node: `GET /v1/status`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -132,6 +132,9 @@ pub struct Service {
     pub scheduler: Scheduler,
     /// What its name stands for.
     pub endpoint_mode: EndpointMode,
+    /// What becomes of a request while it has no backend.
+    #[serde(default)]
+    pub on_no_backend: OnNoBackend,
     /// The ports that nodes answer on for it.
     pub ports: Vec<PublishedPort>,
     /// Addresses routed to several nodes, on each of which it answers.

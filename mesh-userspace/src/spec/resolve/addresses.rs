@@ -96,6 +96,7 @@ impl<'a> Judge<'a> {
                 vips: vips.remove(name.as_str()).unwrap_or_default(),
                 scheduler: service.scheduler,
                 endpoint_mode: service.endpoint_mode,
+                on_no_backend: service.on_no_backend,
                 ports,
                 external: service.external.iter().map(|address| address.value).collect(),
             };

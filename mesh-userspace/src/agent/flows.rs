@@ -2,22 +2,20 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use mesh_common::abi::{BackendIndex, Flow, FlowKey, Space, flow_flags};
+use mesh_common::abi::{BackendIndex, Flow, FlowKey};
 
-use crate::apply::{Flows, Map, MapError, Maps};
+use crate::{
+    apply::{Flows, Map, MapError, Maps},
+    conversation::{TCP, TCP_IDLE, is_closed, quiet, reverse},
+};
 
 /// A closed TCP connection is remembered for so many seconds: as long as Linux keeps one in TIME-WAIT.
 pub(crate) const CLOSED_FOR: u64 = 60;
 /// A conversation without connections is over after so many quiet seconds: what conntrack gives a UDP stream.
 pub(crate) const QUIET_FOR: u64 = 180;
-/// An open but quiet TCP connection is given up after so many seconds, and only where room is short: IPVS's
-/// time for an established connection.
-pub(crate) const IDLE_FOR: u64 = 900;
 
 /// How many flows are looked at before others have their turn.
 pub(crate) const SLICE: usize = 256;
-
-const TCP: u8 = 6;
 
 /// The kernel's monotonic clock, by which flows are dated.
 pub(crate) fn monotonic() -> Duration {
@@ -99,50 +97,19 @@ impl Sweep {
         now: u64,
         gone: &BTreeSet<BackendIndex>,
     ) -> bool {
-        let seen = back.map_or(flow.seen, |back| back.seen.max(flow.seen));
-        let quiet = now.saturating_sub(seen);
+        let quiet = quiet(flow, back, now);
         if key.protocol != TCP {
             // What speaks without a connection would stay with a backend that is gone for as long as it speaks.
             return quiet > QUIET_FOR || gone.contains(&flow.backend);
         }
-        let is_reset = (flow.flags | back.map_or(0, |back| back.flags)) & flow_flags::RST != 0;
-        let has_fin = |flow: &Flow| flow.flags & flow_flags::FIN != 0;
-        let is_closed = is_reset || has_fin(flow) && back.is_none_or(has_fin);
-        is_closed && quiet > CLOSED_FOR || self.short_of_room && quiet > IDLE_FOR
+        // An open but quiet one is given up only where room is short.
+        is_closed(flow, back) && quiet > CLOSED_FOR || self.short_of_room && quiet > TCP_IDLE
     }
-}
-
-/// The key of a flow's other direction; none for what an entry node remembers, which sees one direction alone.
-fn reverse(key: &FlowKey, flow: &Flow) -> Option<FlowKey> {
-    const VNI: u32 = (1 << 24) - 1;
-    let vni = key.scope & VNI;
-    let space = key.scope >> 24;
-    let scope = if space == Space::Published as u32 {
-        FlowKey::scope(Space::Network, vni)
-    } else if space == Space::Outside as u32 {
-        FlowKey::scope(Space::Network, flow.vni)
-    } else if space != Space::Network as u32 {
-        return None;
-    } else if flow.flags & flow_flags::ROUTE != 0 {
-        FlowKey::scope(Space::Outside, 0)
-    } else if flow.flags & flow_flags::REPLY != 0 && flow.node != 0 {
-        FlowKey::scope(Space::Published, vni)
-    } else {
-        FlowKey::scope(Space::Network, vni)
-    };
-    Some(FlowKey {
-        source: flow.destination,
-        destination: flow.source,
-        source_port: flow.destination_port,
-        destination_port: flow.source_port,
-        scope,
-        ..*key
-    })
 }
 
 #[cfg(test)]
 mod tests {
-    use mesh_common::abi::Address;
+    use mesh_common::abi::{Address, flow_flags};
 
     use super::*;
     use crate::apply::memory::MemoryMaps;
@@ -262,22 +229,5 @@ mod tests {
         }
         let after = sweep(&mut maps, Sweep::default(), &[]);
         assert_eq!((after.removed, after.left), (2 * over, 1400 - 2 * over));
-    }
-
-    #[test]
-    fn the_other_direction_is_found_in_each_space() {
-        let address = |last| Address::from_v4([10, 0, 9, last]);
-        let key = |space, vni| FlowKey { scope: FlowKey::scope(space, vni), ..FlowKey::default() };
-        let flow = Flow { source: address(1), destination: address(2), ..Flow::default() };
-        let scope = |key: FlowKey, flow: Flow| reverse(&key, &flow).map(|key| key.scope);
-        let network = FlowKey::scope(Space::Network, 7);
-        assert_eq!(scope(key(Space::Published, 7), Flow { node: 2, ..flow }), Some(network));
-        let reply = Flow { node: 2, flags: flow_flags::REPLY, ..flow };
-        assert_eq!(scope(key(Space::Network, 7), reply), Some(FlowKey::scope(Space::Published, 7)));
-        let masqueraded = Flow { flags: flow_flags::ROUTE, ..flow };
-        assert_eq!(scope(key(Space::Network, 7), masqueraded), Some(FlowKey::scope(Space::Outside, 0)));
-        let answer = Flow { flags: flow_flags::REPLY, vni: 7, ..flow };
-        assert_eq!(scope(key(Space::Outside, 0), answer), Some(network));
-        assert_eq!(scope(key(Space::Entry, 0), flow), None);
     }
 }

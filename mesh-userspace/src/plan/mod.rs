@@ -13,6 +13,7 @@ mod services;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+mod weights;
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 

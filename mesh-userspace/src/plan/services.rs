@@ -12,6 +12,7 @@ use mesh_common::abi::{Address, Family, Scheduler, ServiceKey};
 use super::{
     PlannedBackend, PlannedService, SEED, natural,
     ring::{BackendId, Ring, Weighted},
+    weights,
 };
 use crate::table::{self, Endpoint, Protocol, PublishMode, Table};
 
@@ -43,15 +44,13 @@ pub(super) fn services(table: &Table, node: &str) -> Planned {
 
 /// Rings by what they are made of: a service's virtual IP and its ports mostly share theirs.
 #[derive(Default)]
-struct Rings(HashMap<(u8, Vec<BackendId>), Arc<Ring>>);
+struct Rings(HashMap<(u8, Vec<Weighted>), Arc<Ring>>);
 
 impl Rings {
-    fn get(&mut self, scheduler: Scheduler, backends: Vec<BackendId>) -> Arc<Ring> {
-        let make = |backends: &[BackendId]| match scheduler {
-            Scheduler::Mh => {
-                Ring::maglev(SEED, backends.iter().map(|backend| Weighted { id: *backend, weight: 1 }))
-            }
-            Scheduler::Rr => Ring::round_robin(backends.iter().copied()),
+    fn get(&mut self, scheduler: Scheduler, backends: Vec<Weighted>) -> Arc<Ring> {
+        let make = |backends: &[Weighted]| match scheduler {
+            Scheduler::Mh => Ring::maglev(SEED, weights::reduced(backends)),
+            Scheduler::Rr => Ring::round_robin(weights::in_turn(backends)),
         };
         let key = (scheduler as u8, backends);
         if let Some(ring) = self.0.get(&key) {
@@ -163,14 +162,15 @@ impl OneService<'_> {
             .any(|subnet| self::family(subnet.addr()) == family)
     }
 
-    /// The endpoints' identities as backends, which are entered into the plan.
+    /// The endpoints as backends with their weights, which are entered into the plan: also those that drain, whose flows
+    /// live on.
     fn backends<'a>(
         &self,
         endpoints: impl Iterator<Item = &'a Endpoint>,
         family: Family,
         planned: &mut Planned,
-    ) -> Vec<BackendId> {
-        let mut ids = Vec::new();
+    ) -> Vec<Weighted> {
+        let mut backends = Vec::new();
         for endpoint in endpoints {
             let (Some(address), Some(network), Some(node)) = (
                 address_of(endpoint, family),
@@ -181,16 +181,16 @@ impl OneService<'_> {
             };
             let id = BackendId { vni: network.vni, address };
             planned.backends.insert(id, PlannedBackend { mac: endpoint.mac, node: node.address });
-            ids.push(id);
+            backends.push(Weighted { id, weight: endpoint.weight.into() });
         }
-        ids
+        backends
     }
 
     fn enter(
         &self,
         key: ServiceKey,
         target_port: u16,
-        backends: Vec<BackendId>,
+        backends: Vec<Weighted>,
         rings: &mut Rings,
         planned: &mut Planned,
     ) {

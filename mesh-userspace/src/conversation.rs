@@ -1,0 +1,109 @@
+//! The two directions of a conversation in the table of flows: how one is found from the other, and when both are over.
+
+use mesh_common::abi::{Flow, FlowKey, Space, flow_flags};
+
+/// TCP's number (IANA's assigned Internet protocol numbers).
+pub(crate) const TCP: u8 = 6;
+
+/// A quiet TCP connection counts as live for so many seconds: IPVS's time for an established connection.
+pub(crate) const TCP_IDLE: u64 = 900;
+/// A quiet conversation without connections counts as live for so many seconds. IPVS waits 300, in which a task that
+/// nobody speaks to any longer could not be stopped; what conntrack gives a single exchange is 30, a stream 120.
+pub(crate) const UDP_IDLE: u64 = 120;
+
+/// The key of a flow's other direction; none for what an entry node remembers, which sees one direction alone.
+pub(crate) fn reverse(key: &FlowKey, flow: &Flow) -> Option<FlowKey> {
+    const VNI: u32 = (1 << 24) - 1;
+    let vni = key.scope & VNI;
+    let space = key.scope >> 24;
+    let scope = if space == Space::Published as u32 {
+        FlowKey::scope(Space::Network, vni)
+    } else if space == Space::Outside as u32 {
+        FlowKey::scope(Space::Network, flow.vni)
+    } else if space != Space::Network as u32 {
+        return None;
+    } else if flow.flags & flow_flags::ROUTE != 0 {
+        FlowKey::scope(Space::Outside, 0)
+    } else if flow.flags & flow_flags::REPLY != 0 && flow.node != 0 {
+        FlowKey::scope(Space::Published, vni)
+    } else {
+        FlowKey::scope(Space::Network, vni)
+    };
+    Some(FlowKey {
+        source: flow.destination,
+        destination: flow.source,
+        source_port: flow.destination_port,
+        destination_port: flow.source_port,
+        scope,
+        ..*key
+    })
+}
+
+/// Whether a TCP connection has been closed: by a RST of either side, or by a FIN of each.
+pub(crate) fn is_closed(flow: &Flow, back: Option<&Flow>) -> bool {
+    let is_reset = (flow.flags | back.map_or(0, |back| back.flags)) & flow_flags::RST != 0;
+    let has_fin = |flow: &Flow| flow.flags & flow_flags::FIN != 0;
+    is_reset || has_fin(flow) && back.is_none_or(has_fin)
+}
+
+/// For how many seconds neither direction had a packet. `now` is in seconds of the clock of [`Flow::seen`].
+pub(crate) fn quiet(flow: &Flow, back: Option<&Flow>, now: u64) -> u64 {
+    now.saturating_sub(back.map_or(flow.seen, |back| back.seen.max(flow.seen)))
+}
+
+/// Whether a conversation goes on, as far as the passing packets tell.
+pub(crate) fn is_live(key: &FlowKey, flow: &Flow, back: Option<&Flow>, now: u64) -> bool {
+    let quiet = quiet(flow, back, now);
+    match key.protocol {
+        TCP => !is_closed(flow, back) && quiet <= TCP_IDLE,
+        _ => quiet <= UDP_IDLE,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mesh_common::abi::Address;
+
+    use super::*;
+
+    #[test]
+    fn the_other_direction_is_found_in_each_space() {
+        let address = |last| Address::from_v4([10, 0, 9, last]);
+        let key = |space, vni| FlowKey { scope: FlowKey::scope(space, vni), ..FlowKey::default() };
+        let flow = Flow { source: address(1), destination: address(2), ..Flow::default() };
+        let scope = |key: FlowKey, flow: Flow| reverse(&key, &flow).map(|key| key.scope);
+        let network = FlowKey::scope(Space::Network, 7);
+        assert_eq!(scope(key(Space::Published, 7), Flow { node: 2, ..flow }), Some(network));
+        let reply = Flow { node: 2, flags: flow_flags::REPLY, ..flow };
+        assert_eq!(scope(key(Space::Network, 7), reply), Some(FlowKey::scope(Space::Published, 7)));
+        let masqueraded = Flow { flags: flow_flags::ROUTE, ..flow };
+        assert_eq!(scope(key(Space::Network, 7), masqueraded), Some(FlowKey::scope(Space::Outside, 0)));
+        let answer = Flow { flags: flow_flags::REPLY, vni: 7, ..flow };
+        assert_eq!(scope(key(Space::Outside, 0), answer), Some(network));
+        assert_eq!(scope(key(Space::Entry, 0), flow), None);
+    }
+
+    #[test]
+    fn a_conversation_lives_until_it_is_closed_or_quiet() {
+        use flow_flags::{FIN, RST};
+        const NOW: u64 = 10_000;
+        let flow = |(ago, flags): (u64, u32)| Flow { seen: NOW - ago, flags, ..Flow::default() };
+        for (protocol, there, back, lives, why) in [
+            (TCP, (0, 0), Some((0, 0)), true, "both speak"),
+            (TCP, (0, FIN), Some((0, 0)), true, "half closed by the client"),
+            (TCP, (0, 0), Some((0, FIN)), true, "half closed by the server"),
+            (TCP, (0, FIN), Some((0, FIN)), false, "closed"),
+            (TCP, (0, RST), Some((0, 0)), false, "reset by the client"),
+            (TCP, (0, 0), Some((0, RST)), false, "reset by the server"),
+            (TCP, (0, FIN), None, false, "closed, and the other direction forgotten"),
+            (TCP, (901, 0), Some((900, 0)), true, "quiet on one side"),
+            (TCP, (901, 0), Some((901, 0)), false, "quiet for too long"),
+            (17, (500, 0), Some((120, 0)), true, "datagrams of one side"),
+            (17, (121, 0), Some((121, 0)), false, "no datagrams"),
+        ] {
+            let key = FlowKey { protocol, ..FlowKey::default() };
+            let back = back.map(flow);
+            assert_eq!(is_live(&key, &flow(there), back.as_ref(), NOW), lives, "{why}");
+        }
+    }
+}

@@ -27,13 +27,13 @@ fn command(socket: &Path, arguments: &[&str]) -> Command {
     command
 }
 
-async fn meshctl(server: &Server, arguments: &[&str]) -> Output {
+pub(crate) async fn meshctl(server: &Server, arguments: &[&str]) -> Output {
     let output = command(&server.socket(), arguments).output();
     tokio::time::timeout(Duration::from_secs(30), output).await.unwrap().unwrap()
 }
 
 #[track_caller]
-fn stdout(output: &Output) -> String {
+pub(crate) fn stdout(output: &Output) -> String {
     let error = String::from_utf8_lossy(&output.stderr);
     assert_eq!((output.status.code(), error.as_ref()), (Some(0), ""));
     String::from_utf8(output.stdout.clone()).unwrap()
@@ -41,7 +41,7 @@ fn stdout(output: &Output) -> String {
 
 /// Standard error of a command that printed nothing else.
 #[track_caller]
-fn refused(output: &Output, code: i32) -> String {
+pub(crate) fn refused(output: &Output, code: i32) -> String {
     assert_eq!(String::from_utf8_lossy(&output.stdout), "");
     assert_eq!(output.status.code(), Some(code));
     String::from_utf8(output.stderr.clone()).unwrap()

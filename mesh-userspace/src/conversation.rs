@@ -1,15 +1,12 @@
 //! The two directions of a conversation in the table of flows: how one is found from the other, and when both are over.
 
-use mesh_common::abi::{Flow, FlowKey, Space, flow_flags};
+use mesh_common::abi::{Flow, FlowKey, Space, UDP_IDLE, flow_flags};
 
 /// TCP's number (IANA's assigned Internet protocol numbers).
 pub(crate) const TCP: u8 = 6;
 
 /// A quiet TCP connection counts as live for so many seconds: IPVS's time for an established connection.
 pub(crate) const TCP_IDLE: u64 = 900;
-/// A quiet conversation without connections counts as live for so many seconds. IPVS waits 300, in which a task that
-/// nobody speaks to any longer could not be stopped; what conntrack gives a single exchange is 30, a stream 120.
-pub(crate) const UDP_IDLE: u64 = 120;
 
 /// The key of a flow's other direction; none for what an entry node remembers, which sees one direction alone.
 pub(crate) fn reverse(key: &FlowKey, flow: &Flow) -> Option<FlowKey> {
@@ -51,7 +48,9 @@ pub(crate) fn quiet(flow: &Flow, back: Option<&Flow>, now: u64) -> u64 {
     now.saturating_sub(back.map_or(flow.seen, |back| back.seen.max(flow.seen)))
 }
 
-/// Whether a conversation goes on, as far as the passing packets tell.
+/// Whether a conversation goes on, as far as the passing packets tell. One without connections does for as long as the
+/// pipeline takes its packets for those of one flow; IPVS's 300 seconds would keep a task from being stopped that nobody
+/// speaks to any longer.
 pub(crate) fn is_live(key: &FlowKey, flow: &Flow, back: Option<&Flow>, now: u64) -> bool {
     let quiet = quiet(flow, back, now);
     match key.protocol {

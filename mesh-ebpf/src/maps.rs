@@ -17,8 +17,9 @@ use mesh_common::{
 pub static SETTINGS: Array<Settings> = Array::pinned(1, 0);
 #[map]
 pub static SERVICES: HashMap<ServiceKey, Service> = HashMap::pinned(capacity::SERVICES, NO_PREALLOC);
+/// The agent writes it through a mapping of its own, and may ask for more entries when it loads the object.
 #[map]
-pub static SLOTS: Array<Slot> = Array::pinned(capacity::SLOTS, 0);
+pub static SLOTS: Array<Slot> = Array::pinned(capacity::SLOTS, aya_ebpf::bindings::BPF_F_MMAPABLE);
 #[map]
 pub static BACKENDS: Array<Backend> = Array::pinned(capacity::BACKENDS, 0);
 #[map]

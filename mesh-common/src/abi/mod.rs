@@ -33,12 +33,15 @@ pub const LAYOUT_VERSION: u32 = 2;
 pub mod capacity {
     /// Services' keys: virtual IPs and published ports.
     pub const SERVICES: u32 = 1 << 16;
-    /// Slots of all rings: eight bytes each.
-    pub const SLOTS: u32 = 1 << 20;
-    /// Backends.
-    pub const BACKENDS: u32 = 1 << 16;
-    /// Endpoints of all nodes, by address.
-    pub const ENDPOINTS: u32 = 1 << 16;
+    /// Slots of all rings, eight bytes each: as many as the object itself asks for. The agent makes the map as great as
+    /// its services need.
+    pub const SLOTS: u32 = 1 << 18;
+    /// The most slots that the agent makes room for.
+    pub const SLOTS_MOST: u32 = 1 << 25;
+    /// Backends. Slots have 21 bits for each.
+    pub const BACKENDS: u32 = 1 << 17;
+    /// Endpoints of all nodes, by address; and by MAC address as many.
+    pub const ENDPOINTS: u32 = 1 << 17;
     /// Endpoints of this node.
     pub const LOCAL_ENDPOINTS: u32 = 1 << 12;
     /// Networks.

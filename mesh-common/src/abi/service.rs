@@ -88,6 +88,18 @@ impl Slot {
         )
     }
 
+    /// The slot as the kernel's map has it.
+    #[must_use]
+    pub const fn bits(self) -> u64 {
+        self.0
+    }
+
+    /// What [`bits`](Self::bits) gave.
+    #[must_use]
+    pub const fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+
     /// The backend that new flows go to.
     #[inline(always)]
     #[must_use]

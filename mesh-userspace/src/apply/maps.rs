@@ -7,6 +7,8 @@ use mesh_common::abi::{
     ServiceKey, Settings, Slot, Station, SubnetKey, Uplink, capacity,
 };
 
+use super::slots::Blocks;
+
 /// A subnet in the longest-prefix table, laid out as the kernel's `bpf_lpm_trie_key`: the prefix's bits, then
 /// the data.
 #[repr(C)]
@@ -32,6 +34,9 @@ pub enum MapKind {
     LpmTrie,
 }
 
+/// The name of the map of slots, which is written by the ring.
+pub const SLOTS: &str = "SLOTS";
+
 /// A kernel map.
 pub trait Map {
     /// The key's type.
@@ -51,22 +56,33 @@ pub type Entries<M> = Vec<(<M as Map>::Key, <M as Map>::Value)>;
 
 /// A map has no room left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "The kernel map {map} is full: it takes {capacity} entries. Remove networks, services or endpoints that are no \
-     longer needed."
-)]
+#[error("The kernel map {map} is full: it takes {capacity} entries. {mend}")]
 pub struct Full {
     /// The map's name.
     pub map: &'static str,
     /// The most entries that it takes.
     pub capacity: u32,
+    /// What gives it room, as a sentence.
+    pub mend: &'static str,
 }
 
 impl Full {
     /// The error of a map.
     #[must_use]
     pub const fn of<M: Map>() -> Self {
-        Self { map: M::NAME, capacity: M::CAPACITY }
+        let mend = "Remove networks, services or endpoints that are no longer needed.";
+        Self { map: M::NAME, capacity: M::CAPACITY, mend }
+    }
+
+    /// The error of the table of slots, with room for so many.
+    #[must_use]
+    pub const fn of_slots(room: u32) -> Self {
+        let mend = if room < capacity::SLOTS_MOST {
+            "Restart meshd: it makes the map as great as the services need, and the data plane goes on."
+        } else {
+            "Remove services or endpoints that are no longer needed."
+        };
+        Self { map: SLOTS, capacity: room, mend }
     }
 }
 
@@ -120,6 +136,30 @@ pub trait Maps {
     /// # Errors
     /// When the kernel refuses.
     fn keys_after<M: Map>(&self, after: Option<&M::Key>, count: usize) -> Result<Vec<M::Key>, MapError>;
+
+    /// How many slots there are.
+    ///
+    /// # Errors
+    /// When the kernel's map is not there.
+    fn slot_room(&self) -> Result<u32, MapError>;
+
+    /// Reads slots from `first` on into all of `slots`.
+    ///
+    /// # Errors
+    /// When there are not so many.
+    fn read_slots(&self, first: u32, slots: &mut [Slot]) -> Result<(), MapError>;
+
+    /// Whether the slots from `first` on are these.
+    ///
+    /// # Errors
+    /// When there are not so many.
+    fn has_slots(&self, first: u32, slots: &[Slot]) -> Result<bool, MapError>;
+
+    /// Writes slots from `first` on, each in one step for the programs.
+    ///
+    /// # Errors
+    /// When there are not so many, or the kernel refuses.
+    fn write_slots(&mut self, first: u32, slots: &[Slot]) -> Result<(), MapError>;
 }
 
 /// Declares the maps that the plan fills, in the order in which they are written.
@@ -143,6 +183,8 @@ macro_rules! planned_maps {
         #[derive(Clone, Debug, Default, PartialEq, Eq)]
         pub struct MapContents {
             $($(#[$doc])* pub $field: BTreeMap<$key, $value>,)+
+            /// The slots of all rings.
+            pub slots: Blocks,
         }
 
         /// An entry of one of the maps.
@@ -179,7 +221,10 @@ macro_rules! planned_maps {
             /// Each map's name, how many of its entries are used, and how many there is room for.
             #[must_use]
             pub fn uses(&self) -> Vec<(&'static str, usize, u32)> {
-                vec![$(($name, self.$field.len(), <$map as Map>::CAPACITY),)+]
+                vec![
+                    $(($name, self.$field.len(), <$map as Map>::CAPACITY),)+
+                    (SLOTS, self.slots.len(), self.slots.room()),
+                ]
             }
 
             /// Says which map these contents would overflow, if any.
@@ -191,7 +236,7 @@ macro_rules! planned_maps {
             }
 
             /// Calls `visit` with the entries that `wanted` has and `self` has not, or not so, map by map in
-            /// the order in which maps are written.
+            /// the order in which maps are written. Slots are no entries.
             pub(super) fn missing_from(&self, wanted: &Self, mut visit: impl FnMut(Entry)) {
                 $(for (key, value) in &wanted.$field {
                     if self.$field.get(key) != Some(value) {
@@ -235,8 +280,6 @@ planned_maps! {
     Attachments, attachments: "ATTACHMENTS" Hash[capacity::LOCAL_ENDPOINTS] u32 => Attachment;
     /// The backends by index, 0 unused; also those that left, for the flows that still name them.
     Backends, backends: "BACKENDS" Array[capacity::BACKENDS] u32 => Backend;
-    /// The slots of all rings.
-    Slots, slots: "SLOTS" Array[capacity::SLOTS] u32 => Slot;
     /// Virtual IPs and published ports.
     Services, services: "SERVICES" Hash[capacity::SERVICES] ServiceKey => Service;
 }

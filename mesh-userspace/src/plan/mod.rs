@@ -8,6 +8,7 @@ mod natural;
 mod nodes;
 mod programs;
 pub mod ring;
+mod rings;
 mod services;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -18,12 +19,14 @@ mod weights;
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use mesh_common::abi::{
-    Address, Attachment, EndpointKey, MacKey, Network, Scheduler, ServiceKey, Uplink, settings_flags,
+    Address, Attachment, EndpointKey, MacKey, Network, Scheduler, ServiceKey, Uplink, capacity,
+    settings_flags,
 };
 
 pub use facts::{GateFacts, Interface, LocalAddress, NodeFacts, NodeRoute};
 pub use links::{EndpointLink, GateLink, GateSource, Links, host_interface};
 pub use programs::Hook;
+pub use rings::RingCache;
 
 use crate::{
     apply::SubnetPrefix,
@@ -162,11 +165,21 @@ fn known_nodes(known: &[String]) -> String {
     if known.is_empty() { String::new() } else { format!(": {}", known.join(", ")) }
 }
 
-/// Plans what `node` should be, given the desired state and what is true of the node at the moment.
+/// How many slots the kernel's table should have for the rings of these services: room for them, for those that change
+/// meanwhile (a changed ring goes beside the old one), and for a good many more.
+#[must_use]
+pub fn slots_for(table: &Table) -> u32 {
+    let wanted = services::slots(table);
+    let with_headroom = wanted.saturating_add(wanted / 4).next_multiple_of(u64::from(capacity::SLOTS));
+    u32::try_from(with_headroom).unwrap_or(u32::MAX).clamp(capacity::SLOTS, capacity::SLOTS_MOST)
+}
+
+/// Plans what `node` should be, given the desired state and what is true of the node at the moment. `rings` keeps the
+/// services' rings from one plan to the next.
 ///
 /// # Errors
 /// When the table does not have the node.
-pub fn plan(table: &Table, node: &str, facts: &NodeFacts) -> Result<Plan, PlanError> {
+pub fn plan(table: &Table, node: &str, facts: &NodeFacts, rings: &mut RingCache) -> Result<Plan, PlanError> {
     let Some(this) = table.nodes.get(node) else {
         return Err(PlanError::UnknownNode {
             node: node.to_owned(),
@@ -178,7 +191,7 @@ pub fn plan(table: &Table, node: &str, facts: &NodeFacts) -> Result<Plan, PlanEr
     let networks = nodes::networks(table, &underlay);
     let links = links::links(table, node, this, facts, &networks);
     let local = endpoints::local(table, node, facts);
-    let services = services::services(table, node);
+    let services = services::services(table, node, rings);
     Ok(Plan {
         settings: PlannedSettings {
             address: this.address,

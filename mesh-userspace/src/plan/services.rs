@@ -1,17 +1,18 @@
 //! Virtual IPs, published ports and the backends behind them.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
+    ffi::OsStr,
     net::IpAddr,
-    path::Path,
     sync::Arc,
 };
 
 use mesh_common::abi::{Address, Family, Scheduler, ServiceKey};
 
 use super::{
-    PlannedBackend, PlannedService, SEED, natural,
-    ring::{BackendId, Ring, Weighted},
+    PlannedBackend, PlannedService, natural,
+    ring::{self, BackendId, Weighted},
+    rings::{Recipe, RingCache, WantedRings},
     weights,
 };
 use crate::table::{self, Endpoint, Protocol, PublishMode, Table};
@@ -23,43 +24,74 @@ pub(super) struct Planned {
     pub(super) services: BTreeMap<ServiceKey, PlannedService>,
 }
 
-pub(super) fn services(table: &Table, node: &str) -> Planned {
+/// The services on their way into the plan, whose rings are made all at once.
+#[derive(Debug, Default)]
+struct Draft {
+    backends: BTreeMap<BackendId, PlannedBackend>,
+    services: BTreeMap<ServiceKey, DraftService>,
+    rings: WantedRings,
+}
+
+#[derive(Debug)]
+struct DraftService {
+    name: String,
+    target_port: u16,
+    scheduler: Scheduler,
+    /// The number of its ring among those that are wanted.
+    ring: usize,
+}
+
+pub(super) fn services(table: &Table, node: &str, cache: &mut RingCache) -> Planned {
+    let mut tasks = tasks(table);
+    let mut draft = Draft::default();
+    for (name, service) in &table.services {
+        let mut endpoints = tasks.remove(name.as_str()).unwrap_or_default();
+        endpoints.sort_by(|(a, _), (b, _)| natural::compare(a, b));
+        let of = OneService { table, name, service, endpoints };
+        of.virtual_ips(&mut draft);
+        of.published_ports(node, &mut draft);
+    }
+    let rings = cache.rings(draft.rings);
+    let services = draft.services.into_iter().map(|(key, service)| {
+        let planned = PlannedService {
+            name: service.name,
+            target_port: service.target_port,
+            scheduler: service.scheduler,
+            ring: rings.get(service.ring).map(Arc::clone).unwrap_or_default(),
+        };
+        (key, planned)
+    });
+    Planned { services: services.collect(), backends: draft.backends }
+}
+
+/// The endpoints of each service, with their names.
+fn tasks(table: &Table) -> BTreeMap<&str, Vec<(&str, &Endpoint)>> {
     let mut tasks: BTreeMap<&str, Vec<(&str, &Endpoint)>> = BTreeMap::new();
     for (name, endpoint) in &table.endpoints {
         if let Some(service) = &endpoint.service {
             tasks.entry(service).or_default().push((name, endpoint));
         }
     }
-    let mut rings = Rings::default();
-    let mut planned = Planned::default();
-    for (name, service) in &table.services {
-        let mut endpoints = tasks.remove(name.as_str()).unwrap_or_default();
-        endpoints.sort_by(|(a, _), (b, _)| natural::compare(a, b));
-        let of = OneService { table, name, service, endpoints };
-        of.virtual_ips(&mut rings, &mut planned);
-        of.published_ports(node, &mut rings, &mut planned);
-    }
-    planned
+    tasks
 }
 
-/// Rings by what they are made of: a service's virtual IP and its ports mostly share theirs.
-#[derive(Default)]
-struct Rings(HashMap<(u8, Vec<Weighted>), Arc<Ring>>);
-
-impl Rings {
-    fn get(&mut self, scheduler: Scheduler, backends: Vec<Weighted>) -> Arc<Ring> {
-        let make = |backends: &[Weighted]| match scheduler {
-            Scheduler::Mh => Ring::maglev(SEED, weights::reduced(backends)),
-            Scheduler::Rr => Ring::round_robin(weights::in_turn(backends)),
+/// How many slots the services' rings have at the most, those that a service's addresses and ports share counted once.
+pub(super) fn slots(table: &Table) -> u64 {
+    let tasks = tasks(table);
+    let of_service = |(name, service): (&String, &table::Service)| {
+        let endpoints = tasks.get(name.as_str()).map(Vec::as_slice).unwrap_or_default();
+        let size = |families: usize, network: Option<&str>| {
+            let is_on = |endpoint: &Endpoint| network.is_none_or(|network| endpoint.network == network);
+            let on = endpoints.iter().filter(|(_, endpoint)| is_on(endpoint));
+            let weight = weights::total(on.map(|(_, endpoint)| endpoint.weight));
+            u64::try_from(families).unwrap_or(u64::MAX).saturating_mul(u64::from(ring::size_for(weight)))
         };
-        let key = (scheduler as u8, backends);
-        if let Some(ring) = self.0.get(&key) {
-            return Arc::clone(ring);
-        }
-        let ring = Arc::new(make(&key.1));
-        self.0.insert(key, Arc::clone(&ring));
-        ring
-    }
+        let of_vips: u64 = service.vips.iter().map(|(network, vips)| size(vips.len(), Some(network))).sum();
+        let is_on_one = service.vips.len() == 1;
+        let of_ports = if service.ports.is_empty() || is_on_one { 0 } else { size(2, None) };
+        of_vips + of_ports
+    };
+    table.services.iter().map(of_service).sum()
 }
 
 /// A service and its tasks' endpoints in the order in which people count them.
@@ -71,13 +103,13 @@ struct OneService<'a> {
 }
 
 impl OneService<'_> {
-    fn virtual_ips(&self, rings: &mut Rings, planned: &mut Planned) {
+    fn virtual_ips(&self, draft: &mut Draft) {
         for (network, vips) in &self.service.vips {
             let Some(vni) = self.table.networks.get(network).map(|network| network.vni) else { continue };
             for vip in vips {
                 let family = family(*vip);
                 let endpoints = self.endpoints.iter().filter(|(_, endpoint)| endpoint.network == *network);
-                let backends = self.backends(endpoints.map(|(_, endpoint)| *endpoint), family, planned);
+                let backends = self.backends(endpoints.map(|(_, endpoint)| *endpoint), family, draft);
                 let key = ServiceKey {
                     address: Address::from(*vip),
                     scope: vni,
@@ -85,12 +117,12 @@ impl OneService<'_> {
                     protocol: 0,
                     family: family as u8,
                 };
-                self.enter(key, 0, backends, rings, planned);
+                self.enter(key, 0, backends, draft);
             }
         }
     }
 
-    fn published_ports(&self, node: &str, rings: &mut Rings, planned: &mut Planned) {
+    fn published_ports(&self, node: &str, draft: &mut Draft) {
         for port in &self.service.ports {
             for family in [Family::V4, Family::V6] {
                 let mut endpoints = self.one_for_each_task(family);
@@ -107,7 +139,7 @@ impl OneService<'_> {
                         }
                     }
                 }
-                let backends = self.backends(endpoints.into_iter(), family, planned);
+                let backends = self.backends(endpoints.into_iter(), family, draft);
                 let key = ServiceKey {
                     address: Address::UNSPECIFIED,
                     scope: 0,
@@ -118,7 +150,7 @@ impl OneService<'_> {
                     },
                     family: family as u8,
                 };
-                self.enter(key, port.target, backends, rings, planned);
+                self.enter(key, port.target, backends, draft);
             }
         }
     }
@@ -127,9 +159,9 @@ impl OneService<'_> {
     /// task on two networks is still one task.
     fn one_for_each_task(&self, family: Family) -> Vec<&Endpoint> {
         // What is attached in one namespace of one node is one task.
-        fn task<'a>(name: &'a str, endpoint: &'a Endpoint) -> (&'a str, Option<&'a Path>, &'a str) {
+        fn task<'a>(name: &'a str, endpoint: &'a Endpoint) -> (&'a str, Option<&'a OsStr>, &'a str) {
             match &endpoint.netns {
-                Some(netns) => (&endpoint.node, Some(netns), ""),
+                Some(netns) => (&endpoint.node, Some(netns.as_os_str()), ""),
                 None => (&endpoint.node, None, name),
             }
         }
@@ -162,15 +194,15 @@ impl OneService<'_> {
             .any(|subnet| self::family(subnet.addr()) == family)
     }
 
-    /// The endpoints as backends with their weights, which are entered into the plan: also those that drain, whose flows
-    /// live on.
+    /// The endpoints as members of a ring with their weights; as backends they are entered into the plan: also those that
+    /// drain, whose flows live on.
     fn backends<'a>(
         &self,
         endpoints: impl Iterator<Item = &'a Endpoint>,
         family: Family,
-        planned: &mut Planned,
+        draft: &mut Draft,
     ) -> Vec<Weighted> {
-        let mut backends = Vec::new();
+        let mut members = Vec::new();
         for endpoint in endpoints {
             let (Some(address), Some(network), Some(node)) = (
                 address_of(endpoint, family),
@@ -180,30 +212,23 @@ impl OneService<'_> {
                 continue;
             };
             let id = BackendId { vni: network.vni, address };
-            planned.backends.insert(id, PlannedBackend { mac: endpoint.mac, node: node.address });
-            backends.push(Weighted { id, weight: endpoint.weight.into() });
+            draft.backends.insert(id, PlannedBackend { mac: endpoint.mac, node: node.address });
+            members.push(Weighted { id, weight: endpoint.weight.into() });
         }
-        backends
+        members
     }
 
-    fn enter(
-        &self,
-        key: ServiceKey,
-        target_port: u16,
-        backends: Vec<Weighted>,
-        rings: &mut Rings,
-        planned: &mut Planned,
-    ) {
+    fn enter(&self, key: ServiceKey, target_port: u16, members: Vec<Weighted>, draft: &mut Draft) {
         let scheduler = match self.service.scheduler {
             table::Scheduler::Mh => Scheduler::Mh,
             table::Scheduler::Rr => Scheduler::Rr,
         };
         // Two services cannot have one key in a table that was checked; here the first by name would keep it.
-        planned.services.entry(key).or_insert_with(|| PlannedService {
+        draft.services.entry(key).or_insert_with(|| DraftService {
             name: self.name.to_owned(),
             target_port,
             scheduler,
-            ring: rings.get(scheduler, backends),
+            ring: draft.rings.number(Recipe::new(scheduler, weights::reduced(members))),
         });
     }
 }

@@ -7,7 +7,10 @@ use std::{
 
 use mesh_common::abi::{Address, EndpointKey, ServiceKey, network_flags};
 
-use super::{testing::*, *};
+use super::{
+    testing::{plan, *},
+    *,
+};
 use crate::table::{Node, PublishMode, Scheduler as Rule, XdpMode};
 
 fn key_of_port(port: u16, family: u8) -> ServiceKey {

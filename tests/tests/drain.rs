@@ -94,8 +94,17 @@ fn drain(lab: &Lab, backend: &str) -> Result<()> {
 }
 
 #[test]
-fn a_drained_backend_keeps_its_connections_and_gets_no_other() -> Result<()> {
-    mesh("rr").test(|lab| {
+fn a_drained_backend_keeps_its_connections_and_gets_no_other_by_turns() -> Result<()> {
+    drained("rr")
+}
+
+#[test]
+fn a_drained_backend_keeps_its_connections_and_gets_no_other_by_hash() -> Result<()> {
+    drained("mh")
+}
+
+fn drained(scheduler: &str) -> Result<()> {
+    mesh(scheduler).test(|lab| {
         let _servers = serve(lab)?;
         let mut calls = dial_all(lab, 6)?;
         for backend in ["web.1", "web.2", "web.3"] {

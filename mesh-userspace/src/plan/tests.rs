@@ -67,7 +67,7 @@ fn a_service_has_an_entry_for_each_family_of_its_virtual_ip_and_of_its_port() {
         assert_eq!((service.name.as_str(), service.target_port), ("search", target));
         assert_eq!(service.ring.backends().len(), 3);
         assert_eq!(addresses(service)[0], first);
-        assert_eq!(service.ring.len(), 1009);
+        assert_eq!(service.ring.len(), 1024);
     }
     assert_eq!(plan.backends.len(), 6);
     let backend = plan.backends[&BackendId { vni: 4097, address: ip("10.0.9.12") }];

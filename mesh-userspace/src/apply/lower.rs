@@ -6,7 +6,7 @@
 //! remember whom they held in the old one.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     net::IpAddr,
 };
 
@@ -111,14 +111,15 @@ fn assign<M: Map<Key = u32>, I: Ord + Copy>(
     wanted: impl Iterator<Item = I> + Clone,
     spread: impl Fn(&I) -> u32,
 ) -> Result<BTreeMap<I, u32>, Full> {
-    let mut had: BTreeMap<I, u32> = BTreeMap::new();
-    for (index, value) in current.range(1..) {
-        if let Some(identity) = identity(value) {
-            had.entry(identity).or_insert(*index);
-        }
-    }
-    let mut assigned: BTreeMap<I, u32> = wanted.clone().filter_map(|id| Some((id, *had.get(&id)?))).collect();
-    let mut taken: BTreeSet<u32> = assigned.values().copied().collect();
+    let mut had: Vec<(I, u32)> =
+        current.range(1..).filter_map(|(index, value)| Some((identity(value)?, *index))).collect();
+    // Of two entries of one identity the first counts.
+    had.sort_unstable();
+    had.dedup_by_key(|(identity, _)| *identity);
+    let index_of =
+        |id: &I| had.binary_search_by_key(id, |(identity, _)| *identity).ok().and_then(|at| had.get(at));
+    let mut assigned: BTreeMap<I, u32> = wanted.clone().filter_map(|id| index_of(&id).copied()).collect();
+    let mut taken: HashSet<u32> = assigned.values().copied().collect();
     let mut unused = (1..M::CAPACITY).filter(|index| !current.contains_key(index));
     for id in wanted {
         if assigned.contains_key(&id) {
@@ -185,21 +186,19 @@ fn backends_table(
     indices: &BTreeMap<BackendId, u32>,
     node: impl Fn(&IpAddr) -> NodeIndex,
 ) -> BTreeMap<u32, Backend> {
-    let mut backends: BTreeMap<u32, Backend> =
-        current.backends.range(1..).map(|(index, backend)| (*index, *backend)).collect();
-    for (id, backend) in &plan.backends {
-        if let Some(index) = indices.get(id) {
-            let value = Backend {
-                address: Address::from(id.address),
-                vni: id.vni,
-                node: node(&backend.node),
-                mac: backend.mac,
-                reserved: [0; 2],
-            };
-            backends.insert(*index, value);
-        }
-    }
-    backends
+    let left = current.backends.range(1..).map(|(index, backend)| (*index, *backend));
+    let wanted = plan.backends.iter().filter_map(|(id, backend)| {
+        let value = Backend {
+            address: Address::from(id.address),
+            vni: id.vni,
+            node: node(&backend.node),
+            mac: backend.mac,
+            reserved: [0; 2],
+        };
+        Some((*indices.get(id)?, value))
+    });
+    // Of two under one index the later one stays.
+    left.chain(wanted).collect()
 }
 
 /// A number that is different for most identities.

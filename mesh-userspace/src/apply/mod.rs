@@ -9,6 +9,8 @@ pub(crate) mod memory;
 #[cfg(test)]
 mod remembered;
 mod rings;
+#[cfg(test)]
+mod scale;
 mod slots;
 #[cfg(test)]
 mod tests;

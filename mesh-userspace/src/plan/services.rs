@@ -27,7 +27,8 @@ pub(super) struct Planned {
 /// The services on their way into the plan, whose rings are made all at once.
 #[derive(Debug, Default)]
 struct Draft {
-    backends: BTreeMap<BackendId, PlannedBackend>,
+    /// With repetitions: behind a virtual IP and a port are mostly the same.
+    backends: Vec<(BackendId, PlannedBackend)>,
     services: BTreeMap<ServiceKey, DraftService>,
     rings: WantedRings,
 }
@@ -46,7 +47,10 @@ pub(super) fn services(table: &Table, node: &str, cache: &mut RingCache) -> Plan
     let mut draft = Draft::default();
     for (name, service) in &table.services {
         let mut endpoints = tasks.remove(name.as_str()).unwrap_or_default();
-        endpoints.sort_by(|(a, _), (b, _)| natural::compare(a, b));
+        // A Maglev table knows no order but its own.
+        if service.scheduler == table::Scheduler::Rr {
+            endpoints.sort_by(|(a, _), (b, _)| natural::compare(a, b));
+        }
         let of = OneService { table, name, service, endpoints };
         of.virtual_ips(&mut draft);
         of.published_ports(node, &mut draft);
@@ -61,7 +65,7 @@ pub(super) fn services(table: &Table, node: &str, cache: &mut RingCache) -> Plan
         };
         (key, planned)
     });
-    Planned { services: services.collect(), backends: draft.backends }
+    Planned { services: services.collect(), backends: draft.backends.into_iter().collect() }
 }
 
 /// The endpoints of each service, with their names.
@@ -94,7 +98,7 @@ pub(super) fn slots(table: &Table) -> u64 {
     table.services.iter().map(of_service).sum()
 }
 
-/// A service and its tasks' endpoints in the order in which people count them.
+/// A service and its tasks' endpoints, for round robin in the order in which people count them.
 struct OneService<'a> {
     table: &'a Table,
     name: &'a str,
@@ -212,7 +216,7 @@ impl OneService<'_> {
                 continue;
             };
             let id = BackendId { vni: network.vni, address };
-            draft.backends.insert(id, PlannedBackend { mac: endpoint.mac, node: node.address });
+            draft.backends.push((id, PlannedBackend { mac: endpoint.mac, node: node.address }));
             members.push(Weighted { id, weight: endpoint.weight.into() });
         }
         members

@@ -4,15 +4,15 @@ use std::{collections::BTreeSet, sync::atomic::AtomicUsize, time::Duration};
 
 use mesh_common::abi::{BackendIndex, Flow, FlowKey, flow_flags};
 
-use crate::apply::{Flows, Map, MapError, Maps};
+use crate::{
+    apply::{Flows, Map, MapError, Maps},
+    conversation::{TCP, TCP_IDLE, is_closed, quiet},
+};
 
 /// A closed TCP connection is remembered for so many seconds: as long as Linux keeps one in TIME-WAIT.
 pub(crate) const CLOSED_FOR: u64 = 60;
 /// A conversation without connections is over after so many quiet seconds: what conntrack gives a UDP stream.
 pub(crate) const QUIET_FOR: u64 = 180;
-/// An open but quiet TCP connection is given up after so many seconds, and only where room is short: IPVS's
-/// time for an established connection.
-pub(crate) const IDLE_FOR: u64 = 900;
 
 /// A flow of which nothing proved that there is somebody at its other end is given up after so many quiet seconds: about as
 /// long as a Linux server goes on answering a SYN that nobody confirms (`tcp_synack_retries`).
@@ -20,8 +20,6 @@ pub(crate) const NEW_FOR: u64 = 60;
 
 /// How many flows are looked at before others have their turn.
 pub(crate) const SLICE: usize = 256;
-
-const TCP: u8 = 6;
 
 /// The kernel's monotonic clock, by which flows are dated.
 pub(crate) fn monotonic() -> Duration {
@@ -132,8 +130,7 @@ impl Sweep {
         now: u64,
         gone: &BTreeSet<BackendIndex>,
     ) -> bool {
-        let seen = back.map_or(flow.seen, |back| back.seen.max(flow.seen));
-        let quiet = now.saturating_sub(seen);
+        let quiet = quiet(flow, back, now);
         let flags = flow.flags | back.map_or(0, |back| back.flags);
         if flags & flow_flags::NEW != 0 && quiet > NEW_FOR {
             return true;
@@ -142,16 +139,14 @@ impl Sweep {
             // What speaks without a connection would stay with a backend that is gone for as long as it speaks.
             return quiet > QUIET_FOR || gone.contains(&flow.backend);
         }
-        let is_reset = flags & flow_flags::RST != 0;
-        let has_fin = |flow: &Flow| flow.flags & flow_flags::FIN != 0;
-        let is_closed = is_reset || has_fin(flow) && back.is_none_or(has_fin);
-        is_closed && quiet > CLOSED_FOR || self.short_of_room && quiet > IDLE_FOR
+        // An open but quiet one is given up only where room is short.
+        is_closed(flow, back) && quiet > CLOSED_FOR || self.short_of_room && quiet > TCP_IDLE
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use mesh_common::abi::Address;
+    use mesh_common::abi::{Address, flow_flags};
 
     use super::*;
     use crate::apply::memory::MemoryMaps;

@@ -437,6 +437,9 @@ fn endpoint(reader: &mut Reader, node: &Node) -> Option<Endpoint> {
         .need("network", "write the one that it is on, as in network: blue")
         .and_then(|node| reader.name(node, &format!("{who}'s network")));
     let service = keys.take("service").and_then(|node| reader.name(node, &format!("{who}'s service")));
+    let weight = keys
+        .take("weight")
+        .and_then(|node| reader.number(node, &format!("{who}'s weight"), "a whole number from 0 to 65535"));
     let mut addresses = Vec::new();
     if let Some(node) = keys.take("address") {
         let what = format!("{who}'s address");
@@ -459,6 +462,7 @@ fn endpoint(reader: &mut Reader, node: &Node) -> Option<Endpoint> {
         name: name?,
         node: on?,
         service,
+        weight,
         network: network?,
         addresses,
         mac,

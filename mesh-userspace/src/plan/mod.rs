@@ -15,6 +15,7 @@ mod services;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+mod weights;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -16,6 +16,7 @@ use super::{
     natural,
     ring::{self, BackendId, Weighted},
     rings::{Recipe, RingCache, WantedRings},
+    weights,
 };
 use crate::table::{self, Endpoint, Protocol, PublishMode, PublishedPort, Table};
 
@@ -125,14 +126,15 @@ pub(super) fn slots(table: &Table) -> u64 {
     let tasks = tasks(table);
     let of_service = |(name, service): (&String, &table::Service)| {
         let endpoints = tasks.get(name.as_str()).map(Vec::as_slice).unwrap_or_default();
-        let size = |families: usize, count: usize| {
-            let weight = u64::try_from(count).unwrap_or(u64::MAX);
+        let size = |families: usize, network: Option<&str>| {
+            let is_on = |endpoint: &Endpoint| network.is_none_or(|network| endpoint.network == network);
+            let on = endpoints.iter().filter(|(_, endpoint)| is_on(endpoint));
+            let weight = weights::total(on.map(|(_, endpoint)| endpoint.weight));
             u64::try_from(families).unwrap_or(u64::MAX).saturating_mul(u64::from(ring::size_for(weight)))
         };
-        let on = |network: &str| endpoints.iter().filter(|(_, endpoint)| endpoint.network == network).count();
-        let of_vips: u64 = service.vips.iter().map(|(network, vips)| size(vips.len(), on(network))).sum();
+        let of_vips: u64 = service.vips.iter().map(|(network, vips)| size(vips.len(), Some(network))).sum();
         let is_on_one = service.vips.len() == 1;
-        let of_ports = if service.ports.is_empty() || is_on_one { 0 } else { size(2, endpoints.len()) };
+        let of_ports = if service.ports.is_empty() || is_on_one { 0 } else { size(2, None) };
         of_vips + of_ports
     };
     table.services.iter().map(of_service).sum()
@@ -278,7 +280,8 @@ impl OneService<'_> {
             .any(|subnet| self::family(subnet.addr()) == family)
     }
 
-    /// The endpoints as members of a ring; as backends they are entered into the plan.
+    /// The endpoints as members of a ring with their weights; as backends they are entered into the plan: also those that
+    /// drain, whose flows live on.
     fn backends<'a>(
         &self,
         endpoints: impl Iterator<Item = &'a Endpoint>,
@@ -296,7 +299,7 @@ impl OneService<'_> {
             };
             let id = BackendId { vni: network.vni, address };
             draft.backends.push((id, PlannedBackend { mac: endpoint.mac, node: node.address }));
-            members.push(Weighted { id, weight: 1 });
+            members.push(Weighted { id, weight: endpoint.weight.into() });
         }
         members
     }
@@ -313,7 +316,7 @@ impl OneService<'_> {
             scheduler,
             sources: Vec::new(),
             silent: self.service.on_no_backend == table::OnNoBackend::Drop,
-            ring: draft.rings.number(Recipe::new(scheduler, members)),
+            ring: draft.rings.number(Recipe::new(scheduler, weights::reduced(members))),
         });
     }
 }

@@ -74,6 +74,7 @@ pub(crate) fn endpoint(
     let endpoint = Endpoint {
         node: node.to_owned(),
         service: (!service.is_empty()).then(|| service.to_owned()),
+        weight: 1,
         network: network.to_owned(),
         addresses,
         mac: [0x02, 0x42, a, b, c, d],

@@ -12,6 +12,9 @@ use std::{
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+/// A backend's weight where none is given.
+pub const DEFAULT_WEIGHT: u16 = 1;
+
 /// The whole desired state, the same on every node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Table {
@@ -237,6 +240,8 @@ pub struct Endpoint {
     pub node: String,
     /// The service that it is a backend of.
     pub service: Option<String>,
+    /// Its share of the service's new flows, in units; with 0 it drains: no new flow, and those that live go on.
+    pub weight: u16,
     /// The network.
     pub network: String,
     /// Its addresses: one for each family that the network has, IPv4 first.

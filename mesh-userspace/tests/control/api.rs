@@ -159,6 +159,7 @@ async fn tasks_are_attached_and_detached() {
         network: "blue".to_owned(),
         netns: "search4".to_owned(),
         service: Some("search".to_owned()),
+        weight: None,
         address: None,
     };
     let made = client.attach(&asked).await.unwrap();
@@ -449,7 +450,8 @@ async fn the_documentation_and_the_paths_agree() {
         let Some((method, rest)) = line.strip_prefix("| `").and_then(|line| line.split_once(" /v1/")) else {
             continue;
         };
-        let path = rest.split('`').next().unwrap().replace("{name}", "search");
+        let path =
+            rest.split('`').next().unwrap().replace("{name}", "search").replace("{backend}", "search.1");
         let request = format!("{method} /v1/{path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
         let mut stream = UnixStream::connect(server.socket()).await.unwrap();
         stream.write_all(request.as_bytes()).await.unwrap();
@@ -464,10 +466,12 @@ async fn the_documentation_and_the_paths_agree() {
     }
     let routes = include_str!("../../src/api/routes.rs");
     let routed: usize = routes
-        .lines()
-        .filter(|line| line.trim_start().starts_with(".route("))
-        .map(|line| {
-            ["get(", "post(", "delete("].iter().map(|method| line.matches(method).count()).sum::<usize>()
+        .split(".route(")
+        .skip(1)
+        .map(|route| route.split(".fallback(").next().unwrap())
+        .map(|route| {
+            let count = |method| route.matches(method).count();
+            ["get(", "post(", "put(", "delete("].into_iter().map(count).sum::<usize>()
         })
         .sum();
     assert_eq!(documented, routed);

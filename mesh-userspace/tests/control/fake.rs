@@ -184,6 +184,7 @@ fn endpoint(node: &str, service: Option<&str>, network: &str, addresses: &[&str]
     Endpoint {
         node: node.to_owned(),
         service: service.map(str::to_owned),
+        weight: 1,
         network: network.to_owned(),
         addresses,
         mac: [2, 0x42, a, b, c, d],
@@ -336,6 +337,13 @@ pub(crate) fn snapshot() -> Snapshot {
     }
 }
 
+/// The endpoint of a name or an address.
+fn named<'t>(table: &'t mut Table, text: &str) -> Option<(String, &'t mut Endpoint)> {
+    let has = |endpoint: &Endpoint| endpoint.addresses.iter().any(|address| address.to_string() == text);
+    let mut endpoints = table.endpoints.iter_mut();
+    endpoints.find(|(name, endpoint)| *name == text || has(endpoint)).map(|(name, e)| (name.clone(), e))
+}
+
 /// An agent that only pretends.
 pub(crate) struct Fake {
     snapshot: Mutex<Arc<Snapshot>>,
@@ -445,6 +453,23 @@ impl Fake {
             Change::Detach(name) => {
                 table.endpoints.remove(name).ok_or_else(|| missing("endpoint", name))?;
                 name.clone()
+            }
+            Change::AddBackend { service, asked } => {
+                let (name, endpoint) =
+                    named(table, &asked.backend).ok_or_else(|| missing("endpoint", &asked.backend))?;
+                endpoint.service = Some(service.clone());
+                endpoint.weight = asked.weight.unwrap_or(1);
+                name
+            }
+            Change::RemoveBackend { backend, .. } => {
+                let (name, endpoint) = named(table, backend).ok_or_else(|| missing("backend", backend))?;
+                endpoint.service = None;
+                name
+            }
+            Change::WeighBackend { backend, weight, .. } => {
+                let (name, endpoint) = named(table, backend).ok_or_else(|| missing("backend", backend))?;
+                endpoint.weight = *weight;
+                name
             }
         })
     }

@@ -89,6 +89,8 @@ pub struct Endpoint {
     pub address: String,
     /// The host of the lab whose namespace is the task's; `None` on a kernel's node.
     pub task: Option<String>,
+    /// Its weight as a backend; not said if `None`.
+    pub weight: Option<u16>,
 }
 
 impl Mesh {
@@ -139,6 +141,7 @@ impl Mesh {
                 network: needed("network")?,
                 address: needed("address")?,
                 task: field("netns"),
+                weight: endpoint["weight"].as_u64().map(u16::try_from).transpose().context("a weight")?,
             });
         }
         mesh.given = Some(file);
@@ -267,6 +270,7 @@ impl Mesh {
             network: network.to_owned(),
             address: address.to_owned(),
             task: (!kernel).then(|| task.to_owned()),
+            weight: None,
         });
         self
     }
@@ -375,6 +379,9 @@ impl Mesh {
             }
             if let Some(task) = &endpoint.task {
                 entry["netns"] = json!(task);
+            }
+            if let Some(weight) = endpoint.weight {
+                entry["weight"] = json!(weight);
             }
             entry
         });

@@ -75,9 +75,37 @@ pub struct Attach {
     /// The service that it becomes a backend of.
     #[serde(default)]
     pub service: Option<String>,
+    /// Its share of the service's new flows; 1 where it is not given.
+    #[serde(default)]
+    pub weight: Option<u16>,
     /// Its address; chosen where it is not given.
     #[serde(default)]
     pub address: Option<IpAddr>,
+}
+
+/// An endpoint becomes a backend of a service: `POST /v1/services/{name}/backends`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BackendAdd {
+    /// The endpoint's name, or an address of it on a network of the service, with or without the service's target port.
+    pub backend: String,
+    /// Its share of the service's new flows; 1 where it is not given.
+    #[serde(default)]
+    pub weight: Option<u16>,
+    /// The node that it is on, to be sure.
+    #[serde(default)]
+    pub node: Option<String>,
+    /// How packets are forwarded to an outside backend; refused for as long as there are none.
+    #[serde(default)]
+    pub forward: Option<String>,
+}
+
+/// Another weight of a backend: `PUT /v1/services/{name}/backends/{backend}`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BackendWeight {
+    /// Its share of the service's new flows, in units; 0 drains it.
+    pub weight: u16,
 }
 
 /// Which flows to list: `GET /v1/flows`. What is not given matches every flow.

@@ -107,6 +107,7 @@ impl<'a> Judge<'a> {
             let settled = table::Endpoint {
                 node: endpoint.node.value.clone(),
                 service: endpoint.service.as_ref().map(|service| service.value.clone()),
+                weight: endpoint.weight.as_ref().map_or(table::DEFAULT_WEIGHT, |weight| weight.value),
                 network: endpoint.network.value.clone(),
                 addresses,
                 mac,

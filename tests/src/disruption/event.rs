@@ -30,10 +30,10 @@ pub fn events() -> Vec<Event> {
         Event { name: "two changes within 50 ms", act: two_changes },
         Event { name: "ECMP reshuffles, a third entry", act: reshuffle },
         Event { name: "entry nodes' caches emptied", act: empty },
-        Event { name: "rolling replacement of all", act: rolling },
-        Event { name: "meshd killed on each node", act: kill },
-        Event { name: "agents replaced while scaling up", act: replace },
-        Event { name: "an entry node is lost", act: lose },
+        Event { name: "rolling replacement of all", act: |stage| replace_all_but(stage, &[]) },
+        Event { name: "meshd killed on each node", act: replace_agents },
+        Event { name: "agents replaced while scaling up", act: scale_up_with_new_agents },
+        Event { name: "an entry node is lost", act: |stage| lose(stage, ENTRIES[0]) },
         Event { name: "it comes back", act: come_back },
         Event { name: "scale up, reshuffle, caches emptied", act: together },
         Event { name: "a death while ECMP reshuffles", act: death_and_reshuffle },
@@ -108,7 +108,11 @@ fn two_changes(stage: &mut Stage<'_>) -> Result<()> {
     stage.play(script)
 }
 
-fn reshuffle(stage: &mut Stage<'_>) -> Result<()> {
+/// The router spreads the flows otherwise, again and again, and at last over every entry node.
+///
+/// # Errors
+/// If the lab refuses.
+pub fn reshuffle(stage: &mut Stage<'_>) -> Result<()> {
     let mut script = Script::default();
     let steps = [
         ways(&[("n2", 1), ("n1", 1)]),
@@ -130,8 +134,12 @@ fn empty(stage: &mut Stage<'_>) -> Result<()> {
     stage.play(script)
 }
 
-fn rolling(stage: &mut Stage<'_>) -> Result<()> {
-    for old in stage.serving() {
+/// Each task but those of `kept` is replaced in turn: a new one is there first, then the old one takes no new flows.
+///
+/// # Errors
+/// If the lab refuses.
+pub fn replace_all_but(stage: &mut Stage<'_>, kept: &[&str]) -> Result<()> {
+    for old in stage.serving().into_iter().filter(|old| !kept.contains(&old.as_str())) {
         let node = stage.node_of(&old)?;
         stage.add_task_on(&node)?;
         tell(stage)?;
@@ -143,7 +151,11 @@ fn rolling(stage: &mut Stage<'_>) -> Result<()> {
     Ok(())
 }
 
-fn kill(stage: &mut Stage<'_>) -> Result<()> {
+/// The daemon of each node in turn is killed, and another process takes over.
+///
+/// # Errors
+/// If the lab refuses.
+pub fn replace_agents(stage: &mut Stage<'_>) -> Result<()> {
     for node in stage.nodes() {
         let mut script = Script::default();
         script.at(ms(0), Step::Kill(node.clone()));
@@ -153,7 +165,7 @@ fn kill(stage: &mut Stage<'_>) -> Result<()> {
     Ok(())
 }
 
-fn replace(stage: &mut Stage<'_>) -> Result<()> {
+fn scale_up_with_new_agents(stage: &mut Stage<'_>) -> Result<()> {
     let mut script = Script::default();
     stage.add_task()?;
     stage.tell(&mut script, Duration::ZERO)?;
@@ -164,10 +176,12 @@ fn replace(stage: &mut Stage<'_>) -> Result<()> {
     stage.play(script)
 }
 
-/// The first entry node goes with its tasks: its daemon and its cable at once, its route when the router has noticed, its
-/// tasks from the other nodes' files thereafter.
-fn lose(stage: &mut Stage<'_>) -> Result<()> {
-    let node = ENTRIES[0];
+/// An entry node goes with its tasks: its daemon and its cable at once, its route when the router has noticed, its tasks
+/// from the other nodes' files thereafter.
+///
+/// # Errors
+/// If the lab refuses.
+pub fn lose(stage: &mut Stage<'_>, node: &str) -> Result<()> {
     for task in stage.tasks_on(node) {
         stage.census().dies(&task);
     }

@@ -6,6 +6,7 @@
 
 mod census;
 mod client;
+mod download;
 mod event;
 mod flow;
 mod mode;
@@ -26,7 +27,8 @@ use crate::lab::Lab;
 
 pub use self::{
     client::Client,
-    event::{Event, events},
+    download::{Download, Progress},
+    event::{Event, events, lose, replace_agents, replace_all_but, reshuffle},
     flow::Cause,
     mode::Mode,
     outcome::{FAIL_FAST, Outcome},

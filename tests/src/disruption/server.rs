@@ -1,4 +1,5 @@
-//! The tasks' servers: each line by TCP and each datagram by UDP is answered with the task's name and the same text.
+//! The tasks' servers: each line by TCP and each datagram by UDP is answered with the task's name and the same text; and
+//! whoever connects to another port gets the task's name and then bytes without end.
 
 use std::{
     io,
@@ -14,10 +15,17 @@ use tokio::{
     task::JoinSet,
 };
 
+use super::download::byte_at;
 use crate::lab::Host;
 
 /// The port that every task listens on, by TCP and UDP.
 pub(super) const PORT: u16 = 7;
+
+/// The port by which every task has bytes to download.
+pub(super) const DOWNLOADS: u16 = 19;
+
+/// What is sent at once of a download, in bytes.
+const PIECE: u64 = 16 * 1024;
 
 /// One thread that serves all tasks: their sockets are in their namespaces, which is what matters.
 #[derive(Debug)]
@@ -38,28 +46,38 @@ impl Servers {
 
     /// Starts the server of a task, by both families.
     pub(super) fn serve(&self, host: &Host) -> Result<Server> {
-        let any = (Ipv6Addr::UNSPECIFIED, PORT);
-        let sockets = host.namespace.inside(|| io::Result::Ok((TcpListener::bind(any)?, UdpSocket::bind(any)?)))?;
-        let (listener, socket) =
-            sockets.with_context(|| format!("{} cannot listen on port {PORT}", host.name()))?;
-        listener.set_nonblocking(true)?;
-        socket.set_nonblocking(true)?;
+        let listen = |port| -> io::Result<TcpListener> {
+            let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port))?;
+            listener.set_nonblocking(true)?;
+            Ok(listener)
+        };
+        let sockets = host.namespace.inside(|| {
+            let socket = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, PORT))?;
+            socket.set_nonblocking(true)?;
+            io::Result::Ok((listen(PORT)?, listen(DOWNLOADS)?, socket))
+        })?;
+        let (lines, downloads, socket) =
+            sockets.with_context(|| format!("{} cannot listen on ports {PORT} and {DOWNLOADS}", host.name()))?;
         let _context = self.0.enter();
-        let (listener, socket) = (net::TcpListener::from_std(listener)?, net::UdpSocket::from_std(socket)?);
         let mut work = JoinSet::new();
-        work.spawn(accept(listener, host.name().to_owned()));
-        work.spawn(answer_datagrams(socket, host.name().to_owned()));
+        let name = || host.name().to_owned();
+        work.spawn(accept(net::TcpListener::from_std(lines)?, name(), answer_lines));
+        work.spawn(accept(net::TcpListener::from_std(downloads)?, name(), pour));
+        work.spawn(answer_datagrams(net::UdpSocket::from_std(socket)?, name()));
         Ok(Server { _work: work })
     }
 }
 
-async fn accept(listener: net::TcpListener, name: String) {
+async fn accept<W>(listener: net::TcpListener, name: String, work: impl Fn(net::TcpStream, String) -> W)
+where
+    W: Future<Output = ()> + Send + 'static,
+{
     // Dropped with the listener, and every connection with it.
     let mut connections = JoinSet::new();
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                connections.spawn(answer_lines(stream, name.clone()));
+                connections.spawn(work(stream, name.clone()));
                 while connections.try_join_next().is_some() {}
             }
             // A client that is gone again, or no descriptor left for a while.
@@ -75,6 +93,22 @@ async fn answer_lines(stream: net::TcpStream, name: String) {
         if writer.write_all(format!("{name} {line}\n").as_bytes()).await.is_err() {
             break;
         }
+    }
+}
+
+/// About 16 MB a second: the rest of the machine is for what is measured.
+async fn pour(mut stream: net::TcpStream, name: String) {
+    if stream.write_all(format!("{name}\n").as_bytes()).await.is_err() {
+        return;
+    }
+    let mut place = 0;
+    loop {
+        let piece: Vec<_> = (place..place + PIECE).map(byte_at).collect();
+        if stream.write_all(&piece).await.is_err() {
+            return;
+        }
+        place += PIECE;
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
 

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
+    net::{IpAddr, SocketAddr},
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -14,9 +15,9 @@ use super::{
     Mode, Random, Script,
     census::Census,
     script::Step,
-    server::{PORT, Server, Servers},
+    server::{DOWNLOADS, PORT, Server, Servers},
 };
-use crate::lab::{Host, Lab, Mesh, forget_entries, write_whole};
+use crate::lab::{FAR, Host, Lab, Mesh, forget_entries, write_whole};
 
 /// The host that the flows come from.
 pub(super) const CLIENT: &str = "client";
@@ -26,6 +27,8 @@ const ROUTER: &str = "router";
 pub(super) const SERVICE: [&str; 2] = ["203.0.113.7", "2001:db8:2::7"];
 /// The service's published port.
 pub(super) const PUBLISHED: u16 = 7000;
+/// The port by which bytes without end are published.
+const PUBLISHED_DOWNLOADS: u16 = 7019;
 /// The service's name.
 const NAME: &str = "echo";
 /// How much later than another a node may learn of a change.
@@ -61,7 +64,11 @@ pub struct Stage<'lab> {
 /// The mesh that a stage needs.
 #[must_use]
 pub fn mesh(mode: Mode) -> Mesh {
-    let ports = [format!("{PUBLISHED}:{PORT}"), format!("{PUBLISHED}:{PORT}/udp")];
+    let ports = [
+        format!("{PUBLISHED}:{PORT}"),
+        format!("{PUBLISHED}:{PORT}/udp"),
+        format!("{PUBLISHED_DOWNLOADS}:{DOWNLOADS}"),
+    ];
     let ports = ports.each_ref().map(String::as_str);
     let mut mesh = Mesh::new(4)
         .network("blue", 4097, &["10.0.9.0/24", "fd00:9::/64"])
@@ -144,7 +151,10 @@ impl<'lab> Stage<'lab> {
     }
 
     /// The node that a task is on.
-    pub(super) fn node_of(&self, task: &str) -> Result<String> {
+    ///
+    /// # Errors
+    /// If there is no such task.
+    pub fn node_of(&self, task: &str) -> Result<String> {
         Ok(self.tasks.get(task).with_context(|| format!("there is no task {task}"))?.node.clone())
     }
 
@@ -251,6 +261,27 @@ impl<'lab> Stage<'lab> {
         });
         file["endpoints"] = endpoints.collect();
         Ok(serde_yaml::to_string(&file)?)
+    }
+
+    /// The two ends of a download from one of the client's ports, by a family: 0 for IPv4, 1 for IPv6.
+    pub(super) fn download_addresses(family: usize, port: u16) -> Result<(SocketAddr, SocketAddr)> {
+        let (local, remote): (IpAddr, IpAddr) = (FAR[family].parse()?, SERVICE[family].parse()?);
+        Ok((SocketAddr::new(local, port), SocketAddr::new(remote, PUBLISHED_DOWNLOADS)))
+    }
+
+    /// The entry node that the router sends a TCP flow to.
+    pub(super) fn entry_of(&self, local: SocketAddr, remote: SocketAddr) -> Result<String> {
+        let (from, to) = (local.ip(), remote.ip());
+        let (sport, dport) = (local.port(), remote.port());
+        let words = format!("route get {to} from {from} iif far ipproto tcp sport {sport} dport {dport}");
+        let answer = self.lab.host(ROUTER).namespace.ip(&words)?;
+        let mut words = answer.split_whitespace().skip_while(|word| *word != "via");
+        let gateway: IpAddr = words.nth(1).with_context(|| format!("no way: {answer}"))?.parse()?;
+        let mesh = self.lab.mesh();
+        let is_it = |node: &&str| {
+            [mesh.address_v4(node), mesh.address_v6(node)].into_iter().flatten().any(|own| own == gateway)
+        };
+        Ok(ENTRIES.into_iter().find(is_it).with_context(|| format!("{gateway} is no entry node"))?.to_owned())
     }
 
     /// The router's ways to the service.

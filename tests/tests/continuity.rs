@@ -3,9 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use mesh_tests::disruption::{
-    Download, Mode, Stage, lose, mesh, replace_agents, replace_all_but, reshuffle,
-};
+use mesh_tests::disruption::{Download, Mode, Stage, lose, mesh, replace_agents, replace_all_but, reshuffle};
 
 /// The longest time in which nothing may come.
 const LONGEST_GAP: Duration = Duration::from_secs(1);

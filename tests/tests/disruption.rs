@@ -10,7 +10,19 @@ const OPTIONS: Options = Options { tcp: 200, udp: 100, interval: Duration::from_
 #[test]
 fn no_event_breaks_a_flow() -> Result<()> {
     mesh(Mode::SecondChance).test(|lab| {
-        let outcomes = run(lab, &OPTIONS, &events().into_iter().filter(|e| !["weights","rolling","scale down: drained","two"].iter().any(|p| e.name.starts_with(p))).collect::<Vec<_>>(), |text| eprintln!("##{text}"))?;
+        let outcomes = run(
+            lab,
+            &OPTIONS,
+            &events()
+                .into_iter()
+                .filter(|e| {
+                    !["weights", "rolling", "scale down: drained", "two"]
+                        .iter()
+                        .any(|p| e.name.starts_with(p))
+                })
+                .collect::<Vec<_>>(),
+            |text| eprintln!("##{text}"),
+        )?;
         for outcome in &outcomes {
             eprintln!("##{outcome:?}");
         }

@@ -93,7 +93,11 @@ impl Client {
         self.next_port = if port + 1 < PORTS.end { port + 1 } else { PORTS.start };
         let local: IpAddr = FAR[family].parse()?;
         let remote: IpAddr = SERVICE[family].parse()?;
-        Ok(Flow::new(protocol, SocketAddr::new(local, port), SocketAddr::new(remote, super::stage::PUBLISHED)))
+        Ok(Flow::new(
+            protocol,
+            SocketAddr::new(local, port),
+            SocketAddr::new(remote, super::stage::PUBLISHED),
+        ))
     }
 
     /// Opens anew each flow that is over, and waits until all have been answered.
@@ -115,8 +119,7 @@ impl Client {
     }
 
     fn open_once(&mut self) -> Result<()> {
-        let over: Vec<_> =
-            (0..self.flows.len()).filter(|number| self.flows[*number].state().over).collect();
+        let over: Vec<_> = (0..self.flows.len()).filter(|number| self.flows[*number].state().over).collect();
         let (now, count) = (Instant::now(), over.len());
         for (turn, number) in over.into_iter().enumerate() {
             let old = &self.flows[number];
@@ -165,7 +168,10 @@ impl Client {
             if undecided == 0 {
                 return Ok(());
             }
-            ensure!(since.elapsed() < JUDGEMENT, "{undecided} flows neither live nor break: is the machine overloaded?");
+            ensure!(
+                since.elapsed() < JUDGEMENT,
+                "{undecided} flows neither live nor break: is the machine overloaded?"
+            );
             sleep(Duration::from_millis(20));
         }
     }
@@ -214,7 +220,7 @@ fn allow_open_files(count: usize) -> Result<()> {
     if soft >= wanted {
         return Ok(());
     }
-    setrlimit(Resource::RLIMIT_NOFILE, wanted, hard.max(wanted))
-        .map_err(|error| anyhow!(error))
-        .with_context(|| format!("{count} files must be open at once: raise the limit with `ulimit -n {count}`"))
+    setrlimit(Resource::RLIMIT_NOFILE, wanted, hard.max(wanted)).map_err(|error| anyhow!(error)).with_context(
+        || format!("{count} files must be open at once: raise the limit with `ulimit -n {count}`"),
+    )
 }

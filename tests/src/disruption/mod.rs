@@ -71,12 +71,14 @@ pub fn run(
     client.open().context("the first flows")?;
     let mut outcomes = Vec::new();
     for event in events {
-        progress(event.name);
+        progress(&format!("{} …", event.name));
         client.begin();
         event.happen(&mut stage).with_context(|| format!("event: {}", event.name))?;
         sleep(SETTLE);
         client.judge(Instant::now()).with_context(|| format!("after the event: {}", event.name))?;
-        outcomes.push(client.outcome(event));
+        let outcome = client.outcome(event);
+        progress(&format!("{}: {} of {} flows broke", event.name, outcome.broken(), outcome.live));
+        outcomes.push(outcome);
         // What only waited for its flows to be judged goes now, and the flows begin anew.
         if stage.tidy()? {
             sleep(SETTLE);

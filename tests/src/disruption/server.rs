@@ -56,8 +56,8 @@ impl Servers {
             socket.set_nonblocking(true)?;
             io::Result::Ok((listen(PORT)?, listen(DOWNLOADS)?, socket))
         })?;
-        let (lines, downloads, socket) =
-            sockets.with_context(|| format!("{} cannot listen on ports {PORT} and {DOWNLOADS}", host.name()))?;
+        let (lines, downloads, socket) = sockets
+            .with_context(|| format!("{} cannot listen on ports {PORT} and {DOWNLOADS}", host.name()))?;
         let _context = self.0.enter();
         let mut work = JoinSet::new();
         let name = || host.name().to_owned();

@@ -74,10 +74,8 @@ pub fn mesh(mode: Mode) -> Mesh {
         .network("blue", 4097, &["10.0.9.0/24", "fd00:9::/64"])
         .service(NAME, "blue", "10.0.9.2", "mh", &ports);
     mesh.clients = vec![ROUTER.to_owned()];
-    match mode.option() {
-        Some(value) => mesh.option("continuity", json!(value)),
-        None => mesh,
-    }
+    // The default needs no mention.
+    if mode == Mode::SecondChance { mesh } else { mesh.option("continuity", json!(mode.name())) }
 }
 
 impl<'lab> Stage<'lab> {

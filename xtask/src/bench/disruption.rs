@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use mesh_tests::{
-    disruption::{self, FAIL_FAST, Mode, Options, Outcome, events, mesh},
+    disruption::{self, Event, FAIL_FAST, Mode, Options, Outcome, events, mesh},
     lab::remains,
 };
 use serde_json::{Value, json};
@@ -43,6 +43,9 @@ pub(crate) struct Arguments {
     /// Only these ways to keep flows with their backends, separated by commas
     #[arg(long, value_delimiter = ',', default_value = "second-chance,node,entry-cache,none")]
     modes: Vec<Mode>,
+    /// Only the events whose names hold one of these, separated by commas
+    #[arg(long, value_delimiter = ',', value_name = "TEXT")]
+    only: Vec<String>,
     /// Write every figure to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -71,18 +74,26 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         options.tcp, options.udp, arguments.interval, options.seed
     );
     println!("\n{}\n{load}\n", machine.shown());
+    let is_wanted = |event: &Event| {
+        arguments.only.is_empty() || arguments.only.iter().any(|text| event.name.contains(text.as_str()))
+    };
+    let chosen: Vec<_> = events().into_iter().filter(is_wanted).collect();
+    ensure!(!chosen.is_empty(), "no event's name holds {}", arguments.only.join(" or "));
     let columns: Vec<_> =
-        arguments.modes.iter().map(|mode| measure(*mode, &options)).collect::<Result<_>>()?;
+        arguments.modes.iter().map(|mode| measure(*mode, &options, &chosen)).collect::<Result<_>>()?;
     let gone = remains(PREFIX)?;
     ensure!(gone.is_empty(), "not everything was cleaned up: {}", gone.join(", "));
 
     println!("\nBroken flows, of those whose backend lived through the event:\n");
-    table::lines(&rows(&columns)).iter().for_each(|line| println!("{line}"));
-    println!("\nFlows whose own backend died, and the longest that one of them took to know:\n");
-    table::lines(&bereft_rows(&columns)).iter().for_each(|line| println!("{line}"));
+    table::lines(&rows(&chosen, &columns)).iter().for_each(|line| println!("{line}"));
+    let bereft = bereft_rows(&chosen, &columns);
+    if bereft.len() > 1 {
+        println!("\nFlows whose own backend died, and the longest that one of them took to know:\n");
+        table::lines(&bereft).iter().for_each(|line| println!("{line}"));
+    }
 
     let chart = project::target().join("bench/disruption.svg");
-    write(&chart, &svg(&columns, &load, &machine))?;
+    write(&chart, &svg(&chosen, &columns, &load, &machine))?;
     println!("\nThe chart is in {}.", chart.display());
     if let Some(path) = &arguments.json {
         let figures = json!({
@@ -101,7 +112,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 }
 
 /// Measures a mode, and tells what goes on meanwhile.
-fn measure(mode: Mode, options: &Options) -> Result<Column> {
+fn measure(mode: Mode, options: &Options, events: &[Event]) -> Result<Column> {
     let bar = io::stderr().is_terminal().then(ProgressBar::new_spinner);
     if let Some(bar) = &bar {
         bar.set_style(ProgressStyle::with_template("{spinner} {prefix} ({elapsed}) {wide_msg:.dim}")?);
@@ -109,7 +120,7 @@ fn measure(mode: Mode, options: &Options) -> Result<Column> {
         bar.enable_steady_tick(Duration::from_millis(100));
     }
     let mut lab = mesh(mode).up(PREFIX)?;
-    let outcomes = disruption::run(&mut lab, options, &events(), |text| match &bar {
+    let outcomes = disruption::run(&mut lab, options, events, |text| match &bar {
         Some(bar) => bar.set_message(text.to_owned()),
         None => println!("{}: {text}", mode.title()),
     });
@@ -125,12 +136,13 @@ fn measure(mode: Mode, options: &Options) -> Result<Column> {
     Ok(Column { mode, outcomes })
 }
 
-fn rows(columns: &[Column]) -> Vec<Vec<String>> {
-    rows_of(columns, |_| true, |outcome| format!("{} / {}", outcome.broken(), outcome.live))
+fn rows(events: &[Event], columns: &[Column]) -> Vec<Vec<String>> {
+    rows_of(events, columns, |_| true, |outcome| format!("{} / {}", outcome.broken(), outcome.live))
 }
 
-fn bereft_rows(columns: &[Column]) -> Vec<Vec<String>> {
+fn bereft_rows(events: &[Event], columns: &[Column]) -> Vec<Vec<String>> {
     rows_of(
+        events,
         columns,
         |outcome| outcome.bereft > 0,
         |outcome| format!("{}, {} ms", outcome.bereft, outcome.slowest.as_millis()),
@@ -139,13 +151,14 @@ fn bereft_rows(columns: &[Column]) -> Vec<Vec<String>> {
 
 /// A row for each event that one of the columns has something to tell of.
 fn rows_of(
+    events: &[Event],
     columns: &[Column],
     is_told: impl Fn(&Outcome) -> bool,
     cell: impl Fn(&Outcome) -> String,
 ) -> Vec<Vec<String>> {
     let titles = columns.iter().map(|column| column.mode.title().to_owned());
     let mut rows = vec![std::iter::once("event".to_owned()).chain(titles).collect()];
-    for (number, event) in events().iter().enumerate() {
+    for (number, event) in events.iter().enumerate() {
         let outcomes: Vec<_> = columns.iter().filter_map(|column| column.outcomes.get(number)).collect();
         if outcomes.iter().any(|outcome| is_told(outcome)) {
             let cells = outcomes.into_iter().map(&cell);
@@ -155,16 +168,16 @@ fn rows_of(
     rows
 }
 
-fn svg(columns: &[Column], load: &str, machine: &Machine) -> String {
+fn svg(events: &[Event], columns: &[Column], load: &str, machine: &Machine) -> String {
     let bar = |outcome: &Outcome| {
         let share = if outcome.live == 0 { 0.0 } else { outcome.broken() as f64 / outcome.live as f64 };
         Bar { share, label: format!("{} of {}", outcome.broken(), outcome.live) }
     };
-    let group = |(number, event): (usize, &disruption::Event)| Group {
+    let group = |(number, event): (usize, &Event)| Group {
         name: event.name.to_owned(),
         bars: columns.iter().filter_map(|column| column.outcomes.get(number)).map(bar).collect(),
     };
-    let groups: Vec<_> = events().iter().enumerate().map(group).collect();
+    let groups: Vec<_> = events.iter().enumerate().map(group).collect();
     let series: Vec<_> = columns.iter().map(|column| column.mode.title().to_owned()).collect();
     Chart {
         title: "Live flows that each event breaks",

@@ -17,8 +17,8 @@ pub use address::{Address, Family};
 pub use endpoint::{
     Attachment, Endpoint, EndpointKey, MacKey, Network, Station, SubnetKey, VNI_MAX, network_flags,
 };
-pub use flow::{Flow, FlowKey, Space, flow_flags};
-pub use node::{Node, NodeIndex, Uplink};
+pub use flow::{Flow, FlowKey, ForwardingAddress, Space, UDP_IDLE, flow_flags};
+pub use node::{Node, NodeIndex, Uplink, node_mac};
 pub use observe::{Counter, Hook, Outcome, TRACE_BYTES, Trace};
 pub use pod::Pod;
 pub use service::{Backend, BackendIndex, Scheduler, Service, ServiceKey, Slot, service_flags};

@@ -14,9 +14,9 @@ const LOST: &str = "n2";
 /// Source ports for the attempts at a download that neither enters by nor comes from the node that is to be lost.
 const PORTS: std::ops::Range<u16> = 40_000..40_100;
 
-fn elsewhere(stage: &Stage<'_>, family: usize) -> Result<Download> {
+fn elsewhere(stage: &Stage<'_>, is_v6: bool) -> Result<Download> {
     for port in PORTS {
-        let download = Download::start(stage, family, port)?;
+        let download = Download::start(stage, is_v6, port)?;
         if download.entry != LOST && stage.node_of(&download.backend)? != LOST {
             return Ok(download);
         }
@@ -29,7 +29,7 @@ fn a_download_outlives_its_surroundings() -> Result<()> {
     mesh(Mode::SecondChance).test(|lab| {
         let mut stage = Stage::set(lab, 1)?;
         reshuffle(&mut stage)?;
-        let downloads = [elsewhere(&stage, 0)?, elsewhere(&stage, 1)?];
+        let downloads = [elsewhere(&stage, false)?, elsewhere(&stage, true)?];
         let see = |what: &str| {
             for download in &downloads {
                 let progress = download.progress().with_context(|| what.to_owned())?;

@@ -2,7 +2,6 @@
 
 use std::{
     iter::repeat_n,
-    net::{IpAddr, SocketAddr},
     sync::Arc,
     thread::{self, JoinHandle, sleep},
     time::{Duration, Instant},
@@ -16,16 +15,14 @@ use tokio::{
 };
 
 use super::{
-    Event, Options, Outcome, Random,
+    Event, Options, Outcome,
     census::Census,
     flow::{Flow, Protocol, Rhythm, Verdict},
-    outcome::FAIL_FAST,
-    stage::{CLIENT, SERVICE, Stage},
+    ports::Ports,
+    stage::{CLIENT, Stage},
+    visitors::Visitors,
 };
-use crate::lab::{FAR, Namespace};
-
-/// The source ports that are used, one after the other: none twice before all were.
-const PORTS: std::ops::Range<u16> = 10_000..61_000;
+use crate::lab::Namespace;
 
 /// How long the flows may take to show what became of them: a TCP flow's patience, and a rhythm.
 const JUDGEMENT: Duration = Duration::from_secs(9);
@@ -39,7 +36,8 @@ pub struct Client {
     flows: Vec<Arc<Flow>>,
     census: Census,
     interval: Duration,
-    next_port: u16,
+    ports: Ports,
+    visitors: Visitors,
     work: Handle,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -65,39 +63,18 @@ impl Client {
                 eprintln!("{error:#}");
             }
         });
-        let mut random = Random::new(options.seed);
-        let next_port = PORTS.start + u16::try_from(random.below(PORTS.len()))?;
-        let mut client = Self {
-            flows: Vec::new(),
-            census: stage.census().clone(),
-            interval: options.interval,
-            next_port,
-            work,
-            stop: Some(stop),
-            thread: Some(thread),
-        };
-        let wanted =
-            repeat_n(Protocol::Tcp, options.tcp).chain(repeat_n(Protocol::Udp, options.udp)).enumerate();
-        for (number, protocol) in wanted {
-            let flow = client.flow(protocol, number % 2)?;
+        let (ports, census) = (Ports::new(options.seed), stage.census().clone());
+        let wanted = repeat_n(Protocol::Tcp, options.tcp).chain(repeat_n(Protocol::Udp, options.udp));
+        let flows = wanted.enumerate().map(|(number, protocol)| {
+            let flow = ports.flow(protocol, number % 2 == 1);
             // Not opened yet, which is all the same as over.
             flow.state().over = true;
-            client.flows.push(Arc::new(flow));
-        }
-        Ok(client)
-    }
-
-    /// A flow by the client's next port, by a family: 0 for IPv4, 1 for IPv6.
-    fn flow(&mut self, protocol: Protocol, family: usize) -> Result<Flow> {
-        let port = self.next_port;
-        self.next_port = if port + 1 < PORTS.end { port + 1 } else { PORTS.start };
-        let local: IpAddr = FAR[family].parse()?;
-        let remote: IpAddr = SERVICE[family].parse()?;
-        Ok(Flow::new(
-            protocol,
-            SocketAddr::new(local, port),
-            SocketAddr::new(remote, super::stage::PUBLISHED),
-        ))
+            Arc::new(flow)
+        });
+        let flows = flows.collect();
+        let visitors = Visitors::start(&work, &ports, &census, options);
+        let (interval, stop, thread) = (options.interval, Some(stop), Some(thread));
+        Ok(Self { flows, census, interval, ports, visitors, work, stop, thread })
     }
 
     /// Opens anew each flow that is over, and waits until all have been answered.
@@ -107,7 +84,7 @@ impl Client {
     pub fn open(&mut self) -> Result<()> {
         let deadline = Instant::now() + OPENING;
         loop {
-            self.open_once()?;
+            self.open_once();
             let pending = self.pending();
             if pending == 0 {
                 return Ok(());
@@ -118,21 +95,19 @@ impl Client {
         }
     }
 
-    fn open_once(&mut self) -> Result<()> {
+    fn open_once(&mut self) {
         let over: Vec<_> = (0..self.flows.len()).filter(|number| self.flows[*number].state().over).collect();
         let (now, count) = (Instant::now(), over.len());
         for (turn, number) in over.into_iter().enumerate() {
             let old = &self.flows[number];
-            let (protocol, family) = (old.protocol, usize::from(old.remote.is_ipv6()));
-            let flow = Arc::new(self.flow(protocol, family)?);
+            let flow = Arc::new(self.ports.flow(old.protocol, old.remote.is_ipv6()));
             // Evenly over the interval, so that the load is.
             let first = now + self.interval.mul_f64(turn as f64 / count as f64);
-            let rhythm = Rhythm { first, interval: self.interval };
+            let rhythm = Rhythm { first, interval: self.interval, requests: u64::MAX };
             let (worked, census) = (Arc::clone(&flow), self.census.clone());
             self.work.spawn(async move { worked.live(rhythm, &census).await });
             self.flows[number] = flow;
         }
-        Ok(())
     }
 
     /// How many flows are not known to work.
@@ -152,6 +127,7 @@ impl Client {
                 state.verdict = Verdict::Live;
             }
         }
+        self.visitors.begin();
     }
 
     /// Waits until each flow has shown what became of it: it got an answer to what it asked after `since`, or it is over.
@@ -176,27 +152,12 @@ impl Client {
         }
     }
 
-    /// What became of the flows since the event began.
+    /// What became of the flows since the event began, and of the visitors' flows that ended since.
     #[must_use]
     pub fn outcome(&self, event: &Event) -> Outcome {
-        let mut outcome = Outcome::none(event.name);
+        let mut outcome = self.visitors.outcome(event);
         for flow in &self.flows {
-            match flow.state().verdict {
-                Verdict::Live => outcome.live += 1,
-                Verdict::Broken(cause) => {
-                    outcome.live += 1;
-                    match flow.protocol {
-                        Protocol::Tcp => outcome.broken_tcp += 1,
-                        Protocol::Udp => outcome.broken_udp += 1,
-                    }
-                    *outcome.causes.entry(cause).or_default() += 1;
-                }
-                Verdict::Bereft(after) => {
-                    outcome.bereft += 1;
-                    outcome.late += usize::from(after > FAIL_FAST);
-                    outcome.slowest = outcome.slowest.max(after);
-                }
-            }
+            outcome.count(flow.protocol, flow.state().verdict);
         }
         outcome
     }

@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, ensure};
 use tokio::net::TcpSocket;
 
-use super::stage::{CLIENT, Stage};
+use super::stage::{CLIENT, PUBLISHED_DOWNLOADS, Stage, ends};
 use crate::lab::{Namespace, eventually};
 
 /// A download that stalls for so long has ended.
@@ -43,12 +43,12 @@ pub struct Progress {
 }
 
 impl Download {
-    /// Starts a download from the client's port to one of the service's addresses: 0 for IPv4, 1 for IPv6.
+    /// Starts a download from a port of the client's, by IPv4 or IPv6.
     ///
     /// # Errors
     /// If the connection does not come about.
-    pub fn start(stage: &Stage<'_>, family: usize, port: u16) -> Result<Self> {
-        let (local, remote) = Stage::download_addresses(family, port)?;
+    pub fn start(stage: &Stage<'_>, is_v6: bool, port: u16) -> Result<Self> {
+        let (local, remote) = ends(is_v6, port, PUBLISHED_DOWNLOADS);
         let namespace = Namespace::open(&stage.namespace_name(CLIENT))?;
         let stream = namespace.inside(|| connect(local, remote))?;
         let stream = stream.with_context(|| format!("{CLIENT} cannot connect to {remote}"))?;

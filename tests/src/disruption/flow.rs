@@ -95,6 +95,8 @@ pub(super) struct Flow {
 pub(super) struct Rhythm {
     pub(super) first: Instant,
     pub(super) interval: Duration,
+    /// After so many requests it ends in good order.
+    pub(super) requests: u64,
 }
 
 impl Flow {
@@ -126,7 +128,7 @@ impl Flow {
         let (reader, mut writer) = stream.into_split();
         let mut reader = BufReader::with_capacity(128, reader);
         let mut line = String::new();
-        for number in 0_u64.. {
+        for number in 0..rhythm.requests {
             let sent = Instant::now();
             line.clear();
             let answer = async {
@@ -151,7 +153,17 @@ impl Flow {
             }
             sleep_until((sent + rhythm.interval).into()).await;
         }
-        Verdict::Live
+        let asked = Instant::now();
+        let farewell = async {
+            writer.shutdown().await?;
+            reader.read_line(&mut line).await
+        };
+        match timeout(PATIENCE, farewell).await {
+            Ok(Ok(0)) => Verdict::Live,
+            Ok(Ok(_)) => self.ended(Cause::Moved, asked, census),
+            Ok(Err(_)) => self.ended(Cause::Reset, asked, census),
+            Err(_) => self.ended(Cause::Silent, asked, census),
+        }
     }
 
     async fn connect(&self) -> io::Result<TcpStream> {
@@ -172,7 +184,7 @@ impl Flow {
         let mut first_missed = None;
         let mut misses = 0;
         let mut datagram = [0; 128];
-        for number in 0_u64.. {
+        for number in 0..rhythm.requests {
             let sent = Instant::now();
             // An ICMP error about an earlier datagram is told here; the datagram counts as missed then.
             let _ = socket.send(number.to_string().as_bytes()).await;

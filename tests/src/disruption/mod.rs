@@ -11,10 +11,12 @@ mod event;
 mod flow;
 mod mode;
 mod outcome;
+mod ports;
 mod random;
 mod script;
 mod server;
 mod stage;
+mod visitors;
 
 use std::{
     thread::sleep,
@@ -76,14 +78,15 @@ pub fn run(
         event.happen(&mut stage).with_context(|| format!("event: {}", event.name))?;
         sleep(SETTLE);
         client.judge(Instant::now()).with_context(|| format!("after the event: {}", event.name))?;
-        let outcome = client.outcome(event);
-        progress(&format!("{}: {} of {} flows broke", event.name, outcome.broken(), outcome.live));
-        outcomes.push(outcome);
-        // What only waited for its flows to be judged goes now, and the flows begin anew.
+        let mut outcome = client.outcome(event);
+        // What only waited for its flows to be judged goes now.
         if stage.tidy()? {
             sleep(SETTLE);
             client.judge(Instant::now())?;
+            outcome.update(client.outcome(event));
         }
+        progress(&format!("{}: {} of {} flows broke", event.name, outcome.broken(), outcome.live));
+        outcomes.push(outcome);
         client.open().with_context(|| format!("after the event: {}", event.name))?;
     }
     Ok(outcomes)

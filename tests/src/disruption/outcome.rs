@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::flow::Cause;
+use super::flow::{Cause, Protocol, Verdict};
 
 /// How soon a flow must know that its own backend has died.
 pub const FAIL_FAST: Duration = Duration::from_secs(1);
@@ -41,6 +41,31 @@ impl Outcome {
             late: 0,
             slowest: Duration::ZERO,
         }
+    }
+
+    /// Counts what became of a flow.
+    pub(super) fn count(&mut self, protocol: Protocol, verdict: Verdict) {
+        match verdict {
+            Verdict::Live => self.live += 1,
+            Verdict::Broken(cause) => {
+                self.live += 1;
+                match protocol {
+                    Protocol::Tcp => self.broken_tcp += 1,
+                    Protocol::Udp => self.broken_udp += 1,
+                }
+                *self.causes.entry(cause).or_default() += 1;
+            }
+            Verdict::Bereft(after) => {
+                self.bereft += 1;
+                self.late += usize::from(after > FAIL_FAST);
+                self.slowest = self.slowest.max(after);
+            }
+        }
+    }
+
+    /// Takes over what has happened since this was counted. Who has lost his backend only since then was alive in the event.
+    pub(super) fn update(&mut self, later: Self) {
+        *self = Self { live: self.live.max(later.live), ..later };
     }
 
     /// How many flows broke whose backend lived.

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -17,18 +17,22 @@ use super::{
     script::Step,
     server::{DOWNLOADS, PORT, Server, Servers},
 };
-use crate::lab::{FAR, Host, Lab, Mesh, forget_entries, write_whole};
+use crate::lab::{Host, Lab, Mesh, forget_entries, write_whole};
 
 /// The host that the flows come from.
 pub(super) const CLIENT: &str = "client";
 /// The host that spreads them.
 const ROUTER: &str = "router";
 /// The service's addresses, which the router knows several ways to.
-pub(super) const SERVICE: [&str; 2] = ["203.0.113.7", "2001:db8:2::7"];
+const SERVICE: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(203, 0, 113, 7)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 7))];
+/// The client's addresses: those of the lab's host behind a router.
+const OWN: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(198, 51, 100, 2)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 2))];
 /// The service's published port.
 pub(super) const PUBLISHED: u16 = 7000;
 /// The port by which bytes without end are published.
-const PUBLISHED_DOWNLOADS: u16 = 7019;
+pub(super) const PUBLISHED_DOWNLOADS: u16 = 7019;
 /// The service's name.
 const NAME: &str = "echo";
 /// How much later than another a node may learn of a change.
@@ -261,12 +265,6 @@ impl<'lab> Stage<'lab> {
         Ok(serde_yaml::to_string(&file)?)
     }
 
-    /// The two ends of a download from one of the client's ports, by a family: 0 for IPv4, 1 for IPv6.
-    pub(super) fn download_addresses(family: usize, port: u16) -> Result<(SocketAddr, SocketAddr)> {
-        let (local, remote): (IpAddr, IpAddr) = (FAR[family].parse()?, SERVICE[family].parse()?);
-        Ok((SocketAddr::new(local, port), SocketAddr::new(remote, PUBLISHED_DOWNLOADS)))
-    }
-
     /// The entry node that the router sends a TCP flow to.
     pub(super) fn entry_of(&self, local: SocketAddr, remote: SocketAddr) -> Result<String> {
         let (from, to) = (local.ip(), remote.ip());
@@ -341,10 +339,10 @@ impl<'lab> Stage<'lab> {
 
     fn route(&self, ways: &[(String, u32)]) -> Result<()> {
         let mesh = self.lab.mesh();
-        for (family, service) in SERVICE.into_iter().enumerate() {
+        for service in SERVICE {
             let mut words = format!("route replace {service}");
             for (node, weight) in ways {
-                let gateway = if family == 0 { mesh.address_v4(node)? } else { mesh.address_v6(node)? };
+                let gateway = if service.is_ipv4() { mesh.address_v4(node)? } else { mesh.address_v6(node)? };
                 write!(words, " nexthop via {gateway} weight {weight}")?;
             }
             self.lab.host(ROUTER).namespace.ip(&words)?;
@@ -387,7 +385,24 @@ impl<'lab> Stage<'lab> {
     }
 }
 
+/// The two ends of a flow from one of the client's ports to a published one.
+pub(super) const fn ends(is_v6: bool, port: u16, published: u16) -> (SocketAddr, SocketAddr) {
+    let [(own4, own6), (service4, service6)] = [(OWN[0], OWN[1]), (SERVICE[0], SERVICE[1])];
+    let (own, service) = if is_v6 { (own6, service6) } else { (own4, service4) };
+    (SocketAddr::new(own, port), SocketAddr::new(service, published))
+}
+
 /// Ways of the router, by nodes and weights.
 pub(super) fn ways(ways: &[(&str, u32)]) -> Vec<(String, u32)> {
     ways.iter().map(|(node, weight)| ((*node).to_owned(), *weight)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_client_is_the_host_behind_the_router() {
+        assert_eq!(OWN.map(|address| address.to_string()), crate::lab::FAR);
+    }
 }

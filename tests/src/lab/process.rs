@@ -84,10 +84,10 @@ impl Process {
     /// Ends it by SIGTERM, and waits until it has ended.
     ///
     /// # Errors
-    /// If it does not end within five seconds.
+    /// If it does not end within twenty seconds.
     pub fn stop(mut self) -> Result<()> {
         self.signal(Signal::SIGTERM)?;
-        self.wait(Duration::from_secs(5)).map(drop)
+        self.wait(Duration::from_secs(20)).map(drop)
     }
 
     /// Ends it without its doing, as a crash would.
@@ -96,7 +96,7 @@ impl Process {
     /// If it is gone already.
     pub fn kill(mut self) -> Result<()> {
         self.signal(Signal::SIGKILL)?;
-        self.wait(Duration::from_secs(5)).map(drop)
+        self.wait(Duration::from_secs(20)).map(drop)
     }
 
     /// Lets it run on when this value goes.

@@ -11,7 +11,9 @@ const OPTIONS: Options = Options { tcp: 200, udp: 100, interval: Duration::from_
 fn named(names: &[&str]) -> Result<Vec<Event>> {
     let all = events();
     for name in names {
-        all.iter().find(|event| event.name == *name).with_context(|| format!("there is no event {name:?}"))?;
+        all.iter()
+            .find(|event| event.name == *name)
+            .with_context(|| format!("there is no event {name:?}"))?;
     }
     Ok(all.into_iter().filter(|event| names.contains(&event.name)).collect())
 }

@@ -38,6 +38,8 @@ pub struct Client {
     interval: Duration,
     ports: Ports,
     visitors: Visitors,
+    /// When the event began.
+    began: Instant,
     work: Handle,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -73,8 +75,9 @@ impl Client {
         });
         let flows = flows.collect();
         let visitors = Visitors::start(&work, &ports, &census, options);
-        let (interval, stop, thread) = (options.interval, Some(stop), Some(thread));
-        Ok(Self { flows, census, interval, ports, visitors, work, stop, thread })
+        let (interval, began) = (options.interval, Instant::now());
+        let (stop, thread) = (Some(stop), Some(thread));
+        Ok(Self { flows, census, interval, ports, visitors, began, work, stop, thread })
     }
 
     /// Opens anew each flow that is over, and waits until all have been answered.
@@ -121,6 +124,7 @@ impl Client {
 
     /// An event begins: what becomes of the flows from now on is its doing.
     pub fn begin(&mut self) {
+        self.began = Instant::now();
         for flow in &self.flows {
             let mut state = flow.state();
             if !state.over {
@@ -155,10 +159,9 @@ impl Client {
     /// What became of the flows since the event began, and of the visitors' flows that ended since.
     #[must_use]
     pub fn outcome(&self, event: &Event) -> Outcome {
-        let mut outcome = self.visitors.outcome(event);
-        for flow in &self.flows {
-            outcome.count(flow.protocol, flow.state().verdict);
-        }
+        let mut outcome = Outcome::none(event.name);
+        self.flows.iter().for_each(|flow| outcome.count(flow, self.began));
+        self.visitors.count(&mut outcome, self.began);
         outcome
     }
 }

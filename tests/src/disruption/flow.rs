@@ -1,7 +1,7 @@
 //! One flow of the client: it asks, knows who answers, and notices when it breaks.
 
 use std::{
-    io,
+    fmt, io,
     net::SocketAddr,
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -20,6 +20,30 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Datagrams in a row that go unanswered when a UDP flow counts as broken.
 const MISSES: u32 = 3;
+
+/// A flow that broke though its backend was alive.
+#[derive(Clone, Debug)]
+pub struct Break {
+    /// By TCP; else by UDP.
+    pub is_tcp: bool,
+    /// The client's end.
+    pub client: SocketAddr,
+    /// The backend that it had, if it was ever answered.
+    pub backend: Option<String>,
+    /// How it broke.
+    pub cause: Cause,
+    /// How long after the event's beginning.
+    pub after: Duration,
+}
+
+impl fmt::Display for Break {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let protocol = if self.is_tcp { "tcp" } else { "udp" };
+        let (client, cause) = (self.client, self.cause.word());
+        let backend = self.backend.as_deref().unwrap_or("nobody");
+        write!(f, "{protocol} {client} with {backend}: {cause} after {} ms", self.after.as_millis())
+    }
+}
 
 /// A flow's protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -79,6 +103,8 @@ pub(super) struct State {
     pub(super) verdict: Verdict,
     /// Nobody asks any more: it has to be opened anew.
     pub(super) over: bool,
+    /// When the verdict was given, if it was.
+    pub(super) judged: Option<Instant>,
 }
 
 /// A flow, shared by the client's thread, which works it, and by whoever judges it.
@@ -101,7 +127,8 @@ pub(super) struct Rhythm {
 
 impl Flow {
     pub(super) fn new(protocol: Protocol, local: SocketAddr, remote: SocketAddr) -> Self {
-        let state = State { backend: None, answered: None, verdict: Verdict::Live, over: false };
+        let state =
+            State { backend: None, answered: None, verdict: Verdict::Live, over: false, judged: None };
         Self { protocol, local, remote, state: Mutex::new(state) }
     }
 
@@ -118,6 +145,7 @@ impl Flow {
         let mut state = self.state();
         state.verdict = verdict;
         state.over = true;
+        state.judged = Some(Instant::now());
     }
 
     async fn live_by_tcp(&self, rhythm: Rhythm, census: &Census) -> Verdict {
@@ -206,6 +234,7 @@ impl Flow {
                     }
                     let mut state = self.state();
                     state.verdict = verdict;
+                    state.judged = Some(Instant::now());
                     state.backend = None;
                 }
                 if to == number {

@@ -31,7 +31,7 @@ pub use self::{
     client::Client,
     download::{Download, Progress},
     event::{Event, events, lose, replace_agents, replace_all_but, reshuffle},
-    flow::Cause,
+    flow::{Break, Cause},
     mode::Mode,
     outcome::{FAIL_FAST, Outcome},
     random::Random,

@@ -1,8 +1,11 @@
 //! What an event did to the flows.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
-use super::flow::{Cause, Protocol, Verdict};
+use super::flow::{Break, Cause, Flow, Protocol, Verdict};
 
 /// How soon a flow must know that its own backend has died.
 pub const FAIL_FAST: Duration = Duration::from_secs(1);
@@ -14,12 +17,8 @@ pub struct Outcome {
     pub event: &'static str,
     /// Flows whose backend lived through the event.
     pub live: usize,
-    /// How many of those broke, by TCP.
-    pub broken_tcp: usize,
-    /// How many of those broke, by UDP.
-    pub broken_udp: usize,
-    /// How they broke.
-    pub causes: BTreeMap<Cause, usize>,
+    /// Those of them that broke.
+    pub breaks: Vec<Break>,
     /// Flows whose own backend died.
     pub bereft: usize,
     /// How many of those knew later than [`FAIL_FAST`].
@@ -31,29 +30,25 @@ pub struct Outcome {
 impl Outcome {
     /// No flow met it so far.
     pub(super) const fn none(event: &'static str) -> Self {
-        Self {
-            event,
-            live: 0,
-            broken_tcp: 0,
-            broken_udp: 0,
-            causes: BTreeMap::new(),
-            bereft: 0,
-            late: 0,
-            slowest: Duration::ZERO,
-        }
+        Self { event, live: 0, breaks: Vec::new(), bereft: 0, late: 0, slowest: Duration::ZERO }
     }
 
-    /// Counts what became of a flow.
-    pub(super) fn count(&mut self, protocol: Protocol, verdict: Verdict) {
-        match verdict {
+    /// Counts what became of a flow in the event that began at that time.
+    pub(super) fn count(&mut self, flow: &Flow, began: Instant) {
+        let state = flow.state();
+        match state.verdict {
             Verdict::Live => self.live += 1,
             Verdict::Broken(cause) => {
                 self.live += 1;
-                match protocol {
-                    Protocol::Tcp => self.broken_tcp += 1,
-                    Protocol::Udp => self.broken_udp += 1,
-                }
-                *self.causes.entry(cause).or_default() += 1;
+                self.breaks.push(Break {
+                    is_tcp: flow.protocol == Protocol::Tcp,
+                    client: flow.local,
+                    backend: state.backend.clone(),
+                    cause,
+                    after: state
+                        .judged
+                        .map_or(Duration::ZERO, |judged| judged.saturating_duration_since(began)),
+                });
             }
             Verdict::Bereft(after) => {
                 self.bereft += 1;
@@ -71,7 +66,17 @@ impl Outcome {
     /// How many flows broke whose backend lived.
     #[must_use]
     pub const fn broken(&self) -> usize {
-        self.broken_tcp + self.broken_udp
+        self.breaks.len()
+    }
+
+    /// How they broke.
+    #[must_use]
+    pub fn causes(&self) -> BTreeMap<Cause, usize> {
+        let mut causes = BTreeMap::new();
+        for broken in &self.breaks {
+            *causes.entry(broken.cause).or_default() += 1;
+        }
+        causes
     }
 
     /// Whether nothing broke, and who lost his backend knew at once.

@@ -8,9 +8,9 @@ use std::{
 use tokio::runtime::Handle;
 
 use super::{
-    Event, Options, Outcome,
+    Options, Outcome,
     census::Census,
-    flow::{Cause, Protocol, Rhythm, Verdict},
+    flow::{Cause, Flow, Protocol, Rhythm, Verdict},
     ports::Ports,
 };
 
@@ -22,7 +22,7 @@ const REQUESTS: u64 = 4;
 
 /// What became of the visits that ended.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Visitors(Arc<Mutex<Vec<(Protocol, Verdict)>>>);
+pub(super) struct Visitors(Arc<Mutex<Vec<Flow>>>);
 
 impl Visitors {
     /// Lets visitors come, for as long as the runtime works.
@@ -49,16 +49,12 @@ impl Visitors {
         self.lock().clear();
     }
 
-    /// What became of the visits that ended since the event began.
-    pub(super) fn outcome(&self, event: &Event) -> Outcome {
-        let mut outcome = Outcome::none(event.name);
-        for (protocol, verdict) in self.lock().iter() {
-            outcome.count(*protocol, *verdict);
-        }
-        outcome
+    /// Counts the visits that ended since the event began, at that time.
+    pub(super) fn count(&self, outcome: &mut Outcome, began: Instant) {
+        self.lock().iter().for_each(|flow| outcome.count(flow, began));
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<(Protocol, Verdict)>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<Flow>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -80,7 +76,7 @@ impl Visits {
             let rhythm = Rhythm { first: Instant::now(), interval: self.interval, requests: REQUESTS };
             flow.live(rhythm, &self.census).await;
             let verdict = flow.state().verdict;
-            self.ended.lock().push((self.protocol, verdict));
+            self.ended.lock().push(flow);
             if verdict == Verdict::Broken(Cause::NotOpened) {
                 // Not in a rush, whatever it is that keeps it out.
                 tokio::time::sleep(self.interval).await;

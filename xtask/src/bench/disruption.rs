@@ -25,6 +25,9 @@ use crate::{lab, progress, project};
 /// The prefix of the bench's lab.
 const PREFIX: &str = "bench";
 
+/// How many of the broken flows of an event are shown one by one.
+const SHOWN: usize = 5;
+
 /// What `bench disruption` takes.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -191,13 +194,15 @@ fn svg(events: &[Event], columns: &[Column], load: &str, machine: &Machine) -> S
 impl Column {
     fn json(&self) -> Value {
         let outcomes = self.outcomes.iter().map(|outcome| {
-            let causes = outcome.causes.iter().map(|(cause, count)| (cause.word().to_owned(), json!(count)));
+            let causes =
+                outcome.causes().into_iter().map(|(cause, count)| (cause.word().to_owned(), json!(count)));
+            let by_tcp = outcome.breaks.iter().filter(|broken| broken.is_tcp).count();
             json!({
                 "event": outcome.event,
                 "live": outcome.live,
                 "broken": outcome.broken(),
-                "broken_tcp": outcome.broken_tcp,
-                "broken_udp": outcome.broken_udp,
+                "broken_tcp": by_tcp,
+                "broken_udp": outcome.broken() - by_tcp,
                 "causes": causes.collect::<serde_json::Map<_, _>>(),
                 "bereft": outcome.bereft,
                 "bereft_late": outcome.late,
@@ -214,24 +219,20 @@ impl Column {
             .iter()
             .filter(|outcome| !outcome.is_clean())
             .map(|outcome| {
-                format!(
-                    "{}: {} broken ({}), {} knew of their backend's death only after {FAIL_FAST:?}",
-                    outcome.event,
-                    outcome.broken(),
-                    causes(outcome),
-                    outcome.late
-                )
+                let mut told = format!("{}: {} broken", outcome.event, outcome.broken());
+                if outcome.late > 0 {
+                    told +=
+                        &format!(", {} knew only after {FAIL_FAST:?} that their backend died", outcome.late);
+                }
+                for broken in outcome.breaks.iter().take(SHOWN) {
+                    told += &format!("\n    {broken}");
+                }
+                told
             })
             .collect();
         ensure!(told.is_empty(), "{} breaks flows:\n  {}", self.mode.title(), told.join("\n  "));
         Ok(())
     }
-}
-
-fn causes(outcome: &Outcome) -> String {
-    let told: Vec<_> =
-        outcome.causes.iter().map(|(cause, count)| format!("{count} {}", cause.word())).collect();
-    if told.is_empty() { "none".to_owned() } else { told.join(", ") }
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {

@@ -3,8 +3,8 @@
 use core::ops::Deref;
 
 use crate::abi::{
-    Address, Attachment, Backend, BackendIndex, Endpoint, EndpointKey, Flow, FlowKey, MacKey, Network, Node,
-    NodeIndex, Service, ServiceKey, Settings, Slot, Station, SubnetKey, Uplink,
+    Address, AllowedKey, Attachment, Backend, BackendIndex, Endpoint, EndpointKey, Flow, FlowKey, Local,
+    MacKey, Network, Node, NodeIndex, Service, ServiceKey, Settings, Slot, Station, SubnetKey, Uplink,
 };
 
 /// Where a packet leaves by, and the Ethernet addresses it leaves with.
@@ -62,18 +62,15 @@ pub trait Tables {
     fn node(&self, index: NodeIndex) -> Option<&Node>;
     /// The other node that has this underlay address.
     fn peer(&self, address: Address) -> Option<NodeIndex>;
-    /// The interface that an address of this node's own is on, if it is one: 0 where published ports do not answer at it.
-    fn local(&self, address: Address) -> Option<u32>;
-    /// Whether this node itself has the address.
+    /// What an address that packets come to this node for is, if it is one.
+    fn local(&self, address: Address) -> Option<Local>;
+    /// Whether packets to the address come to this node.
     #[inline(always)]
     fn is_local(&self, address: Address) -> bool {
         self.local(address).is_some()
     }
-    /// Whether published ports answer at an address of this node's own.
-    #[inline(always)]
-    fn serves(&self, address: Address) -> bool {
-        self.local(address).is_some_and(|ifindex| ifindex != 0)
-    }
+    /// Whether a client may ask for a service which not everybody may.
+    fn is_allowed(&self, key: &AllowedKey) -> bool;
     /// An interface to the outside world.
     fn uplink(&self, ifindex: u32) -> Option<&Uplink>;
 

@@ -7,9 +7,9 @@ use aya_ebpf::{
 use mesh_common::{
     Reason,
     abi::{
-        Address, Attachment, Backend, Counter, Dialled, DialledKey, Endpoint, EndpointKey, Flow, FlowKey,
-        MacKey, Network, Node, NodeIndex, Service, ServiceKey, Settings, Slot, Station, SubnetKey, Uplink,
-        capacity,
+        Address, AllowedKey, Attachment, Backend, Counter, Dialled, DialledKey, Endpoint, EndpointKey, Flow,
+        FlowKey, Local, MacKey, Network, Node, NodeIndex, Service, ServiceKey, Settings, Slot, Station,
+        SubnetKey, Uplink, capacity,
     },
 };
 
@@ -17,8 +17,9 @@ use mesh_common::{
 pub static SETTINGS: Array<Settings> = Array::pinned(1, 0);
 #[map]
 pub static SERVICES: HashMap<ServiceKey, Service> = HashMap::pinned(capacity::SERVICES, NO_PREALLOC);
+/// The agent writes it through a mapping of its own, and may ask for more entries when it loads the object.
 #[map]
-pub static SLOTS: Array<Slot> = Array::pinned(capacity::SLOTS, 0);
+pub static SLOTS: Array<Slot> = Array::pinned(capacity::SLOTS, aya_ebpf::bindings::BPF_F_MMAPABLE);
 #[map]
 pub static BACKENDS: Array<Backend> = Array::pinned(capacity::BACKENDS, 0);
 #[map]
@@ -38,9 +39,12 @@ pub static SUBNETS: LpmTrie<SubnetKey, u32> = LpmTrie::pinned(capacity::SUBNETS,
 pub static NODES: Array<Node> = Array::pinned(capacity::NODES, 0);
 #[map]
 pub static PEERS: HashMap<Address, NodeIndex> = HashMap::pinned(capacity::NODES, NO_PREALLOC);
-/// This node's own addresses, with the index of the interface that has each, or 0 where published ports do not answer at it.
+/// The ranges of clients that may ask for services which not everybody may.
 #[map]
-pub static LOCALS: HashMap<Address, u32> = HashMap::pinned(capacity::LOCALS, NO_PREALLOC);
+pub static ALLOWED: LpmTrie<AllowedKey, u32> = LpmTrie::pinned(capacity::ALLOWED, 0);
+/// The addresses that packets come to this node for.
+#[map]
+pub static LOCALS: HashMap<Address, Local> = HashMap::pinned(capacity::LOCALS, NO_PREALLOC);
 /// By interface index.
 #[map]
 pub static UPLINKS: HashMap<u32, Uplink> = HashMap::pinned(capacity::UPLINKS, NO_PREALLOC);

@@ -18,8 +18,9 @@ use aya_ebpf::{
 use mesh_common::{
     Hop, Route, Tables,
     abi::{
-        Address, Attachment, Backend, BackendIndex, Endpoint, EndpointKey, Family, Flow, FlowKey, MacKey,
-        Network, Node, NodeIndex, Service, ServiceKey, Settings, Slot, Station, SubnetKey, Uplink,
+        Address, AllowedKey, Attachment, Backend, BackendIndex, Endpoint, EndpointKey, Family, Flow, FlowKey,
+        Local, MacKey, Network, Node, NodeIndex, Service, ServiceKey, Settings, Slot, Station, SubnetKey,
+        Uplink,
     },
 };
 
@@ -29,8 +30,8 @@ use crate::maps;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
-/// Bits of a subnet's key: a VNI and an address.
-const SUBNET_BITS: u32 = 32 + 128;
+/// Bits of the key of a longest-prefix table: a number and an address.
+const PREFIX_BITS: u32 = 32 + 128;
 
 const NANOSECONDS: u64 = 1_000_000_000;
 
@@ -156,7 +157,7 @@ impl<const XDP: bool> Tables for KernelTables<XDP> {
 
     #[inline(always)]
     fn subnet(&self, key: &SubnetKey) -> Option<u32> {
-        maps::SUBNETS.get(Key::new(SUBNET_BITS, *key)).copied()
+        maps::SUBNETS.get(Key::new(PREFIX_BITS, *key)).copied()
     }
 
     #[inline(always)]
@@ -170,8 +171,13 @@ impl<const XDP: bool> Tables for KernelTables<XDP> {
     }
 
     #[inline(always)]
-    fn local(&self, address: Address) -> Option<u32> {
+    fn local(&self, address: Address) -> Option<Local> {
         get!(LOCALS, address).copied()
+    }
+
+    #[inline(always)]
+    fn is_allowed(&self, key: &AllowedKey) -> bool {
+        maps::ALLOWED.get(Key::new(PREFIX_BITS, *key)).is_some()
     }
 
     #[inline(always)]

@@ -7,8 +7,9 @@ use super::{Routes, Subnets};
 use crate::{
     Route, Tables,
     abi::{
-        Address, Attachment, Backend, BackendIndex, Endpoint, EndpointKey, Flow, FlowKey, MacKey, Network,
-        Node, NodeIndex, Service, ServiceKey, Settings, Slot, Station, SubnetKey, Uplink, capacity,
+        Address, AllowedKey, Attachment, Backend, BackendIndex, Endpoint, EndpointKey, Flow, FlowKey, Local,
+        MacKey, Network, Node, NodeIndex, Service, ServiceKey, Settings, Slot, Station, SubnetKey, Uplink,
+        capacity,
     },
 };
 
@@ -40,8 +41,10 @@ pub struct NodeTables {
     pub nodes: Vec<Node>,
     /// The other nodes by underlay address.
     pub peers: HashMap<Address, NodeIndex>,
-    /// This node's own addresses, with the interface that has each, or 0 where published ports do not answer at it.
-    pub locals: HashMap<Address, u32>,
+    /// The ranges of clients that may ask for services which not everybody may, by the service's number.
+    pub allowed: Subnets,
+    /// The addresses that packets come to this node for.
+    pub locals: HashMap<Address, Local>,
     /// The interfaces to the outside world.
     pub uplinks: HashMap<u32, Uplink>,
     /// The node's own routes and neighbours.
@@ -197,8 +200,12 @@ impl<const DELIVERS: bool> Tables for HookTables<'_, DELIVERS> {
         self.node.peers.get(&address).copied()
     }
 
-    fn local(&self, address: Address) -> Option<u32> {
+    fn local(&self, address: Address) -> Option<Local> {
         self.node.locals.get(&address).copied()
+    }
+
+    fn is_allowed(&self, key: &AllowedKey) -> bool {
+        self.node.allowed.host_bits(&SubnetKey { vni: key.service, address: key.address }).is_some()
     }
 
     fn uplink(&self, ifindex: u32) -> Option<&Uplink> {

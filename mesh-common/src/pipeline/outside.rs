@@ -182,13 +182,20 @@ pub(super) fn go<P: Packet, T: Tables>(
     change: &Rewrite,
     way: &mut Way,
 ) -> Result<(), Reason> {
+    if let Some(local) = tables.local(change.destination) {
+        let (client, port) = (&datagram.key.source, change.destination_port);
+        if let Some(service) = lookup::published(tables, datagram, &change.destination, port, local.flags) {
+            lookup::admit(tables, service, client)?;
+            deliver::route_on(packet, datagram)?;
+            translate(packet, datagram, change)?;
+            return published::enter(tables, datagram, service, way);
+        }
+        if local.ifindex == 0 {
+            return Err(Reason::NotPublished);
+        }
+    }
     deliver::route_on(packet, datagram)?;
     translate(packet, datagram, change)?;
-    if tables.serves(datagram.key.destination)
-        && let Some(service) = lookup::published(tables, datagram, datagram.key.destination_port)
-    {
-        return published::enter(tables, datagram, service, way);
-    }
     *way = Way::Settled(leave(packet, tables, datagram, 0)?);
     Ok(())
 }

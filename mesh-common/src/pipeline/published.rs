@@ -295,7 +295,7 @@ fn may_go_straight<T: Tables>(tables: &T, datagram: &Datagram, entry: NodeIndex)
     }
     // The entry node may be gone, and its client have asked at an address that this node has as well.
     settings.flags & settings_flags::RETURN_DIRECT != 0
-        || tables.serves(key.source) && tables.node(entry).is_none_or(|node| node.ifindex == 0)
+        || tables.is_local(key.source) && tables.node(entry).is_none_or(|node| node.ifindex == 0)
 }
 
 /// How a task's answer to a client came to its entry node.
@@ -318,8 +318,13 @@ pub(super) fn returned<P: Packet, T: Tables>(
     let key = &datagram.key;
     // Clients speak to this node's addresses; its own processes and tasks, and they alone, to the alias.
     let is_here = lookup::is_here(tables, &key.destination);
-    let was_asked = tables.serves(key.source) || key.source.is_host_alias() && is_here;
-    if !datagram.has_ports || !was_asked || lookup::published(tables, datagram, key.source_port).is_none() {
+    let was_asked = if key.source.is_host_alias() {
+        is_here && lookup::asked(tables, datagram, &key.source, key.source_port).is_some()
+    } else {
+        let flags = tables.local(key.source).map_or(0, |local| local.flags);
+        lookup::published(tables, datagram, &key.source, key.source_port, flags).is_some()
+    };
+    if !datagram.has_ports || !was_asked {
         return Err(Reason::ReturnForged);
     }
     if is_here && !T::DELIVERS {

@@ -10,6 +10,7 @@ mod message;
 mod neighbours;
 mod outside;
 mod overlay;
+mod publish_limits;
 mod published;
 mod refused;
 mod second_chance;

@@ -8,6 +8,7 @@ mod forwarding;
 mod lock;
 mod namespaces;
 mod round;
+mod settling;
 mod state;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -52,6 +53,7 @@ use crate::{
     api::{self, BindError, Change, Changed, Refusal, RefusalKind},
     datapath::{Datapath, DatapathError},
     links::{LinkError, Links},
+    plan,
     spec::Faults,
     table,
 };
@@ -130,7 +132,7 @@ pub async fn run(options: Options, object: &'static [u8]) -> Result<(), AgentErr
     let links = Links::open().await?;
     let _namespace = NamespaceLock::take()?;
     let cookie = links.namespace().cookie()?;
-    let datapath = Datapath::open(&run_dir, object, cookie)?;
+    let datapath = Datapath::open(&run_dir, object, cookie, plan::slots_for(desired.table()))?;
     Agent::new(desired, links, datapath).run(&options, &run_dir).await
 }
 
@@ -342,6 +344,7 @@ impl Agent {
 
     async fn round(&mut self) -> Result<Published, RoundError> {
         self.kernel.trace_every = self.tracer.every();
+        self.kernel.revision = self.desired.revision();
         let outcome: Outcome = self.kernel.round(self.desired.table(), self.desired.node()).await?;
         let numbers = Arc::new(Numbers::new(self.desired.table(), &outcome));
         let snapshot = state::snapshot(&self.desired, self.started, &outcome, Arc::clone(&numbers));

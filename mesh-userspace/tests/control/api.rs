@@ -104,6 +104,7 @@ async fn services_are_made_and_removed() {
             target: 5353,
             protocol: Protocol::Udp,
             mode: PublishMode::Host,
+            ..PublishedPort::default()
         }],
     };
     let dns = client.create_service(&asked).await.unwrap();

@@ -192,7 +192,7 @@ fn endpoint(node: &str, service: Option<&str>, network: &str, addresses: &[&str]
 }
 
 fn port(published: u16, target: u16, protocol: Protocol, mode: PublishMode) -> PublishedPort {
-    PublishedPort { published, target, protocol, mode }
+    PublishedPort { published, target, protocol, mode, ..PublishedPort::default() }
 }
 
 fn service(network: &str, vips: &[&str], scheduler: Scheduler, ports: Vec<PublishedPort>) -> Service {

@@ -11,8 +11,9 @@ use aya::{
 use mesh_common::{
     Reason,
     abi::{
-        Address, Attachment, Backend, Counter, Endpoint, EndpointKey, Flow, FlowKey, Hook, MacKey, Network,
-        Node, NodeIndex, Pod, Service, ServiceKey, Settings, Slot, Station, SubnetKey, Trace, Uplink,
+        Address, AllowedKey, Attachment, Backend, Counter, Endpoint, EndpointKey, Flow, FlowKey, Hook, Local,
+        MacKey, Network, Node, NodeIndex, Pod, Service, ServiceKey, Settings, Slot, Station, SubnetKey,
+        Trace, Uplink,
     },
     native::NodeTables,
 };
@@ -56,10 +57,11 @@ pub(crate) struct Kernel {
     attachments: Hash<u32, Attachment>,
     networks: Hash<u32, Network>,
     peers: Hash<Address, NodeIndex>,
-    locals: Hash<Address, u32>,
+    locals: Hash<Address, Local>,
     uplinks: Hash<u32, Uplink>,
     flows: Hash<FlowKey, Flow>,
     subnets: LpmTrie<MapData, Raw<SubnetKey>, Raw<u32>>,
+    allowed: LpmTrie<MapData, Raw<AllowedKey>, Raw<u32>>,
     /// The interface that packets from the wire come in by.
     uplink: u32,
 }
@@ -105,6 +107,7 @@ impl Kernel {
             uplinks: map!(programs, HashMap, "UPLINKS"),
             flows: map!(programs, HashMap, "FLOWS"),
             subnets: map!(programs, LpmTrie, "SUBNETS"),
+            allowed: map!(programs, LpmTrie, "ALLOWED"),
             programs,
             uplink,
         })
@@ -135,6 +138,14 @@ impl Kernel {
         }
         for (key, bits, value) in node.subnets.entries() {
             self.subnets.insert(&Key::new(bits, Raw(key)), Raw(value), 0)?;
+        }
+        let keys: Vec<_> = self.allowed.keys().collect::<Result<_, _>>()?;
+        for key in keys {
+            self.allowed.remove(&key)?;
+        }
+        for (SubnetKey { vni: service, address }, bits, _) in node.allowed.entries() {
+            let key = AllowedKey { service, address };
+            self.allowed.insert(&Key::new(bits, Raw(key)), Raw(1), 0)?;
         }
         Ok(())
     }

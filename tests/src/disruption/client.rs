@@ -160,7 +160,7 @@ impl Client {
     #[must_use]
     pub fn outcome(&self, event: &Event) -> Outcome {
         let mut outcome = Outcome::none(event.name);
-        self.flows.iter().for_each(|flow| outcome.count(flow, self.began));
+        self.flows.iter().for_each(|flow| outcome.count(flow, false, self.began));
         self.visitors.count(&mut outcome, self.began);
         outcome
     }

@@ -82,7 +82,7 @@ fn weights(stage: &mut Stage<'_>) -> Result<()> {
 }
 
 fn drain(stage: &mut Stage<'_>) -> Result<()> {
-    let task = stage.any_serving()?;
+    let task = stage.oldest_serving()?;
     stage.weigh(&task, 0)?;
     tell(stage)?;
     sleep(ms(1500));
@@ -91,7 +91,7 @@ fn drain(stage: &mut Stage<'_>) -> Result<()> {
 }
 
 fn death(stage: &mut Stage<'_>) -> Result<()> {
-    let task = stage.any_serving()?;
+    let task = stage.oldest_serving()?;
     stage.kill_task(&task)?;
     tell(stage)
 }
@@ -101,7 +101,7 @@ fn two_changes(stage: &mut Stage<'_>) -> Result<()> {
     let mut script = Script::default();
     stage.add_task()?;
     stage.tell_twice(&mut script, ms(50), |stage| {
-        let task = stage.any_serving()?;
+        let task = stage.oldest_serving()?;
         stage.weigh(&task, 0)?;
         stage.add_task().map(drop)
     })?;
@@ -182,17 +182,15 @@ fn scale_up_with_new_agents(stage: &mut Stage<'_>) -> Result<()> {
 /// # Errors
 /// If the lab refuses.
 pub fn lose(stage: &mut Stage<'_>, node: &str) -> Result<()> {
-    for task in stage.tasks_on(node) {
-        stage.census().dies(&task);
-    }
+    stage.lose_tasks(node);
     let mut script = Script::default();
     script.at(ms(0), Step::Unplug(node.to_owned()));
     script.at(ms(0), Step::Kill(node.to_owned()));
     let left: Vec<_> = stage.routes().iter().filter(|(way, _)| way != node).cloned().collect();
     script.at(ms(100), Step::Route(left));
+    stage.tell(&mut script, ms(200))?;
     stage.play(script)?;
-    stage.bury(node)?;
-    tell(stage)
+    stage.bury()
 }
 
 fn come_back(stage: &mut Stage<'_>) -> Result<()> {
@@ -218,7 +216,7 @@ fn together(stage: &mut Stage<'_>) -> Result<()> {
 
 fn death_and_reshuffle(stage: &mut Stage<'_>) -> Result<()> {
     let mut script = Script::default();
-    let task = stage.any_serving()?;
+    let task = stage.oldest_serving()?;
     stage.kill_task(&task)?;
     stage.tell(&mut script, Duration::ZERO)?;
     script.at(ms(100), Step::Route(ways(&[(ENTRIES[1], 2), (ENTRIES[2], 1), (ENTRIES[0], 1)])));

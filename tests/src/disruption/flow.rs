@@ -26,6 +26,8 @@ const MISSES: u32 = 3;
 pub struct Break {
     /// By TCP; else by UDP.
     pub is_tcp: bool,
+    /// A visitor's, which was to end soon anyway.
+    pub is_visitor: bool,
     /// The client's end.
     pub client: SocketAddr,
     /// The backend that it had, if it was ever answered.
@@ -41,7 +43,8 @@ impl fmt::Display for Break {
         let protocol = if self.is_tcp { "tcp" } else { "udp" };
         let (client, cause) = (self.client, self.cause.word());
         let backend = self.backend.as_deref().unwrap_or("nobody");
-        write!(f, "{protocol} {client} with {backend}: {cause} after {} ms", self.after.as_millis())
+        let who = if self.is_visitor { ", a visitor," } else { "" };
+        write!(f, "{protocol} {client}{who} with {backend}: {cause} after {} ms", self.after.as_millis())
     }
 }
 

@@ -34,7 +34,7 @@ impl Outcome {
     }
 
     /// Counts what became of a flow in the event that began at that time.
-    pub(super) fn count(&mut self, flow: &Flow, began: Instant) {
+    pub(super) fn count(&mut self, flow: &Flow, is_visitor: bool, began: Instant) {
         let state = flow.state();
         match state.verdict {
             Verdict::Live => self.live += 1,
@@ -42,6 +42,7 @@ impl Outcome {
                 self.live += 1;
                 self.breaks.push(Break {
                     is_tcp: flow.protocol == Protocol::Tcp,
+                    is_visitor,
                     client: flow.local,
                     backend: state.backend.clone(),
                     cause,

@@ -56,6 +56,8 @@ pub struct Stage<'lab> {
     /// What is in each node's file, but for the tasks.
     files: BTreeMap<String, Value>,
     tasks: BTreeMap<String, Task>,
+    /// Tasks that died with their node.
+    graves: Vec<(String, Task)>,
     born: u8,
     routes: Vec<(String, u32)>,
     /// Nodes that are lost.
@@ -108,6 +110,7 @@ impl<'lab> Stage<'lab> {
             lab,
             files,
             tasks: BTreeMap::new(),
+            graves: Vec::new(),
             born: 0,
             routes: Vec::new(),
             lost: BTreeSet::new(),
@@ -160,11 +163,11 @@ impl<'lab> Stage<'lab> {
         Ok(self.tasks.get(task).with_context(|| format!("there is no task {task}"))?.node.clone())
     }
 
-    /// One of the tasks that take new flows.
-    pub(super) fn any_serving(&mut self) -> Result<String> {
-        let serving = self.serving();
-        let chosen = self.random.below(serving.len());
-        serving.into_iter().nth(chosen).context("no task takes flows")
+    /// The task that takes new flows for the longest time: many of those that are open are with it.
+    pub(super) fn oldest_serving(&self) -> Result<String> {
+        let serving = self.tasks.iter().filter(|(_, task)| task.weight > 0);
+        let oldest = serving.min_by_key(|(_, task)| task.number);
+        Ok(oldest.context("no task takes flows")?.0.clone())
     }
 
     /// Starts a task on the node that has the fewest. The mesh is not told yet.
@@ -207,6 +210,26 @@ impl<'lab> Stage<'lab> {
         self.census.dies(name);
         let task = self.tasks.remove(name).with_context(|| format!("there is no task {name}"))?;
         Ok((task, self.lab.remove_host(name)?))
+    }
+
+    /// The tasks on a node die with it: the others will be told of none of them. What is left of them is for
+    /// [`Self::bury`], when there is time.
+    pub(super) fn lose_tasks(&mut self, node: &str) {
+        for name in self.tasks_on(node) {
+            self.census.dies(&name);
+            if let Some(task) = self.tasks.remove(&name) {
+                self.graves.push((name, task));
+            }
+        }
+    }
+
+    /// Takes away what is left of tasks that died with their node.
+    pub(super) fn bury(&mut self) -> Result<()> {
+        for (name, task) in std::mem::take(&mut self.graves) {
+            drop(self.lab.remove_host(&name)?);
+            drop(task.server);
+        }
+        Ok(())
     }
 
     /// Every node is told, each at a time of its own within [`DISAGREEMENT`] from `start`, what there is by now.
@@ -357,15 +380,7 @@ impl<'lab> Stage<'lab> {
         self.lab.node_mut(node).start()
     }
 
-    /// The dead of a lost node are taken away: nothing of theirs reaches anybody any more.
-    pub(super) fn bury(&mut self, node: &str) -> Result<()> {
-        for task in self.tasks_on(node) {
-            drop(self.take_task(&task)?);
-        }
-        Ok(())
-    }
-
-    /// Ends the tasks that take no new flows, in good order; tells whether there were any.
+    /// Ends the tasks that take no new flows; tells whether there were any.
     ///
     /// # Errors
     /// If the kernel or a daemon refuses.

@@ -51,7 +51,7 @@ impl Visitors {
 
     /// Counts the visits that ended since the event began, at that time.
     pub(super) fn count(&self, outcome: &mut Outcome, began: Instant) {
-        self.lock().iter().for_each(|flow| outcome.count(flow, began));
+        self.lock().iter().for_each(|flow| outcome.count(flow, true, began));
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Flow>> {

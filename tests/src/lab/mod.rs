@@ -6,6 +6,7 @@
 
 mod call;
 mod command;
+mod forget;
 mod host;
 mod keyboard;
 mod mesh;
@@ -40,6 +41,7 @@ use serde_json::Value;
 pub use self::{
     call::{Call, Greeter},
     command::{output, run},
+    forget::forget_entries,
     host::Host,
     keyboard::typed,
     mesh::{Endpoint, Mesh, Network, Service, Underlay},
@@ -231,6 +233,25 @@ impl Lab {
         drop(self.hosts.remove(name).with_context(|| format!("this lab has no host {name}"))?);
         self.record.delete_namespace(name)?;
         self.add_host(name)
+    }
+
+    /// Takes a task's namespace away, as when its container ends, and hands over what still holds it: it lives on, without a
+    /// name, until that is dropped.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn remove_host(&mut self, name: &str) -> Result<Host> {
+        let host = self.hosts.remove(name).with_context(|| format!("this lab has no host {name}"))?;
+        self.record.delete_namespace(name)?;
+        Ok(host)
+    }
+
+    /// Pulls a host's cable out of the switch, or puts it back in: its interface stays, and has no carrier.
+    ///
+    /// # Errors
+    /// If it is not plugged in.
+    pub fn carrier(&self, host: &str, present: bool) -> Result<()> {
+        self.switch.as_ref().context("the lab was not built")?.carrier(host, present)
     }
 
     /// Pulls a host's cable: its interface is gone.

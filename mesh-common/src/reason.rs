@@ -46,15 +46,17 @@ pub enum Reason {
     NoRoom,
     /// A tunnelled answer for a client that this node did not send.
     ReturnForged,
-    /// A tunnelled request to a port that is not published.
+    /// A tunnelled request to a port that is not published, or one to an external address where it is not.
     NotPublished,
     /// Sent to a network's gateway, which answers ping and nothing else.
     Gateway,
+    /// A client of none of the ranges that may ask for the published port.
+    NotAllowed,
 }
 
 impl Reason {
     /// Each reason, in the order of its number.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::Malformed,
         Self::NotAttached,
         Self::SourceForged,
@@ -78,6 +80,7 @@ impl Reason {
         Self::ReturnForged,
         Self::NotPublished,
         Self::Gateway,
+        Self::NotAllowed,
     ];
 
     /// The label of its metric.
@@ -107,6 +110,7 @@ impl Reason {
             Self::ReturnForged => "return_forged",
             Self::NotPublished => "not_published",
             Self::Gateway => "gateway",
+            Self::NotAllowed => "not_allowed",
         }
     }
 
@@ -135,8 +139,11 @@ impl Reason {
             Self::Congestion => "the outer congestion mark does not fit the inner header (RFC 6040)",
             Self::NoRoom => "the kernel refused room in the packet",
             Self::ReturnForged => "a tunnelled answer for a client that this node did not send",
-            Self::NotPublished => "a tunnelled request to a port that is not published",
+            Self::NotPublished => {
+                "a request through a tunnel, or to an external address, for a port that is not published there"
+            }
             Self::Gateway => "the gateway answers ping and nothing else",
+            Self::NotAllowed => "the client is of none of the ranges that may ask for the published port",
         }
     }
 }

@@ -62,13 +62,15 @@ fn the_mesh() {
                 published: 53,
                 target: 5353,
                 protocol: Protocol::Udp,
-                mode: PublishMode::Ingress
+                mode: PublishMode::Ingress,
+                ..PublishedPort::default()
             },
             PublishedPort {
                 published: 9200,
                 target: 9200,
                 protocol: Protocol::Tcp,
-                mode: PublishMode::Ingress
+                mode: PublishMode::Ingress,
+                ..PublishedPort::default()
             },
         ]
     );

@@ -122,7 +122,7 @@ fn assert_ports(table: &Table) {
     let mut host_ports: HashSet<(Protocol, u16)> = HashSet::new();
     for (name, service) in &table.services {
         let mut own: HashSet<(Protocol, u16)> = HashSet::new();
-        for PublishedPort { published, target, protocol, mode } in &service.ports {
+        for PublishedPort { published, target, protocol, mode, .. } in &service.ports {
             assert!((1..=61000).contains(published) || *published == 65535);
             assert_ne!(*target, 0);
             assert!((*protocol, *published) != (Protocol::Udp, table.options.vxlan_port));
@@ -382,6 +382,7 @@ fn service() -> impl Strategy<Value = Service> {
             target: 80,
             protocol,
             mode: if host { PublishMode::Host } else { PublishMode::Ingress },
+            ..PublishedPort::default()
         },
     );
     (networks, option::weighted(0.4, vips), collection::vec(given(port), 0..2), any::<u8>()).prop_map(
@@ -468,6 +469,7 @@ fn crowded_spec() -> impl Strategy<Value = Spec> {
                     target: 80,
                     protocol: Protocol::Tcp,
                     mode: if host { PublishMode::Host } else { PublishMode::Ingress },
+                    ..PublishedPort::default()
                 })
                 .map(Given::from)
                 .into_iter()

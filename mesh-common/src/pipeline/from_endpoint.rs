@@ -7,7 +7,7 @@ use super::{
     datagram::Datagram,
     deliver, echo, go,
     lookup::{self, Place},
-    neighbour, outside,
+    neighbour, newcomer, outside,
     published::Answer,
     remember::remember,
     second_chance::Errand,
@@ -71,6 +71,9 @@ fn endpoint<P: Packet, T: Tables>(packet: &mut P, tables: &T, ifindex: u32) -> S
     let mut way = Way::NOWHERE;
     if let Some(flow) = known {
         balance::mark(tables, &flow, &datagram);
+        if newcomer::may_prove(&flow, &datagram) {
+            newcomer::prove(tables, &datagram.key);
+        }
         if flow.flags & flow_flags::ROUTE == 0 {
             follow(packet, tables, &from, &mut datagram, &flow, &mut way)?;
             return go(packet, tables, &mut datagram, &mut way);
@@ -184,23 +187,32 @@ fn ask<P: Packet, T: Tables>(
         source_port: key.source_port,
         destination_port: key.destination_port,
     };
-    open(tables, service, key, &change, index);
+    open(tables, service, &mut datagram.key, &change, index);
+    newcomer::queue(tables, &datagram.key);
     translate(packet, datagram, &change)?;
     forward(packet, tables, from, datagram, endpoint)
 }
 
 /// Remembers a flow from a task through a virtual IP to a backend, in both directions.
 #[inline(never)]
-fn open<T: Tables>(tables: &T, service: &Service, key: &FlowKey, change: &Rewrite, backend: BackendIndex) {
+fn open<T: Tables>(
+    tables: &T,
+    service: &Service,
+    key: &mut FlowKey,
+    change: &Rewrite,
+    backend: BackendIndex,
+) {
     let mut flow = Flow {
         source: change.source,
         destination: change.destination,
         source_port: change.source_port,
         destination_port: change.destination_port,
         backend,
+        flags: flow_flags::NEW,
         seen: tables.now(),
         service: service.id,
         ..Flow::default()
     };
-    remember(tables, key, &mut flow, key.scope);
+    let scope = key.scope;
+    remember(tables, key, &mut flow, scope);
 }

@@ -23,7 +23,7 @@ fn host<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Step {
     if !key.destination.is_host_alias() {
         return Err(Reason::NoRoute);
     }
-    if let Some(service) = lookup::published(tables, &datagram, key.destination_port) {
+    if let Some(service) = lookup::asked(tables, &datagram, &key.destination, key.destination_port) {
         let mut way = Way::NOWHERE;
         published::enter(tables, &mut datagram, service, &mut way)?;
         return go(packet, tables, &mut datagram, &mut way);

@@ -12,6 +12,7 @@ mod from_host;
 mod from_underlay;
 mod lookup;
 mod neighbour;
+mod newcomer;
 mod outside;
 mod published;
 mod remember;

@@ -19,10 +19,7 @@ mod watch;
 
 use std::{
     path::{Path, PathBuf},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, atomic::Ordering},
     time::{Duration, SystemTime},
 };
 
@@ -41,7 +38,7 @@ pub use round::RoundError;
 
 use control::{AgentControl, Published};
 use desired::Desired;
-use flows::{Sweep, monotonic};
+use flows::{Counts, Sweep, monotonic};
 use lock::{NamespaceLock, RunDirectory};
 use namespaces::NamespaceWatch;
 use round::{Kernel, Outcome, lock};
@@ -146,7 +143,7 @@ struct Agent {
     commands: mpsc::Receiver<Command>,
     sender: mpsc::Sender<Command>,
     tracer: Tracer,
-    flows: Arc<AtomicUsize>,
+    flows: Arc<Counts>,
     /// Told when a ring has changed.
     rings_changed: Arc<Notify>,
 }
@@ -367,11 +364,11 @@ impl Agent {
 }
 
 /// Forgets flows that are over, again and again.
-async fn sweep(datapath: Arc<Mutex<Datapath>>, published: Arc<ArcSwap<Published>>, left: Arc<AtomicUsize>) {
+async fn sweep(datapath: Arc<Mutex<Datapath>>, published: Arc<ArcSwap<Published>>, counts: Arc<Counts>) {
     loop {
         sleep(SWEEP_EVERY).await;
         let gone = published.load().numbers.gone();
-        let mut sweep = Sweep::after(left.load(Ordering::Relaxed));
+        let mut sweep = Sweep::after(counts.all.load(Ordering::Relaxed));
         loop {
             let more = {
                 let datapath = lock(&datapath);
@@ -386,7 +383,8 @@ async fn sweep(datapath: Arc<Mutex<Datapath>>, published: Arc<ArcSwap<Published>
                 }
             }
         }
-        left.store(sweep.left, Ordering::Relaxed);
+        counts.all.store(sweep.left, Ordering::Relaxed);
+        counts.new.store(sweep.new, Ordering::Relaxed);
         if sweep.removed > 0 {
             tracing::debug!(removed = sweep.removed, left = sweep.left, "flows that are over were forgotten");
         }

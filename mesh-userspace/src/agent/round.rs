@@ -8,7 +8,8 @@ use std::{
     time::Instant,
 };
 
-use mesh_common::abi::{HOST_ALIAS_V4, HOST_ALIAS_V6};
+use ipnet::IpNet;
+use mesh_common::abi::{Family, HOST_ALIASES_V4, HOST_ALIASES_V6, host_alias};
 
 use super::{EVERY, settling::Settling};
 use crate::{
@@ -361,12 +362,21 @@ fn endpoint_link(name: &str, wanted: &EndpointLink) -> links::EndpointLink {
 }
 
 fn gate_way(wanted: &GateLink) -> Gate {
-    let way = |alias, source: IpAddr, own| GateWay { alias: IpAddr::from(alias), source, own };
+    let way = |family, source: IpAddr, own| {
+        let (first, bits) = match family {
+            Family::V4 => (HOST_ALIASES_V4, 24),
+            Family::V6 => (HOST_ALIASES_V6, 64),
+        };
+        let alias = IpAddr::from(host_alias(family, 0));
+        // Too long a prefix is none of either family's: then there would be the first address alone.
+        let aliases = IpNet::new(first.into(), bits).unwrap_or_else(|_| IpNet::from(IpAddr::from(first)));
+        GateWay { alias, aliases, source, own }
+    };
     Gate {
         mtu: wanted.mtu,
         ways: vec![
-            way(HOST_ALIAS_V4, wanted.v4.address.into(), wanted.v4.on_mesh0),
-            way(HOST_ALIAS_V6, wanted.v6.address.into(), wanted.v6.on_mesh0),
+            way(Family::V4, wanted.v4.address.into(), wanted.v4.on_mesh0),
+            way(Family::V6, wanted.v6.address.into(), wanted.v6.on_mesh0),
         ],
     }
 }

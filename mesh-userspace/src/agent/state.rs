@@ -142,7 +142,7 @@ pub(crate) fn snapshot(
 }
 
 fn serving(plan: &Plan) -> Vec<IpAddr> {
-    let serving = plan.locals.iter().filter(|(_, ifindex)| **ifindex != 0);
+    let serving = plan.locals.iter().filter(|(_, local)| local.flags & abi::local_flags::SERVES != 0);
     serving.map(|(address, _)| IpAddr::from(*address)).collect()
 }
 

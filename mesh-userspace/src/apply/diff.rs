@@ -9,8 +9,8 @@ use mesh_common::abi::Slot;
 
 use super::{
     maps::{
-        Attachments, Backends, Endpoints, Entry, Locals, Map, MapContents, MapError, Maps, Networks,
-        NodeSettings, Nodes, Peers, SLOTS, Services, Stations, Subnets, Uplinks,
+        Allowed, Attachments, Backends, Endpoints, Entry, Locals, Map, MapContents, MapError, Maps, Networks,
+        NodeSettings, Nodes, Peers, SLOTS, Services, Stations, Subnets, Targets, Uplinks,
     },
     slots::{Block, Blocks},
 };
@@ -94,8 +94,10 @@ pub fn read(maps: &impl Maps, known: Option<&MapContents>) -> Result<MapContents
         subnets: maps.entries::<Subnets>()?.into_iter().collect(),
         endpoints: maps.entries::<Endpoints>()?.into_iter().collect(),
         stations: maps.entries::<Stations>()?.into_iter().collect(),
+        targets: maps.entries::<Targets>()?.into_iter().collect(),
         attachments: maps.entries::<Attachments>()?.into_iter().collect(),
         backends: array::<Backends>(maps, known.map(|known| known.backends.keys()))?,
+        allowed: maps.entries::<Allowed>()?.into_iter().collect(),
         services: maps.entries::<Services>()?.into_iter().collect(),
         slots: Blocks::with_room(maps.slot_room()?),
     };

@@ -11,11 +11,12 @@ use std::{
 };
 
 use mesh_common::abi::{
-    Address, Backend, Endpoint, MacKey, Node, NodeIndex, Service, ServiceKey, Settings, Station, node_mac,
+    Address, AllowedKey, Backend, Endpoint, MacKey, Node, NodeIndex, Service, ServiceKey, Settings, Station,
+    node_mac, service_flags,
 };
 
 use super::{
-    maps::{Backends, Full, Map, MapContents, Nodes, Services},
+    maps::{AllowedPrefix, Backends, Full, Map, MapContents, Nodes, Services},
     rings,
 };
 use crate::plan::{Plan, PlannedNode, SEED, ring::BackendId};
@@ -74,7 +75,7 @@ pub fn lower(
             target_port: service.target_port.to_be_bytes(),
             scheduler: service.scheduler as u8,
             reserved: 0,
-            flags: 0,
+            flags: if service.sources.is_empty() { 0 } else { service_flags::RESTRICTED },
             affinity: 0,
         };
         (*key, value)
@@ -94,13 +95,30 @@ pub fn lower(
         subnets: plan.subnets.clone(),
         endpoints: endpoints.collect(),
         stations: stations.chain(nodes_by_mac).collect(),
+        targets: plan.targets.iter().map(|key| (*key, 1)).collect(),
         attachments: plan.attachments.clone(),
         backends: backends_table(plan, current, &backends, node),
         slots: rings.slots,
+        allowed: allowed(plan, &ids),
         services: services.collect(),
     };
     contents.check_capacities()?;
     Ok(contents)
+}
+
+/// The ranges of clients that may ask, by the number of what they may ask for.
+fn allowed(plan: &Plan, ids: &BTreeMap<ServiceKey, u32>) -> BTreeMap<AllowedPrefix, u32> {
+    let mut allowed = BTreeMap::new();
+    for (key, service) in &plan.services {
+        let Some(id) = ids.get(key) else { continue };
+        for range in &service.sources {
+            let host_bits = u32::from(range.max_prefix_len() - range.prefix_len());
+            let key =
+                AllowedKey { service: id.to_be_bytes(), address: Address::from(range.network()).octets() };
+            allowed.insert(AllowedPrefix { prefix_len: 32 + 128 - host_bits, key }, 1);
+        }
+    }
+    allowed
 }
 
 /// Gives each identity an index: the one it had, else the first that was never used, else one that was left by

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use mesh_common::abi::{
-    self, Address, Attachment, Backend, Endpoint, EndpointKey, Flow, FlowKey, MacKey, Network, Pod, Service,
-    ServiceKey, Settings, Slot, Station, SubnetKey, Uplink, capacity,
+    self, Address, AllowedKey, Attachment, Backend, Endpoint, EndpointKey, Flow, FlowKey, Local, MacKey,
+    Network, Pod, Service, ServiceKey, Settings, Slot, Station, SubnetKey, TargetKey, Uplink, capacity,
 };
 
 use super::slots::Blocks;
@@ -22,6 +22,19 @@ pub struct SubnetPrefix {
 
 // SAFETY: a repr(C) structure of an integer and byte arrays, 4 + 20 bytes without padding (tested below).
 unsafe impl Pod for SubnetPrefix {}
+
+/// A range of clients in the longest-prefix table of those that may ask, laid out likewise.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AllowedPrefix {
+    /// The bits that count: 32 for the service's number, then those of the address as IPv6.
+    pub prefix_len: u32,
+    /// The service's number and the address.
+    pub key: AllowedKey,
+}
+
+// SAFETY: as above.
+unsafe impl Pod for AllowedPrefix {}
 
 /// What sort of map the kernel holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -278,8 +291,8 @@ planned_maps! {
     NodeSettings, settings: "SETTINGS" Array[1] u32 => Settings;
     /// The indices of the other nodes, by underlay address.
     Peers, peers: "PEERS" Hash[capacity::NODES] Address => u32;
-    /// The addresses of this node's own interfaces, with the interface.
-    Locals, locals: "LOCALS" Hash[capacity::LOCALS] Address => u32;
+    /// The addresses that packets come to this node for.
+    Locals, locals: "LOCALS" Hash[capacity::LOCALS] Address => Local;
     /// The interfaces to the outside world, by index.
     Uplinks, uplinks: "UPLINKS" Hash[capacity::UPLINKS] u32 => Uplink;
     /// The networks by VNI.
@@ -292,8 +305,12 @@ planned_maps! {
     Stations, stations: "STATIONS" Hash[capacity::ENDPOINTS] MacKey => Station;
     /// What hangs on the host sides of this node's endpoints, by interface index.
     Attachments, attachments: "ATTACHMENTS" Hash[capacity::LOCAL_ENDPOINTS] u32 => Attachment;
+    /// The ports at which tasks answer clients; the values say nothing.
+    Targets, targets: "TARGETS" Hash[capacity::TARGETS] TargetKey => u32;
     /// The backends by index, 0 unused; also those that left, for the flows that still name them.
     Backends, backends: "BACKENDS" Array[capacity::BACKENDS] u32 => Backend;
+    /// The ranges of clients that may ask for services which not everybody may.
+    Allowed, allowed: "ALLOWED" LpmTrie[capacity::ALLOWED] AllowedPrefix => u32;
     /// Virtual IPs and published ports.
     Services, services: "SERVICES" Hash[capacity::SERVICES] ServiceKey => Service;
 }
@@ -343,5 +360,7 @@ mod tests {
     fn a_subnet_is_laid_out_as_the_kernel_wants_it() {
         assert_eq!(size_of::<SubnetPrefix>(), 4 + size_of::<SubnetKey>());
         assert_eq!(std::mem::offset_of!(SubnetPrefix, key), 4);
+        assert_eq!(size_of::<AllowedPrefix>(), 4 + size_of::<AllowedKey>());
+        assert_eq!(std::mem::offset_of!(AllowedPrefix, key), 4);
     }
 }

@@ -18,8 +18,8 @@ mod tests;
 pub use diff::{Operation, diff, execute, read};
 pub use lower::lower;
 pub use maps::{
-    Attachments, Backends, Endpoints, Entries, Entry, Flows, Full, Locals, Map, MapContents, MapError,
-    MapKind, Maps, Networks, NodeSettings, Nodes, Peers, SLOTS, Services, Stations, SubnetPrefix, Subnets,
-    Uplinks,
+    Allowed, AllowedPrefix, Attachments, Backends, Endpoints, Entries, Entry, Flows, Full, Locals, Map,
+    MapContents, MapError, MapKind, Maps, Networks, NodeSettings, Nodes, Peers, SLOTS, Services, Stations,
+    SubnetPrefix, Subnets, Targets, Uplinks,
 };
 pub use slots::{Block, Blocks};

@@ -1,6 +1,7 @@
 //! From the table and the facts of a node to everything that the node should be: pure, and the same for the
 //! same input.
 
+mod aliases;
 mod endpoints;
 mod facts;
 mod links;
@@ -15,11 +16,16 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
 
+use ipnet::IpNet;
 use mesh_common::abi::{
-    Address, Attachment, EndpointKey, MacKey, Network, Scheduler, ServiceKey, Uplink, capacity,
-    settings_flags,
+    Address, Attachment, EndpointKey, Local, MacKey, Network, Scheduler, ServiceKey, TargetKey, Uplink,
+    capacity, settings_flags,
 };
 
 pub use facts::{GateFacts, Interface, LocalAddress, NodeFacts, NodeRoute};
@@ -32,6 +38,7 @@ use crate::{
     problem::Problem,
     table::{Continuity, Options, ReturnPath, Table},
 };
+use aliases::Aliases;
 use ring::{BackendId, Ring};
 
 /// The seed of every flow hash and of every ring. One for all clusters, until a cluster can agree on its own.
@@ -45,8 +52,8 @@ pub struct Plan {
     pub settings: PlannedSettings,
     /// The nodes by underlay address, this one included.
     pub nodes: BTreeMap<IpAddr, PlannedNode>,
-    /// The addresses of this node's own interfaces, with the interface, or 0 where published ports do not answer.
-    pub locals: BTreeMap<Address, u32>,
+    /// The addresses that packets come to this node for.
+    pub locals: BTreeMap<Address, Local>,
     /// The interfaces to the outside world, by index.
     pub uplinks: BTreeMap<u32, Uplink>,
     /// The networks by VNI.
@@ -63,6 +70,8 @@ pub struct Plan {
     pub backends: BTreeMap<BackendId, PlannedBackend>,
     /// Virtual IPs and published ports.
     pub services: BTreeMap<ServiceKey, PlannedService>,
+    /// The ports at which tasks answer clients.
+    pub targets: BTreeSet<TargetKey>,
     /// The links that this node should have.
     pub links: Links,
     /// What hangs on which interface.
@@ -139,6 +148,8 @@ pub struct PlannedService {
     pub target_port: u16,
     /// How a backend is chosen.
     pub scheduler: Scheduler,
+    /// The clients that may ask; empty for each.
+    pub sources: Vec<IpNet>,
     /// The ring that it is chosen from.
     pub ring: Arc<Ring>,
 }
@@ -190,7 +201,8 @@ pub fn plan(table: &Table, node: &str, facts: &NodeFacts, rings: &mut RingCache)
     let networks = nodes::networks(table, &underlay);
     let links = links::links(table, node, this, facts, &networks);
     let local = endpoints::local(table, node, facts);
-    let services = services::services(table, node, rings);
+    let aliases = Aliases::of(table);
+    let services = services::services(table, node, facts, &aliases, rings);
     Ok(Plan {
         settings: PlannedSettings {
             address: this.address,
@@ -202,7 +214,7 @@ pub fn plan(table: &Table, node: &str, facts: &NodeFacts, rings: &mut RingCache)
         },
         hooks: programs::hooks(table, node, facts, &underlay.uplinks),
         nodes: underlay.nodes,
-        locals: underlay.locals,
+        locals: nodes::locals(table, facts, &services.services, &aliases),
         uplinks: underlay.uplinks,
         networks,
         subnets: nodes::subnets(table),
@@ -211,6 +223,7 @@ pub fn plan(table: &Table, node: &str, facts: &NodeFacts, rings: &mut RingCache)
         attachments: local.attachments,
         backends: services.backends,
         services: services.services,
+        targets: services.targets,
         links,
         problems,
     })

@@ -7,20 +7,24 @@ use std::{
     sync::Arc,
 };
 
-use mesh_common::abi::{Address, Family, Scheduler, ServiceKey};
+use ipnet::IpNet;
+use mesh_common::abi::{Address, Family, Scheduler, ServiceKey, TargetKey};
 
 use super::{
-    PlannedBackend, PlannedService, natural,
+    NodeFacts, PlannedBackend, PlannedService,
+    aliases::Aliases,
+    natural,
     ring::{self, BackendId, Weighted},
     rings::{Recipe, RingCache, WantedRings},
 };
-use crate::table::{self, Endpoint, Protocol, PublishMode, Table};
+use crate::table::{self, Endpoint, Protocol, PublishMode, PublishedPort, Table};
 
 /// The services' part of the plan.
 #[derive(Debug, Default)]
 pub(super) struct Planned {
     pub(super) backends: BTreeMap<BackendId, PlannedBackend>,
     pub(super) services: BTreeMap<ServiceKey, PlannedService>,
+    pub(super) targets: BTreeSet<TargetKey>,
 }
 
 /// The services on their way into the plan, whose rings are made all at once.
@@ -29,6 +33,7 @@ struct Draft {
     /// With repetitions: behind a virtual IP and a port are mostly the same.
     backends: Vec<(BackendId, PlannedBackend)>,
     services: BTreeMap<ServiceKey, DraftService>,
+    targets: BTreeSet<TargetKey>,
     rings: WantedRings,
 }
 
@@ -37,11 +42,18 @@ struct DraftService {
     name: String,
     target_port: u16,
     scheduler: Scheduler,
+    sources: Vec<IpNet>,
     /// The number of its ring among those that are wanted.
     ring: usize,
 }
 
-pub(super) fn services(table: &Table, node: &str, cache: &mut RingCache) -> Planned {
+pub(super) fn services(
+    table: &Table,
+    node: &str,
+    facts: &NodeFacts,
+    aliases: &Aliases,
+    cache: &mut RingCache,
+) -> Planned {
     let mut tasks = tasks(table);
     let mut draft = Draft::default();
     for (name, service) in &table.services {
@@ -52,7 +64,7 @@ pub(super) fn services(table: &Table, node: &str, cache: &mut RingCache) -> Plan
         }
         let of = OneService { table, name, service, endpoints };
         of.virtual_ips(&mut draft);
-        of.published_ports(node, &mut draft);
+        of.published_ports(&Here { node, facts, aliases }, &mut draft);
     }
     let rings = cache.rings(draft.rings);
     let services = draft.services.into_iter().map(|(key, service)| {
@@ -60,11 +72,39 @@ pub(super) fn services(table: &Table, node: &str, cache: &mut RingCache) -> Plan
             name: service.name,
             target_port: service.target_port,
             scheduler: service.scheduler,
+            sources: service.sources,
             ring: rings.get(service.ring).map(Arc::clone).unwrap_or_default(),
         };
         (key, planned)
     });
-    Planned { services: services.collect(), backends: draft.backends.into_iter().collect() }
+    Planned {
+        services: services.collect(),
+        targets: draft.targets,
+        backends: draft.backends.into_iter().collect(),
+    }
+}
+
+/// The node that the plan is for.
+struct Here<'a> {
+    node: &'a str,
+    facts: &'a NodeFacts,
+    aliases: &'a Aliases,
+}
+
+/// Where a port of one family answers: the address, and 0 for clients of this node or else [`ServiceKey::ELSEWHERE`].
+#[derive(Clone, Copy)]
+struct Spot {
+    address: Address,
+    scope: u32,
+    /// Whether clients come by it; otherwise it is for what this node's own processes ask, and what other nodes bring.
+    is_clients: bool,
+}
+
+impl Spot {
+    /// One that clients come by if they do so here.
+    const fn new(address: Address, is_here: bool) -> Self {
+        Self { address, scope: if is_here { 0 } else { ServiceKey::ELSEWHERE }, is_clients: is_here }
+    }
 }
 
 /// The endpoints of each service, with their names.
@@ -124,7 +164,7 @@ impl OneService<'_> {
         }
     }
 
-    fn published_ports(&self, node: &str, draft: &mut Draft) {
+    fn published_ports(&self, here: &Here<'_>, draft: &mut Draft) {
         for port in &self.service.ports {
             for family in [Family::V4, Family::V6] {
                 let mut endpoints = self.one_for_each_task(family);
@@ -135,26 +175,66 @@ impl OneService<'_> {
                         }
                     }
                     PublishMode::Host => {
-                        endpoints.retain(|endpoint| endpoint.node == node);
+                        endpoints.retain(|endpoint| endpoint.node == here.node);
                         if endpoints.is_empty() {
                             continue;
                         }
                     }
                 }
                 let backends = self.backends(endpoints.into_iter(), family, draft);
-                let key = ServiceKey {
-                    address: Address::UNSPECIFIED,
-                    scope: 0,
-                    port: port.published.to_be_bytes(),
-                    protocol: match port.protocol {
-                        Protocol::Tcp => 6,
-                        Protocol::Udp => 17,
-                    },
-                    family: family as u8,
+                let protocol = match port.protocol {
+                    Protocol::Tcp => 6,
+                    Protocol::Udp => 17,
                 };
-                self.enter(key, port.target, backends, draft);
+                let answering = if port.target == 0 { port.published } else { port.target };
+                draft.targets.extend(backends.iter().map(|backend| TargetKey {
+                    vni: backend.id.vni,
+                    port: answering.to_be_bytes(),
+                    protocol,
+                    reserved: 0,
+                }));
+                for spot in self.spots(here, port, family) {
+                    let key = ServiceKey {
+                        address: spot.address,
+                        scope: spot.scope,
+                        port: port.published.to_be_bytes(),
+                        protocol,
+                        family: family as u8,
+                    };
+                    self.enter(key, port.target, backends.clone(), draft);
+                    if let Some(service) = draft.services.get_mut(&key)
+                        && spot.is_clients
+                    {
+                        service.sources.clone_from(&port.sources);
+                    }
+                }
             }
         }
+    }
+
+    /// Where a port answers, and where other nodes may bring what is for it.
+    fn spots(&self, here: &Here<'_>, port: &PublishedPort, wanted: Family) -> Vec<Spot> {
+        let is_on = port.is_on(here.node);
+        let mut spots = Vec::new();
+        for address in self.service.addresses_of(port).filter(|address| family(*address) == wanted) {
+            let is_ours = self.service.external.contains(&address)
+                || here.facts.addresses.iter().any(|local| local.address == address);
+            let spot = Spot::new(Address::from(address), is_on && is_ours);
+            spots.push(spot);
+            let alias = here.aliases.alias(address);
+            spots.extend(alias.map(|alias| Spot { address: alias, is_clients: false, ..spot }));
+        }
+        if let Some(interface) = &port.interface {
+            let interface = here.facts.interfaces.iter().find(|known| known.name == *interface);
+            if let Some(interface) = interface.filter(|_| is_on) {
+                let own = here.facts.addresses_of(interface.index).filter(|own| family(*own) == wanted);
+                spots.extend(own.map(|own| Spot::new(Address::from(own), true)));
+            }
+            spots.push(Spot::new(Address::UNSPECIFIED, false));
+        } else if port.host_ip.is_none() {
+            spots.push(Spot::new(Address::UNSPECIFIED, is_on));
+        }
+        spots
     }
 
     /// The endpoints with an address of a family, of each task only those on the first of its networks: a
@@ -229,6 +309,7 @@ impl OneService<'_> {
             name: self.name.to_owned(),
             target_port,
             scheduler,
+            sources: Vec::new(),
             ring: draft.rings.number(Recipe::new(scheduler, members)),
         });
     }

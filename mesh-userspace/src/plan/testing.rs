@@ -44,6 +44,7 @@ pub(crate) fn service(table: &mut Table, name: &str, vips: &[(&str, &[&str])], p
         target: *target,
         protocol: Protocol::Tcp,
         mode: PublishMode::Ingress,
+        ..PublishedPort::default()
     });
     let service = Service {
         vips: vips.collect(),

@@ -18,12 +18,13 @@ use serde::{Deserialize, Serialize};
 pub(crate) use self::fault::{article, listed, quoted};
 pub use self::{
     fault::{Fault, Faults, Given, Origin},
-    parse::{Mac, mac, netns},
+    parse::{Mac, mac, netns, source},
     ports::published_ports,
     resolve::resolve,
 };
 pub(crate) use self::{
     parse::NETNS_DIRECTORY,
+    ports::host_ip,
     resolve::{Unreadable, faults_beside},
     suggest::nearest,
 };
@@ -121,6 +122,8 @@ pub struct Service {
     pub endpoint_mode: EndpointMode,
     /// The ports that nodes answer on for it.
     pub ports: Vec<Given<PublishedPort>>,
+    /// Addresses routed to several nodes, on each of which it answers.
+    pub external: Vec<Given<IpAddr>>,
     /// The virtual IPs that it had before, by network: kept as long as nobody else asks for them. See
     /// [`Spec::remember`].
     pub remembered: BTreeMap<String, Vec<IpAddr>>,

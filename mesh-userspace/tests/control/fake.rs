@@ -192,7 +192,7 @@ fn endpoint(node: &str, service: Option<&str>, network: &str, addresses: &[&str]
 }
 
 fn port(published: u16, target: u16, protocol: Protocol, mode: PublishMode) -> PublishedPort {
-    PublishedPort { published, target, protocol, mode }
+    PublishedPort { published, target, protocol, mode, ..PublishedPort::default() }
 }
 
 fn service(network: &str, vips: &[&str], scheduler: Scheduler, ports: Vec<PublishedPort>) -> Service {
@@ -343,6 +343,7 @@ pub(crate) struct Fake {
     /// What the next change is refused with.
     pub(crate) refuse: Mutex<Option<Refusal>>,
     pub(crate) flows: Mutex<FlowDump>,
+    pub(crate) maps: Mutex<Vec<MapUse>>,
     pub(crate) drops: Mutex<Vec<u64>>,
     /// How often a packet is traced at the moment; 0 for never.
     pub(crate) traced: Arc<AtomicU32>,
@@ -360,6 +361,7 @@ impl Default for Fake {
             changes: Mutex::default(),
             refuse: Mutex::default(),
             flows: Mutex::default(),
+            maps: Mutex::new(vec![map_use("FLOWS", 12, 65_536)]),
             drops: Mutex::default(),
             traced: Arc::default(),
             lines: Mutex::default(),
@@ -511,7 +513,7 @@ impl Control for Fake {
     }
 
     async fn map_uses(&self) -> Result<Vec<MapUse>, Refusal> {
-        Ok(vec![MapUse { name: "FLOWS".to_owned(), entries: 12, capacity: 65_536 }])
+        Ok(self.maps.lock().unwrap().clone())
     }
 
     async fn trace(&self, every: u32) -> Result<TraceStream, Refusal> {
@@ -571,6 +573,11 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.task.abort();
     }
+}
+
+/// A map of which so many entries are used.
+pub(crate) fn map_use(name: &str, entries: u64, capacity: u64) -> MapUse {
+    MapUse { name: name.to_owned(), entries: Some(entries), capacity, lost: 0 }
 }
 
 /// Counts of drops, by reason.

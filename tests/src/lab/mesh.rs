@@ -68,6 +68,8 @@ pub struct Service {
     pub scheduler: String,
     /// As in the file: a string in the short form, or an object.
     pub ports: Vec<Value>,
+    /// Addresses that are routed to several nodes.
+    pub external: Vec<String>,
 }
 
 /// A task's attachment in the file.
@@ -203,6 +205,7 @@ impl Mesh {
             vip: Some(vip.to_owned()),
             scheduler: scheduler.to_owned(),
             ports: ports.iter().map(|&port| Value::from(port)).collect(),
+            external: Vec::new(),
         });
         self
     }
@@ -212,6 +215,15 @@ impl Mesh {
     pub fn port(mut self, port: Value) -> Self {
         if let Some(service) = self.services.last_mut() {
             service.ports.push(port);
+        }
+        self
+    }
+
+    /// With addresses of the service that was added last, which are routed to several nodes.
+    #[must_use]
+    pub fn external(mut self, addresses: &[&str]) -> Self {
+        if let Some(service) = self.services.last_mut() {
+            service.external.extend(addresses.iter().map(|&address| address.to_owned()));
         }
         self
     }
@@ -330,6 +342,9 @@ impl Mesh {
             }
             if !service.ports.is_empty() {
                 entry["ports"] = json!(service.ports);
+            }
+            if !service.external.is_empty() {
+                entry["external"] = json!(service.external);
             }
             (service.name.clone(), entry)
         });

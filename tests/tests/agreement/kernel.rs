@@ -11,8 +11,9 @@ use aya::{
 use mesh_common::{
     Reason,
     abi::{
-        Address, Attachment, Backend, Counter, Endpoint, EndpointKey, Flow, FlowKey, Hook, MacKey, Network,
-        Node, NodeIndex, Pod, Service, ServiceKey, Settings, Slot, Station, SubnetKey, Trace, Uplink,
+        Address, AllowedKey, Attachment, Backend, Counter, Endpoint, EndpointKey, Flow, FlowKey, Hook, Local,
+        MacKey, Network, Node, NodeIndex, Pod, Service, ServiceKey, Settings, Shortage, Slot, Station,
+        SubnetKey, TargetKey, Trace, Uplink,
     },
     native::NodeTables,
 };
@@ -45,6 +46,9 @@ pub(crate) struct Kernel {
     traces: RingBuf<MapData>,
     drops: PerCpuArray<MapData, Raw<u64>>,
     counters: PerCpuArray<MapData, Raw<Counter>>,
+    shortages: PerCpuArray<MapData, Raw<u64>>,
+    new_flows: Array<MapData, Raw<FlowKey>>,
+    new_flows_turn: Array<MapData, Raw<u64>>,
     settings: Array<MapData, Raw<Settings>>,
     slots: Array<MapData, Raw<Slot>>,
     backends: Array<MapData, Raw<Backend>>,
@@ -53,13 +57,15 @@ pub(crate) struct Kernel {
     services: Hash<ServiceKey, Service>,
     endpoints: Hash<EndpointKey, Endpoint>,
     stations: Hash<MacKey, Station>,
+    targets: Hash<TargetKey, u32>,
     attachments: Hash<u32, Attachment>,
     networks: Hash<u32, Network>,
     peers: Hash<Address, NodeIndex>,
-    locals: Hash<Address, u32>,
+    locals: Hash<Address, Local>,
     uplinks: Hash<u32, Uplink>,
     flows: Hash<FlowKey, Flow>,
     subnets: LpmTrie<MapData, Raw<SubnetKey>, Raw<u32>>,
+    allowed: LpmTrie<MapData, Raw<AllowedKey>, Raw<u32>>,
     /// The interface that packets from the wire come in by.
     uplink: u32,
 }
@@ -98,6 +104,10 @@ impl Kernel {
             services: map!(programs, HashMap, "SERVICES"),
             endpoints: map!(programs, HashMap, "ENDPOINTS"),
             stations: map!(programs, HashMap, "STATIONS"),
+            targets: map!(programs, HashMap, "TARGETS"),
+            shortages: map!(programs, PerCpuArray, "SHORTAGES"),
+            new_flows: map!(programs, Array, "NEW_FLOWS"),
+            new_flows_turn: map!(programs, Array, "NEW_FLOWS_TURN"),
             attachments: map!(programs, HashMap, "ATTACHMENTS"),
             networks: map!(programs, HashMap, "NETWORKS"),
             peers: map!(programs, HashMap, "PEERS"),
@@ -105,6 +115,7 @@ impl Kernel {
             uplinks: map!(programs, HashMap, "UPLINKS"),
             flows: map!(programs, HashMap, "FLOWS"),
             subnets: map!(programs, LpmTrie, "SUBNETS"),
+            allowed: map!(programs, LpmTrie, "ALLOWED"),
             programs,
             uplink,
         })
@@ -123,18 +134,32 @@ impl Kernel {
         fill_hash(&mut self.services, &node.services)?;
         fill_hash(&mut self.endpoints, &node.endpoints)?;
         fill_hash(&mut self.stations, &node.stations)?;
+        fill_hash(&mut self.targets, &node.targets.iter().map(|key| (*key, 1)).collect())?;
         fill_hash(&mut self.attachments, &node.attachments)?;
         fill_hash(&mut self.networks, &node.networks)?;
         fill_hash(&mut self.peers, &node.peers)?;
         fill_hash(&mut self.locals, &node.locals)?;
         fill_hash(&mut self.uplinks, &node.uplinks)?;
         fill_hash(&mut self.flows, &Default::default())?;
+        // As far as the world before this one took places, and one more that the test itself may have filled.
+        for place in 0..=self.next_place()? {
+            self.new_flows.set(place, Raw(FlowKey::default()), 0)?;
+        }
+        self.new_flows_turn.set(0, Raw(0), 0)?;
         let keys: Vec<_> = self.subnets.keys().collect::<Result<_, _>>()?;
         for key in keys {
             self.subnets.remove(&key)?;
         }
         for (key, bits, value) in node.subnets.entries() {
             self.subnets.insert(&Key::new(bits, Raw(key)), Raw(value), 0)?;
+        }
+        let keys: Vec<_> = self.allowed.keys().collect::<Result<_, _>>()?;
+        for key in keys {
+            self.allowed.remove(&key)?;
+        }
+        for (SubnetKey { vni: service, address }, bits, _) in node.allowed.entries() {
+            let key = AllowedKey { service, address };
+            self.allowed.insert(&Key::new(bits, Raw(key)), Raw(1), 0)?;
         }
         Ok(())
     }
@@ -185,6 +210,21 @@ impl Kernel {
         Ok(Some(Ran { code: ran.return_value, bytes, trace: record }))
     }
 
+    /// The place of the queue of new flows that the next one takes.
+    pub(crate) fn next_place(&self) -> Result<u32> {
+        Ok(u32::try_from(self.new_flows_turn.get(&0, 0)?.0)?)
+    }
+
+    /// The key in a place of the queue of new flows.
+    pub(crate) fn queued(&self, place: u32) -> Result<FlowKey> {
+        Ok(self.new_flows.get(&place, 0)?.0)
+    }
+
+    /// Puts a key into a place of the queue of new flows.
+    pub(crate) fn set_queued(&mut self, place: u32, key: FlowKey) -> Result<()> {
+        Ok(self.new_flows.set(place, Raw(key), 0)?)
+    }
+
     pub(crate) fn flow(&self, key: &FlowKey) -> Option<Flow> {
         self.flows.get(&Raw(*key), 0).ok().map(|flow| flow.0)
     }
@@ -209,6 +249,13 @@ impl Kernel {
     pub(crate) fn drops(&self) -> Result<Vec<u64>> {
         (0..Reason::ALL.len() as u32)
             .map(|reason| Ok(self.drops.get(&reason, 0)?.iter().map(|count| count.0).sum()))
+            .collect()
+    }
+
+    /// How often there was no room, by what for, since the programs were loaded.
+    pub(crate) fn shortages(&self) -> Result<Vec<u64>> {
+        (0..Shortage::ALL.len() as u32)
+            .map(|index| Ok(self.shortages.get(&index, 0)?.iter().map(|count| count.0).sum()))
             .collect()
     }
 

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::MapUse;
 use crate::table::{EndpointMode, PublishedPort, Scheduler};
 
 /// The daemon and its node: `GET /v1/status`.
@@ -26,6 +27,8 @@ pub struct Status {
     pub programs: Vec<Program>,
     /// The other nodes.
     pub peers: Vec<Peer>,
+    /// How full the kernel's maps are.
+    pub maps: Vec<MapUse>,
     /// What is wrong.
     pub problems: Vec<Problem>,
 }

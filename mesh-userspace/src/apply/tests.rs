@@ -312,6 +312,7 @@ fn what_is_named_is_written_first_and_removed_last() {
             "SUBNETS",
             "ENDPOINTS",
             "STATIONS",
+            "TARGETS",
             "BACKENDS",
             "SLOTS",
             "SERVICES"

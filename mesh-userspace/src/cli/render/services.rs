@@ -189,6 +189,7 @@ name           search
 scheduler      mh
 endpoint mode  vip
 no backend     reject
+persistent     –
 virtual IPs    blue 10.0.9.2, fd00:9::2
 ports          9200→9200/tcp, 53→5353/udp (host)
 external       –
@@ -202,6 +203,7 @@ name           db
 scheduler      rr
 endpoint mode  dnsrr
 no backend     drop
+persistent     –
 virtual IPs    –
 ports          –
 external       198.51.100.7

@@ -52,11 +52,13 @@ pub enum Reason {
     Gateway,
     /// A client of none of the ranges that may ask for the published port.
     NotAllowed,
+    /// The endpoint at a known flow's other end is gone.
+    BackendGone,
 }
 
 impl Reason {
     /// Each reason, in the order of its number.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::Malformed,
         Self::NotAttached,
         Self::SourceForged,
@@ -81,6 +83,7 @@ impl Reason {
         Self::NotPublished,
         Self::Gateway,
         Self::NotAllowed,
+        Self::BackendGone,
     ];
 
     /// The label of its metric.
@@ -111,6 +114,7 @@ impl Reason {
             Self::NotPublished => "not_published",
             Self::Gateway => "gateway",
             Self::NotAllowed => "not_allowed",
+            Self::BackendGone => "backend_gone",
         }
     }
 
@@ -144,6 +148,7 @@ impl Reason {
             }
             Self::Gateway => "the gateway answers ping and nothing else",
             Self::NotAllowed => "the client is of none of the ranges that may ask for the published port",
+            Self::BackendGone => "the other end of a known connection is gone",
         }
     }
 }

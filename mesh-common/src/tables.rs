@@ -4,7 +4,8 @@ use core::ops::Deref;
 
 use crate::abi::{
     Address, AllowedKey, Attachment, Backend, BackendIndex, Endpoint, EndpointKey, Flow, FlowKey, Local,
-    MacKey, Network, Node, NodeIndex, Service, ServiceKey, Settings, Slot, Station, SubnetKey, Uplink,
+    MacKey, Network, Node, NodeIndex, Service, ServiceKey, Settings, Shortage, Slot, Station, SubnetKey,
+    TargetKey, Uplink,
 };
 
 /// Where a packet leaves by, and the Ethernet addresses it leaves with.
@@ -44,6 +45,8 @@ pub trait Tables {
     fn settings(&self) -> Option<&Settings>;
     /// A service.
     fn service(&self, key: &ServiceKey) -> Option<&Service>;
+    /// Whether tasks of a network answer clients at a port.
+    fn is_target(&self, key: &TargetKey) -> bool;
     /// A slot of a ring.
     fn slot(&self, index: u32) -> Option<Slot>;
     /// A backend.
@@ -82,9 +85,21 @@ pub trait Tables {
     fn add_flow(&self, key: &FlowKey, flow: &Flow) -> bool;
     /// Notes of a flow, if it is still known, when it was seen and which flags it has.
     fn mark_flow(&self, key: &FlowKey, seen: u64, flags: u32);
+    /// Forgets a flow, if it is known.
+    fn remove_flow(&self, key: &FlowKey);
+    /// The next place of the queue of new flows, which the next one takes: the place taken longest ago, once all are.
+    fn next_place(&self) -> u32;
+    /// The key of the flow that was put into a place of the queue.
+    fn queued(&self, place: u32) -> Option<impl Deref<Target = FlowKey>>;
+    /// Puts the key of a flow into a place of the queue.
+    fn queue(&self, place: u32, key: &FlowKey);
+    /// Counts that there was no room.
+    fn count_shortage(&self, shortage: Shortage);
 
     /// The next turn of a service's round robin, from 0.
     fn turn(&self, service: u32) -> u64;
+    /// Whether an error or a reset may be sent now: takes one of this processor's [`Allowance`](crate::abi::Allowance).
+    fn may_answer(&self) -> bool;
     /// Seconds of the monotonic clock.
     fn now(&self) -> u64;
     /// The way to an address, by the node's own routes.

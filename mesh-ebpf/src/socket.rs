@@ -9,9 +9,9 @@ use aya_ebpf::{
     macros::cgroup_sock_addr,
     programs::SockAddrContext,
 };
-use mesh_common::abi::{Address, Dialled, DialledKey, Family, ServiceKey, host_alias, local_flags};
+use mesh_common::abi::{Address, Dialled, DialledKey, Family, ServiceKey, Shortage, host_alias, local_flags};
 
-use crate::maps;
+use crate::{maps, observe};
 
 /// The cookie of the network namespace that the agent serves: cgroups know nothing of namespaces. Set at load.
 #[unsafe(no_mangle)]
@@ -109,7 +109,9 @@ fn dial(socket: *mut bpf_sock_addr, family: Family) -> i32 {
     };
     let dialled = Dialled { address };
     // Full: the socket works all the same, but sees the alias as its peer.
-    let _ = maps::DIALLED.insert(dialled_key(socket, port, alias), dialled, u64::from(BPF_ANY));
+    if maps::DIALLED.insert(dialled_key(socket, port, alias), dialled, u64::from(BPF_ANY)).is_err() {
+        observe::count_shortage(Shortage::Dialled);
+    }
     set_address(socket, family, alias);
     PROCEED
 }

@@ -27,6 +27,20 @@ impl ServiceKey {
     pub const ELSEWHERE: u32 = 1 << 31;
 }
 
+/// A port at which tasks of a network answer the clients of a published port.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TargetKey {
+    /// The network's VNI.
+    pub vni: u32,
+    /// The port.
+    pub port: [u8; 2],
+    /// The IP protocol number.
+    pub protocol: u8,
+    /// Zero.
+    pub reserved: u8,
+}
+
 /// What the longest-prefix table of clients that may ask is searched by: the service's number, then the client's
 /// address. Any value means that they may.
 #[repr(C)]
@@ -105,6 +119,18 @@ impl Slot {
         )
     }
 
+    /// The slot as the kernel's map has it.
+    #[must_use]
+    pub const fn bits(self) -> u64 {
+        self.0
+    }
+
+    /// What [`bits`](Self::bits) gave.
+    #[must_use]
+    pub const fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+
     /// The backend that new flows go to.
     #[inline(always)]
     #[must_use]
@@ -139,7 +165,7 @@ pub struct Backend {
     pub reserved: [u8; 2],
 }
 
-pod!(ServiceKey, AllowedKey, Service, Slot, Backend);
+pod!(ServiceKey, AllowedKey, TargetKey, Service, Slot, Backend);
 
 #[cfg(test)]
 mod tests {
@@ -150,6 +176,7 @@ mod tests {
         assert_eq!(size_of::<ServiceKey>(), 16 + 4 + 2 + 1 + 1);
         assert_eq!(size_of::<AllowedKey>(), 20);
         assert_eq!(size_of::<Service>(), 3 * 4 + 2 + 2 + 4 + 4);
+        assert_eq!(size_of::<TargetKey>(), 4 + 2 + 1 + 1);
         assert_eq!(size_of::<Slot>(), 8);
         assert_eq!(size_of::<Backend>(), 16 + 8 + 8);
     }

@@ -5,8 +5,8 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use super::{NodeTables, Subnet, Way};
 use crate::abi::{
     Address, Attachment, Backend, BackendIndex, Endpoint, EndpointKey, Family, Local, MacKey, Network, Node,
-    NodeIndex, Scheduler, Service, ServiceKey, Settings, Slot, Station, Uplink, local_flags, node_mac,
-    service_flags,
+    NodeIndex, Scheduler, Service, ServiceKey, Settings, Slot, Station, TargetKey, Uplink, local_flags,
+    node_mac, service_flags,
 };
 
 /// The VXLAN port of [`NodeTables::new`]: the one that IANA gave it.
@@ -179,6 +179,13 @@ impl NodeTables {
             }
             Target::Published { port, target_port, protocol, family } => {
                 let (port, family) = (port.to_be_bytes(), family as u8);
+                let answering = if target_port == 0 { port } else { target_port.to_be_bytes() };
+                for backend in
+                    ring.iter().filter_map(|index| self.backends.get(usize::try_from(*index).ok()?))
+                {
+                    let vni = backend.vni;
+                    self.targets.insert(TargetKey { vni, port: answering, protocol, reserved: 0 });
+                }
                 (ServiceKey { address: Address::UNSPECIFIED, scope: 0, port, protocol, family }, target_port)
             }
         };

@@ -1,15 +1,18 @@
 //! The pipeline's tables in hash maps.
 
 use core::{cell::Cell, ops::Deref};
-use std::{cell::RefCell, collections::HashMap};
+use std::{
+    cell::RefCell,
+    collections::{HashMap, HashSet},
+};
 
 use super::{Routes, Subnets};
 use crate::{
     Route, Tables,
     abi::{
-        Address, AllowedKey, Attachment, Backend, BackendIndex, Endpoint, EndpointKey, Flow, FlowKey, Local,
-        MacKey, Network, Node, NodeIndex, Service, ServiceKey, Settings, Slot, Station, SubnetKey, Uplink,
-        capacity,
+        Address, Allowance, AllowedKey, Attachment, Backend, BackendIndex, Endpoint, EndpointKey, Flow,
+        FlowKey, Local, MacKey, Network, Node, NodeIndex, Service, ServiceKey, Settings, Shortage, Slot,
+        Station, SubnetKey, TargetKey, Uplink, capacity,
     },
 };
 
@@ -23,6 +26,8 @@ pub struct NodeTables {
     pub settings: Settings,
     /// Virtual IPs and published ports.
     pub services: HashMap<ServiceKey, Service>,
+    /// The ports at which tasks answer clients.
+    pub targets: HashSet<TargetKey>,
     /// The slots of all rings. What is not there is as the kernel's arrays have it: zero.
     pub slots: Vec<Slot>,
     /// The backends, of which the first is unused. What is not there is zero likewise.
@@ -50,7 +55,11 @@ pub struct NodeTables {
     /// The node's own routes and neighbours.
     pub routes: Routes,
     flows: RefCell<HashMap<FlowKey, Flow>>,
+    new_flows: RefCell<HashMap<u32, FlowKey>>,
+    next_place: Cell<u32>,
+    shortages: Cell<[u64; Shortage::ALL.len()]>,
     cursors: RefCell<HashMap<u32, u64>>,
+    allowance: Cell<Allowance>,
     clock: Cell<u64>,
 }
 
@@ -78,6 +87,11 @@ impl NodeTables {
         self.clock.get()
     }
 
+    /// Sets what may still be sent of errors and resets.
+    pub fn set_allowance(&self, allowance: Allowance) {
+        self.allowance.set(allowance);
+    }
+
     /// A flow.
     #[must_use]
     pub fn flow(&self, key: &FlowKey) -> Option<Flow> {
@@ -100,6 +114,29 @@ impl NodeTables {
     /// Forgets the flows of which this is not true.
     pub fn keep_flows(&self, mut kept: impl FnMut(&FlowKey, &Flow) -> bool) {
         self.flows.borrow_mut().retain(|key, flow| kept(key, flow));
+    }
+
+    /// The place of the queue of new flows that the next one takes.
+    #[must_use]
+    pub fn next_place(&self) -> u32 {
+        self.next_place.get()
+    }
+
+    /// The key in a place of the queue of new flows.
+    #[must_use]
+    pub fn queued(&self, place: u32) -> Option<FlowKey> {
+        self.new_flows.borrow().get(&place).copied()
+    }
+
+    /// Puts a key into a place of the queue of new flows, as if a flow had been put there when that was its turn.
+    pub fn set_queued(&self, place: u32, key: FlowKey) {
+        self.new_flows.borrow_mut().insert(place, key);
+    }
+
+    /// How often there was no room.
+    #[must_use]
+    pub fn shortages(&self, shortage: Shortage) -> u64 {
+        self.shortages.get()[shortage as usize]
     }
 
     /// The next turn of a service's round robin, without taking it.
@@ -162,6 +199,10 @@ impl<const DELIVERS: bool> Tables for HookTables<'_, DELIVERS> {
 
     fn service(&self, key: &ServiceKey) -> Option<&Service> {
         self.node.services.get(key)
+    }
+
+    fn is_target(&self, key: &TargetKey) -> bool {
+        self.node.targets.contains(key)
     }
 
     fn slot(&self, index: u32) -> Option<Slot> {
@@ -236,6 +277,30 @@ impl<const DELIVERS: bool> Tables for HookTables<'_, DELIVERS> {
         }
     }
 
+    fn remove_flow(&self, key: &FlowKey) {
+        self.node.flows.borrow_mut().remove(key);
+    }
+
+    fn next_place(&self) -> u32 {
+        let place = self.node.next_place.get();
+        self.node.next_place.set((place + 1) % capacity::NEW_FLOWS);
+        place
+    }
+
+    fn queued(&self, place: u32) -> Option<impl Deref<Target = FlowKey>> {
+        self.node.queued(place).map(Box::new)
+    }
+
+    fn queue(&self, place: u32, key: &FlowKey) {
+        self.node.set_queued(place, *key);
+    }
+
+    fn count_shortage(&self, shortage: Shortage) {
+        let mut counts = self.node.shortages.get();
+        counts[shortage as usize] += 1;
+        self.node.shortages.set(counts);
+    }
+
     fn turn(&self, service: u32) -> u64 {
         if service >= capacity::SERVICES {
             return 0;
@@ -245,6 +310,13 @@ impl<const DELIVERS: bool> Tables for HookTables<'_, DELIVERS> {
         let turn = *cursor;
         *cursor = turn.wrapping_add(1);
         turn
+    }
+
+    fn may_answer(&self) -> bool {
+        let mut allowance = self.node.allowance.get();
+        let may = allowance.take(self.node.clock().saturating_mul(1_000_000_000));
+        self.node.allowance.set(allowance);
+        may
     }
 
     fn now(&self) -> u64 {

@@ -9,6 +9,7 @@ use super::{
     neighbour::{self, Asker},
     outside,
     published::{self, Arrival, Returned},
+    refuse,
     second_chance::{self, Errand, Told},
     settle,
     translate::{Rewrite, translate},
@@ -57,7 +58,9 @@ fn underlay<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Step {
     {
         lookup::admit(tables, service, &key.source)?;
         let mut way = Way::NOWHERE;
-        published::enter(tables, &mut datagram, service, &mut way)?;
+        if let Err(reason) = published::enter(tables, &mut datagram, service, &mut way) {
+            return refuse::unserved(service, reason);
+        }
         return go(packet, tables, &mut datagram, &mut way);
     }
     if !T::DELIVERS {

@@ -5,9 +5,10 @@ use super::datagram::Datagram;
 use crate::{
     Reason, Tables,
     abi::{
-        Address, AllowedKey, Endpoint, EndpointKey, Service, ServiceKey, SubnetKey, local_flags,
+        Address, AllowedKey, Endpoint, EndpointKey, Service, ServiceKey, SubnetKey, TargetKey, local_flags,
         service_flags,
     },
+    wire::protocol,
 };
 
 /// The endpoint that has an address of a network.
@@ -98,6 +99,16 @@ pub(super) fn admit<T: Tables>(tables: &T, service: &Service, client: &Address) 
 #[inline(never)]
 fn is_allowed<T: Tables>(tables: &T, service: u32, client: &Address) -> bool {
     tables.is_allowed(&AllowedKey { service: service.to_be_bytes(), address: client.octets() })
+}
+
+/// Whether a task's packet to the world outside, of no known flow, is the answer to a client whose flow was forgotten: it would
+/// leave with a source that the client never spoke to. Only TCP tells a conversation's first packet from the others.
+#[inline(never)]
+pub(super) fn is_lost_answer<T: Tables>(tables: &T, vni: u32, datagram: &Datagram) -> bool {
+    let key = &datagram.key;
+    key.protocol == protocol::TCP
+        && !datagram.is_syn()
+        && tables.is_target(&TargetKey { vni, port: key.source_port, protocol: key.protocol, reserved: 0 })
 }
 
 /// Whether packets to an address end at this node: its own addresses, and what stands for it where its own packets enter

@@ -334,7 +334,7 @@ fn a_request_too_long_for_the_tunnel() {
         };
         assert_eq!(answer.body, body);
         let sent = long.frame([0; 6], [0; 6]);
-        assert_eq!(answer.payload, sent[14..14 + 68], "it quotes what was sent");
+        assert_eq!(answer.payload, sent[14..14 + 548], "it quotes what was sent");
         assert!(MTU as usize <= room);
     }
 }

@@ -8,8 +8,9 @@ use std::{
 
 use mesh_common::{
     abi::{
-        Address, BackendIndex, Family, HOST_ALIAS_V4, HOST_ALIAS_V6, Local, NodeIndex, Scheduler, ServiceKey,
-        Slot, host_alias, local_flags, network_flags, settings_flags,
+        Address, BackendIndex, Family, Flow, FlowKey, HOST_ALIAS_V4, HOST_ALIAS_V6, Local, NodeIndex,
+        Scheduler, ServiceKey, Slot, Space, host_alias, local_flags, network_flags, service_flags,
+        settings_flags,
     },
     native::{Choice, Member, NodeTables, Subnet, Target, Way},
     wire::protocol,
@@ -125,6 +126,7 @@ impl World {
         world.add_networks(random);
         world.add_members(random, interfaces);
         world.add_services(random);
+        world.add_broken_flows(random);
         world.add_history(random);
         world.node.set_clock(1000);
         world
@@ -255,8 +257,52 @@ impl World {
                 }
             }
         }
+        let mut keys: Vec<ServiceKey> = self.node.services.keys().copied().collect();
+        keys.sort_unstable();
+        for key in keys {
+            if random.one_in(5)
+                && let Some(service) = self.node.services.get_mut(&key)
+            {
+                service.flags |= service_flags::SILENT;
+            }
+        }
         for service in 0..=id {
             self.node.set_cursor(service, random.pick(&[0, 1, 17, u64::MAX]));
+        }
+    }
+
+    /// Connections of this node's tasks to virtual IPs, whose backends are gone.
+    fn add_broken_flows(&mut self, random: &mut Random) {
+        for member in self.local_members() {
+            let vips: Vec<Address> =
+                self.vips.iter().filter(|(vni, _)| *vni == member.vni).map(|(_, vip)| *vip).collect();
+            if vips.is_empty() || !random.one_in(3) {
+                continue;
+            }
+            let vip = random.pick(&vips);
+            let Some(source) = member.address(vip.family()) else { continue };
+            let gone = match vip.family() {
+                Family::V4 => ip("10.0.9.77"),
+                Family::V6 => ip("fd00:9::77"),
+            };
+            let key = FlowKey {
+                source,
+                destination: vip,
+                source_port: [0x9c, random.byte()],
+                destination_port: [0, 80],
+                scope: FlowKey::scope(Space::Network, member.vni),
+                protocol: random.pick(&[protocol::TCP, protocol::TCP, protocol::UDP]),
+                reserved: [0; 7],
+            };
+            let flow = Flow {
+                source,
+                destination: gone.into(),
+                source_port: key.source_port,
+                destination_port: key.destination_port,
+                seen: 1000,
+                ..Flow::default()
+            };
+            self.node.set_flow(key, flow);
         }
     }
 

@@ -79,7 +79,7 @@ impl Lookup for Numbers {
     }
 
     fn slot(&self, index: u32) -> Option<abi::Slot> {
-        self.contents.slots.get(&index).copied()
+        self.contents.slots.get(index)
     }
 
     fn backend(&self, index: BackendIndex) -> Option<abi::Backend> {

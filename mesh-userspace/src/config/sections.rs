@@ -12,7 +12,10 @@ use crate::{
         self, Endpoint, Given, Network, Service, Spec, Unreadable, listed, nearest, published_ports, quoted,
         source,
     },
-    table::{Continuity, EndpointMode, Protocol, PublishMode, PublishedPort, ReturnPath, Scheduler, XdpMode},
+    table::{
+        Continuity, EndpointMode, OnNoBackend, Protocol, PublishMode, PublishedPort, ReturnPath, Scheduler,
+        XdpMode,
+    },
 };
 
 const ADDRESS: &str = "an IP address such as 192.0.2.1 or 2001:db8::1";
@@ -222,6 +225,11 @@ fn service(reader: &mut Reader, entry: &Entry) -> (Service, bool) {
         let mode = one_of(reader, node, &format!("{who}'s endpoint mode"), &modes);
         service.endpoint_mode = mode.map(|mode| mode.value).unwrap_or_default();
     }
+    if let Some(node) = keys.take("on_no_backend") {
+        let ways = [("reject", OnNoBackend::Reject), ("drop", OnNoBackend::Drop)];
+        let way = one_of(reader, node, &format!("{who}'s on_no_backend"), &ways);
+        service.on_no_backend = way.map(|way| way.value).unwrap_or_default();
+    }
     if let Some(node) = keys.take("ports") {
         let what = format!("The list of {}'s ports", lower(&who));
         for item in reader.list(node, &what, "a list such as [\"9200:9200\"]") {
@@ -429,6 +437,9 @@ fn endpoint(reader: &mut Reader, node: &Node) -> Option<Endpoint> {
         .need("network", "write the one that it is on, as in network: blue")
         .and_then(|node| reader.name(node, &format!("{who}'s network")));
     let service = keys.take("service").and_then(|node| reader.name(node, &format!("{who}'s service")));
+    let weight = keys
+        .take("weight")
+        .and_then(|node| reader.number(node, &format!("{who}'s weight"), "a whole number from 0 to 65535"));
     let mut addresses = Vec::new();
     if let Some(node) = keys.take("address") {
         let what = format!("{who}'s address");
@@ -451,6 +462,7 @@ fn endpoint(reader: &mut Reader, node: &Node) -> Option<Endpoint> {
         name: name?,
         node: on?,
         service,
+        weight,
         network: network?,
         addresses,
         mac,

@@ -1,12 +1,18 @@
 //! What a node's plan says, piece by piece.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use mesh_common::abi::{
     Address, EndpointKey, Family, Local, ServiceKey, host_alias, local_flags, network_flags,
 };
 
-use super::{testing::*, *};
+use super::{
+    testing::{plan, *},
+    *,
+};
 use crate::table::{Node, PublishMode, PublishedPort, Scheduler as Rule, XdpMode};
 
 const SERVES: u32 = local_flags::SERVES;
@@ -66,7 +72,7 @@ fn a_service_has_an_entry_for_each_family_of_its_virtual_ip_and_of_its_port() {
         assert_eq!((service.name.as_str(), service.target_port), ("search", target));
         assert_eq!(service.ring.backends().len(), 3);
         assert_eq!(addresses(service)[0], first);
-        assert_eq!(service.ring.len(), 1009);
+        assert_eq!(service.ring.len(), 1024);
     }
     assert_eq!(plan.backends.len(), 6);
     let backend = plan.backends[&BackendId { vni: 4097, address: ip("10.0.9.12") }];
@@ -94,6 +100,59 @@ fn round_robin_goes_by_the_tasks_numbers() {
     );
 }
 
+/// How many slots each backend has, by the last number of its address.
+fn slots_of(service: &PlannedService) -> BTreeMap<u8, usize> {
+    service.ring.slots().flatten().fold(BTreeMap::new(), |mut counts, id| {
+        let IpAddr::V4(address) = id.address else { panic!("{id:?}") };
+        *counts.entry(address.octets()[3]).or_default() += 1;
+        counts
+    })
+}
+
+#[test]
+fn rings_follow_the_weights() {
+    let mut table = search();
+    table.endpoints.get_mut("search.2").unwrap().weight = 2;
+    let plan = plan(&table, "n1", &facts()).unwrap();
+    let service = &plan.services[&key_of_port(9200, 4)];
+    let counts = slots_of(service);
+    assert!(counts[&12].abs_diff(service.ring.len() / 2) <= 1, "{counts:?}");
+    assert!(counts[&11].abs_diff(service.ring.len() / 4) <= 1, "{counts:?}");
+}
+
+#[test]
+fn a_backend_that_drains_has_no_slot_and_stays_a_backend() {
+    for scheduler in [Rule::Mh, Rule::Rr] {
+        let mut table = search();
+        table.services.get_mut("search").unwrap().scheduler = scheduler;
+        table.endpoints.get_mut("search.2").unwrap().weight = 0;
+        let draining = plan(&table, "n1", &facts()).unwrap();
+        let keys: Vec<u8> = slots_of(&draining.services[&key_of_port(9200, 4)]).into_keys().collect();
+        assert_eq!(keys, [11, 13], "{scheduler:?}");
+        // Flows under way are looked for there.
+        assert_eq!(draining.backends.len(), 6);
+
+        for endpoint in table.endpoints.values_mut() {
+            endpoint.weight = 0;
+        }
+        let all = plan(&table, "n1", &facts()).unwrap();
+        assert!(all.services.values().all(|service| service.ring.is_empty()), "{scheduler:?}");
+        assert_eq!((all.services.len(), all.backends.len()), (4, 6));
+    }
+}
+
+#[test]
+fn a_service_that_is_to_be_silent_is() {
+    let mut table = search();
+    let silence = |table: &Table| {
+        let plan = plan(table, "n1", &facts()).unwrap();
+        plan.services.values().map(|service| service.silent).collect::<Vec<_>>()
+    };
+    assert!(silence(&table).iter().all(|silent| !silent));
+    table.services.get_mut("search").unwrap().on_no_backend = crate::table::OnNoBackend::Drop;
+    assert!(!silence(&table).is_empty() && silence(&table).iter().all(|silent| *silent));
+}
+
 #[test]
 fn a_port_without_backends_is_there_only_in_the_families_of_its_networks() {
     let mut table = table();
@@ -104,6 +163,18 @@ fn a_port_without_backends_is_there_only_in_the_families_of_its_networks() {
         plan.services.iter().map(|(key, service)| (*key, service.ring.len())).collect::<Vec<_>>(),
         [(key_of_port(80, 4), 0), (key_of_vip(5, "10.5.0.2"), 0)]
     );
+}
+
+#[test]
+fn ports_at_which_tasks_answer() {
+    let mut table = table();
+    network(&mut table, "blue", 4097, &["10.0.9.0/24"]);
+    service(&mut table, "web", &[("blue", &["10.0.9.2"])], &[(80, 8080), (443, 0)]);
+    assert!(plan(&table, "n1", &facts()).unwrap().targets.is_empty(), "nobody answers");
+    endpoint(&mut table, "web.1", "n2", "web", "blue", &["10.0.9.11"]);
+    let plan = plan(&table, "n1", &facts()).unwrap();
+    let targets: Vec<_> = plan.targets.iter().map(|key| (key.vni, key.port, key.protocol)).collect();
+    assert_eq!(targets, [443u16, 8080].map(|port| (4097, port.to_be_bytes(), 6)));
 }
 
 #[test]

@@ -12,6 +12,9 @@ use std::{
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+/// A backend's weight where none is given.
+pub const DEFAULT_WEIGHT: u16 = 1;
+
 /// The whole desired state, the same on every node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Table {
@@ -115,6 +118,9 @@ pub struct Service {
     pub scheduler: Scheduler,
     /// Whether its name stands for a virtual IP or for the tasks' addresses.
     pub endpoint_mode: EndpointMode,
+    /// What becomes of a request while it has no backend.
+    #[serde(default)]
+    pub on_no_backend: OnNoBackend,
     /// The ports that nodes answer on for it, in their order.
     pub ports: Vec<PublishedPort>,
     /// Addresses routed to several nodes, on each of which it answers.
@@ -130,6 +136,17 @@ pub enum Scheduler {
     Mh,
     /// Round robin.
     Rr,
+}
+
+/// What becomes of a request that a service has no backend for, by the names of a packet filter's verdicts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnNoBackend {
+    /// Its client is told at once: TCP by a reset, UDP by "port unreachable".
+    #[default]
+    Reject,
+    /// It is lost in silence.
+    Drop,
 }
 
 /// What a service's name stands for.
@@ -223,6 +240,8 @@ pub struct Endpoint {
     pub node: String,
     /// The service that it is a backend of.
     pub service: Option<String>,
+    /// Its share of the service's new flows, in units; with 0 it drains: no new flow, and those that live go on.
+    pub weight: u16,
     /// The network.
     pub network: String,
     /// Its addresses: one for each family that the network has, IPv4 first.

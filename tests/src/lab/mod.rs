@@ -4,6 +4,7 @@
 //! each task and each client; the real `meshd` in every node's. Everything carries the lab's prefix, is written
 //! down in a [`Record`] as it is made, and goes away with the [`Lab`], also when a test panics.
 
+mod call;
 mod command;
 mod host;
 mod keyboard;
@@ -37,6 +38,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
 pub use self::{
+    call::{Call, Greeter},
     command::{output, run},
     host::Host,
     keyboard::typed,
@@ -48,7 +50,9 @@ pub use self::{
     record::{Record, remains},
     router::FAR,
     server::Web,
-    sockets::{NameServer, UdpEcho, ask_tcp, ask_udp, reachable_tcp, udp_in_one_piece, udp_round_trip},
+    sockets::{
+        NameServer, TcpEcho, UdpEcho, ask_tcp, ask_udp, reachable_tcp, udp_in_one_piece, udp_round_trip,
+    },
     transfer::{Summary, Transfer},
     vxlan::{VxlanDevice, mac_of},
     wait::eventually,

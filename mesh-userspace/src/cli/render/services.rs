@@ -10,7 +10,7 @@ use crate::{
         units::plural,
     },
     spec::listed,
-    table::{EndpointMode, PublishMode, PublishedPort, Scheduler},
+    table::{EndpointMode, OnNoBackend, PublishMode, PublishedPort, Scheduler},
 };
 
 /// A list.
@@ -44,6 +44,13 @@ pub(in crate::cli) fn service(service: &Service) -> String {
             match service.endpoint_mode {
                 EndpointMode::Vip => "vip".to_owned(),
                 EndpointMode::Dnsrr => "dnsrr".to_owned(),
+            },
+        ),
+        (
+            "no backend",
+            match service.on_no_backend {
+                OnNoBackend::Reject => "reject".to_owned(),
+                OnNoBackend::Drop => "drop".to_owned(),
             },
         ),
         ("virtual IPs", vips(service, "\n")),
@@ -136,6 +143,7 @@ mod tests {
                     .into(),
                 scheduler: Scheduler::Mh,
                 endpoint_mode: EndpointMode::Vip,
+                on_no_backend: OnNoBackend::Reject,
                 ports: vec![
                     port(9200, 9200, Protocol::Tcp, PublishMode::Ingress),
                     port(53, 5353, Protocol::Udp, PublishMode::Host),
@@ -148,6 +156,7 @@ mod tests {
                 vips: [].into(),
                 scheduler: Scheduler::Rr,
                 endpoint_mode: EndpointMode::Dnsrr,
+                on_no_backend: OnNoBackend::Drop,
                 ports: vec![],
                 external: vec!["198.51.100.7".parse().unwrap()],
                 backends: vec![],
@@ -176,6 +185,7 @@ db      rr         –                         –                              
 name           search
 scheduler      mh
 endpoint mode  vip
+no backend     reject
 virtual IPs    blue 10.0.9.2, fd00:9::2
 ports          9200→9200/tcp, 53→5353/udp (host)
 external       –
@@ -188,6 +198,7 @@ backends       search.1, search.2
 name           db
 scheduler      rr
 endpoint mode  dnsrr
+no backend     drop
 virtual IPs    –
 ports          –
 external       198.51.100.7

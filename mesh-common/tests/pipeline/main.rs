@@ -11,6 +11,7 @@ mod neighbours;
 mod newcomers;
 mod outside;
 mod overlay;
+mod persistence;
 mod publish_limits;
 mod published;
 mod refused;

@@ -7,7 +7,7 @@ use super::{
     datagram::Datagram,
     deliver, echo, go,
     lookup::{self, Place},
-    neighbour, outside,
+    mss, neighbour, outside,
     published::Answer,
     remember::remember,
     second_chance::Errand,
@@ -59,6 +59,7 @@ fn endpoint<P: Packet, T: Tables>(packet: &mut P, tables: &T, ifindex: u32) -> S
         let speaker = address_of(network.gateway_v4, network.gateway_v6, datagram.family);
         return too_big::answer(packet, &datagram, &speaker, network.mtu);
     }
+    mss::clamp(packet, &datagram, network.mtu)?;
     let from = Sender { settings, attachment };
     let known = if datagram.has_ports {
         tables

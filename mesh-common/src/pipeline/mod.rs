@@ -11,6 +11,7 @@ mod from_endpoint;
 mod from_host;
 mod from_underlay;
 mod lookup;
+mod mss;
 mod neighbour;
 mod outside;
 mod published;

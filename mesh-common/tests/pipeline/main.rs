@@ -7,10 +7,13 @@ mod errors;
 mod limits;
 mod mesh;
 mod message;
+mod mss;
 mod neighbours;
 mod outside;
 mod overlay;
 mod published;
+#[path = "../support/random.rs"]
+mod random;
 mod refused;
 mod second_chance;
 mod vip;

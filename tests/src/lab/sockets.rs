@@ -3,7 +3,7 @@
 
 use std::{
     io::{ErrorKind, Read as _, Write as _},
-    net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
     sync::{
         Arc,
@@ -27,6 +27,9 @@ use super::host::Host;
 
 /// How long a client waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// For how long a transfer may stand still.
+const TRANSFER: Duration = Duration::from_secs(5);
 
 /// A thread that answers datagrams.
 #[derive(Debug)]
@@ -199,6 +202,81 @@ pub fn reachable_tcp(host: &Host, servers: &[SocketAddr], timeout: Duration) -> 
         }
         Ok(found)
     })?
+}
+
+/// A server that reads what a connection brings to its end, and then sends all of it back.
+#[derive(Debug)]
+pub struct TcpEcho {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl TcpEcho {
+    /// Starts it.
+    ///
+    /// # Errors
+    /// If the address cannot be bound.
+    pub fn start(host: &Host, address: SocketAddr) -> Result<Self> {
+        let listener = host.namespace.inside(|| TcpListener::bind(address))?;
+        let listener = listener.with_context(|| format!("{} cannot listen on {address}", host.name()))?;
+        listener.set_nonblocking(true)?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = thread::spawn(move || {
+            while !stopped.load(Ordering::Relaxed) {
+                let Ok((stream, _)) = listener.accept() else {
+                    thread::sleep(Duration::from_millis(5));
+                    continue;
+                };
+                // What went wrong here, the client sees as well.
+                let _ = echo(stream);
+            }
+        });
+        Ok(Self { stop, thread: Some(thread) })
+    }
+}
+
+impl Drop for TcpEcho {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn echo(mut stream: TcpStream) -> Result<()> {
+    stream.set_nonblocking(false)?;
+    stream.set_read_timeout(Some(TRANSFER))?;
+    stream.set_write_timeout(Some(TRANSFER))?;
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes)?;
+    stream.write_all(&bytes)?;
+    Ok(())
+}
+
+/// Sends so many bytes to a server that echoes them, checks that the same come back, and returns how long the connection's
+/// segments were at most.
+///
+/// # Errors
+/// If they do not, or if nothing moves for five seconds.
+pub fn tcp_round_trip(host: &Host, server: SocketAddr, bytes: usize) -> Result<u32> {
+    let stream = host.namespace.inside(|| TcpStream::connect_timeout(&server, PATIENCE))?;
+    let mut stream = stream.with_context(|| format!("{} cannot connect to {server}", host.name()))?;
+    let segment = getsockopt(&stream, sockopt::TcpMaxSeg)?;
+    stream.set_read_timeout(Some(TRANSFER))?;
+    stream.set_write_timeout(Some(TRANSFER))?;
+    let sent: Vec<u8> = (0..bytes as u64 / 8)
+        .flat_map(|word| word.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes())
+        .collect();
+    stream.write_all(&sent).with_context(|| format!("sending to {server}"))?;
+    stream.shutdown(std::net::Shutdown::Write)?;
+    let mut received = Vec::with_capacity(sent.len());
+    stream
+        .read_to_end(&mut received)
+        .with_context(|| format!("{} bytes back from {server}", received.len()))?;
+    ensure!(sent == received, "{} bytes from {server} came back changed", received.len());
+    Ok(segment)
 }
 
 /// Sends a datagram of each size to an echo server and checks that the same bytes come back.

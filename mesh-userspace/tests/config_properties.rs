@@ -122,7 +122,7 @@ fn assert_ports(table: &Table) {
     let mut host_ports: HashSet<(Protocol, u16)> = HashSet::new();
     for (name, service) in &table.services {
         let mut own: HashSet<(Protocol, u16)> = HashSet::new();
-        for PublishedPort { published, target, protocol, mode } in &service.ports {
+        for PublishedPort { published, target, protocol, mode, .. } in &service.ports {
             assert!((1..=61000).contains(published) || *published == 65535);
             assert_ne!(*target, 0);
             assert!((*protocol, *published) != (Protocol::Udp, table.options.vxlan_port));
@@ -256,7 +256,7 @@ fn piece() -> impl Strategy<Value = String> {
         4 => sample::select(vec![
             "node: ", "nodes: ", "networks: ", "services: ", "endpoints: ", "options: ", "cluster: ", "name: ", "address: ",
             "network: ", "service: ", "subnets: ", "vni: ", "mtu: ", "internal: ", "vip: ", "ports: ", "scheduler: ",
-            "endpoint_mode: ", "external: ", "backends: ", "netns: ", "mac: ", "published: ", "target: ", "protocol: ",
+            "endpoint_mode: ", "on_no_backend: ", "external: ", "backends: ", "netns: ", "mac: ", "published: ", "target: ", "protocol: ",
             "mode: ", "interface: ", "interfaces: ", "vxlan_port: ", "run_dir: ", "n1", "n2", "blue", "search", "search.1",
             "10.0.9.1", "10.0.9.2", "10.0.9.11", "192.0.2.1", "10.0.9.0/24", "\"fd00:9::/64\"", "\"fd00:9::a00:90b\"",
             "\"9200:9200\"", "\"80-90:80-90/udp\"", "mh", "rr", "wlc", "dnsrr", "host", "udp", "02:42:0a:00:09:0b", "/run/x",
@@ -382,6 +382,7 @@ fn service() -> impl Strategy<Value = Service> {
             target: 80,
             protocol,
             mode: if host { PublishMode::Host } else { PublishMode::Ingress },
+            ..PublishedPort::default()
         },
     );
     (networks, option::weighted(0.4, vips), collection::vec(given(port), 0..2), any::<u8>()).prop_map(
@@ -412,6 +413,7 @@ fn endpoint() -> impl Strategy<Value = Endpoint> {
             name: name.into(),
             node: node.into(),
             service: service.map(Given::from),
+            weight: None,
             network: network.into(),
             addresses,
             mac,
@@ -468,6 +470,7 @@ fn crowded_spec() -> impl Strategy<Value = Spec> {
                     target: 80,
                     protocol: Protocol::Tcp,
                     mode: if host { PublishMode::Host } else { PublishMode::Ingress },
+                    ..PublishedPort::default()
                 })
                 .map(Given::from)
                 .into_iter()
@@ -483,6 +486,7 @@ fn crowded_spec() -> impl Strategy<Value = Spec> {
                 name: format!("t{number}").into(),
                 node: format!("n{node}").into(),
                 service: Some(format!("s{service}").into()),
+                weight: None,
                 network: network.clone(),
                 addresses: four.into_iter().chain(six).map(Given::from).collect(),
                 mac: mac.map(|last| Given::from([2, 0x42, 10, 0, 0, last])),
@@ -535,6 +539,7 @@ fn add(spec: &mut Spec, addition: &Addition, origin: &Origin) {
             name: Given::new(format!("z{name}"), origin.clone()),
             node: Given::from("n0".to_owned()),
             service: None,
+            weight: None,
             network: network(on),
             addresses: Vec::new(),
             mac: None,

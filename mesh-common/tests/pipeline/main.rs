@@ -9,11 +9,14 @@ mod mesh;
 mod message;
 mod mss;
 mod neighbours;
+mod newcomers;
 mod outside;
 mod overlay;
+mod publish_limits;
 mod published;
 #[path = "../support/random.rs"]
 mod random;
 mod refused;
 mod second_chance;
+mod unserved;
 mod vip;

@@ -1,5 +1,6 @@
 //! The agent of a node: keeps the kernel as the plan wants it, round after round.
 
+mod backends;
 mod changes;
 mod control;
 mod desired;
@@ -8,6 +9,7 @@ mod forwarding;
 mod lock;
 mod namespaces;
 mod round;
+mod settling;
 mod state;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -18,10 +20,7 @@ mod watch;
 
 use std::{
     path::{Path, PathBuf},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, atomic::Ordering},
     time::{Duration, SystemTime},
 };
 
@@ -40,7 +39,7 @@ pub use round::RoundError;
 
 use control::{AgentControl, Published};
 use desired::Desired;
-use flows::{Sweep, monotonic};
+use flows::{Counts, Sweep, monotonic};
 use lock::{NamespaceLock, RunDirectory};
 use namespaces::NamespaceWatch;
 use round::{Kernel, Outcome, lock};
@@ -52,6 +51,7 @@ use crate::{
     api::{self, BindError, Change, Changed, Refusal, RefusalKind},
     datapath::{Datapath, DatapathError},
     links::{LinkError, Links},
+    plan,
     spec::Faults,
     table,
 };
@@ -130,7 +130,7 @@ pub async fn run(options: Options, object: &'static [u8]) -> Result<(), AgentErr
     let links = Links::open().await?;
     let _namespace = NamespaceLock::take()?;
     let cookie = links.namespace().cookie()?;
-    let datapath = Datapath::open(&run_dir, object, cookie)?;
+    let datapath = Datapath::open(&run_dir, object, cookie, plan::slots_for(desired.table()))?;
     Agent::new(desired, links, datapath).run(&options, &run_dir).await
 }
 
@@ -144,7 +144,7 @@ struct Agent {
     commands: mpsc::Receiver<Command>,
     sender: mpsc::Sender<Command>,
     tracer: Tracer,
-    flows: Arc<AtomicUsize>,
+    flows: Arc<Counts>,
     /// Told when a ring has changed.
     rings_changed: Arc<Notify>,
 }
@@ -342,6 +342,7 @@ impl Agent {
 
     async fn round(&mut self) -> Result<Published, RoundError> {
         self.kernel.trace_every = self.tracer.every();
+        self.kernel.revision = self.desired.revision();
         let outcome: Outcome = self.kernel.round(self.desired.table(), self.desired.node()).await?;
         let numbers = Arc::new(Numbers::new(self.desired.table(), &outcome));
         let snapshot = state::snapshot(&self.desired, self.started, &outcome, Arc::clone(&numbers));
@@ -364,11 +365,11 @@ impl Agent {
 }
 
 /// Forgets flows that are over, again and again.
-async fn sweep(datapath: Arc<Mutex<Datapath>>, published: Arc<ArcSwap<Published>>, left: Arc<AtomicUsize>) {
+async fn sweep(datapath: Arc<Mutex<Datapath>>, published: Arc<ArcSwap<Published>>, counts: Arc<Counts>) {
     loop {
         sleep(SWEEP_EVERY).await;
         let gone = published.load().numbers.gone();
-        let mut sweep = Sweep::after(left.load(Ordering::Relaxed));
+        let mut sweep = Sweep::after(counts.all.load(Ordering::Relaxed));
         loop {
             let more = {
                 let datapath = lock(&datapath);
@@ -383,7 +384,8 @@ async fn sweep(datapath: Arc<Mutex<Datapath>>, published: Arc<ArcSwap<Published>
                 }
             }
         }
-        left.store(sweep.left, Ordering::Relaxed);
+        counts.all.store(sweep.left, Ordering::Relaxed);
+        counts.new.store(sweep.new, Ordering::Relaxed);
         if sweep.removed > 0 {
             tracing::debug!(removed = sweep.removed, left = sweep.left, "flows that are over were forgotten");
         }

@@ -12,7 +12,7 @@ use std::{
 use futures::Stream;
 use mesh_common::abi;
 
-use super::types::{Attach, MapUse, NetworkCreate, Problem, Program, ServiceCreate};
+use super::types::{Attach, BackendAdd, MapUse, NetworkCreate, Problem, Program, ServiceCreate};
 use crate::table::Table;
 
 /// The agent, as the API sees it: one published picture of what is, and a few things to ask for.
@@ -124,7 +124,7 @@ pub trait Lookup: Send + Sync {
 /// The flows of this node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FlowDump {
-    /// The map's entries.
+    /// The map's entries, in the order of their keys.
     pub entries: Vec<(abi::FlowKey, abi::Flow)>,
     /// Seconds of the kernel's monotonic clock when they were read, the clock of [`abi::Flow::seen`].
     pub now: u64,
@@ -147,6 +147,29 @@ pub enum Change {
     Attach(Attach),
     /// An endpoint goes.
     Detach(String),
+    /// An endpoint becomes a backend of a service.
+    AddBackend {
+        /// The service.
+        service: String,
+        /// The backend.
+        asked: BackendAdd,
+    },
+    /// A backend becomes an endpoint without a service.
+    RemoveBackend {
+        /// The service.
+        service: String,
+        /// The endpoint's name or an address.
+        backend: String,
+    },
+    /// A backend gets another weight.
+    WeighBackend {
+        /// The service.
+        service: String,
+        /// The endpoint's name or an address.
+        backend: String,
+        /// Its share of new flows; 0 drains it.
+        weight: u16,
+    },
 }
 
 /// A change that was applied.

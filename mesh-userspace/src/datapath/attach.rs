@@ -151,6 +151,20 @@ impl Datapath {
         })
     }
 
+    /// Puts this object's programs into every link that there is, in the place of those that run there.
+    pub(super) fn take_over(&self) -> Result<(), DatapathError> {
+        for name in self.fs.list(LINKS)? {
+            let Some(pin) = parse_pin(&name) else { continue };
+            let program = self.program(pin.program)?;
+            let taken = sys::get_pinned(&self.link_path(&name))
+                .and_then(|link| sys::update_link(link.as_fd(), program));
+            if let Err(error) = taken {
+                tracing::warn!(pin = name, %error, "a link could not be taken over yet");
+            }
+        }
+        Ok(())
+    }
+
     /// Takes everything of ours from an interface; it is no error if there is nothing.
     pub fn detach(&self, ifindex: u32) -> Result<(), DatapathError> {
         self.unpin_where(|pin| pin.ifindex == Some(ifindex))

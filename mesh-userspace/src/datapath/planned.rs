@@ -7,14 +7,18 @@ use std::{
 };
 
 use aya::maps::{Map as KernelMap, MapData};
+use mesh_common::abi::Slot;
 use nix::libc;
 
-use super::{Datapath, sys};
+use super::{Datapath, slots::SlotTable, sys};
 use crate::apply::{Entries, Full, Map, MapError, MapKind, Maps};
 
 /// The kernel's maps by name, open.
 #[derive(Debug)]
-pub struct KernelMaps<'a>(BTreeMap<&'a str, Open<'a>>);
+pub struct KernelMaps<'a> {
+    open: BTreeMap<&'a str, Open<'a>>,
+    slots: &'a SlotTable,
+}
 
 #[derive(Clone, Copy, Debug)]
 struct Open<'a> {
@@ -27,7 +31,8 @@ impl Datapath {
     /// The maps for the plan.
     #[must_use]
     pub fn kernel_maps(&self) -> KernelMaps<'_> {
-        KernelMaps(self.maps.iter().filter_map(|(name, map)| Some((name.as_str(), open(map)?))).collect())
+        let open = self.maps.iter().filter_map(|(name, map)| Some((name.as_str(), open(map)?)));
+        KernelMaps { open: open.collect(), slots: &self.slots }
     }
 }
 
@@ -48,7 +53,7 @@ impl<'a> KernelMaps<'a> {
     /// The map's descriptor, once it is sure that its keys and values are as long as the types say.
     fn fd<M: Map>(&self, action: &'static str) -> Result<BorrowedFd<'a>, MapError> {
         let expected = (size_of::<M::Key>(), size_of::<M::Value>());
-        match self.0.get(M::NAME) {
+        match self.open.get(M::NAME) {
             Some(open) if open.sizes == expected => Ok(open.fd),
             Some(open) => Err(fault::<M>(action)(io::Error::other(format!(
                 "its keys and values have {:?} bytes, not {expected:?}; build the eBPF object again",
@@ -65,10 +70,22 @@ impl Maps for KernelMaps<'_> {
     }
 
     fn insert<M: Map>(&mut self, key: &M::Key, value: &M::Value) -> Result<(), MapError> {
-        sys::update(self.fd::<M>("write")?, key, value).map_err(|error| match error.raw_os_error() {
-            Some(libc::E2BIG | libc::ENOSPC) => Full::of::<M>().into(),
-            _ => fault::<M>("write")(error),
-        })
+        sys::update(self.fd::<M>("write")?, key, value).map_err(write_fault::<M>)
+    }
+
+    fn insert_all<M: Map>(&mut self, entries: &[(M::Key, M::Value)]) -> Result<(), MapError> {
+        // So many at once that the system calls no longer count; but the kernel copies them all first.
+        const BATCH: usize = 4096;
+        // A longest-prefix table takes no batches before Linux 5.19, and one alone needs none.
+        if M::KIND == MapKind::LpmTrie || entries.len() == 1 {
+            return entries.iter().try_for_each(|(key, value)| self.insert::<M>(key, value));
+        }
+        let fd = self.fd::<M>("write")?;
+        for batch in entries.chunks(BATCH) {
+            let (keys, values): (Vec<M::Key>, Vec<M::Value>) = batch.iter().copied().unzip();
+            sys::update_all(fd, &keys, &values).map_err(write_fault::<M>)?;
+        }
+        Ok(())
     }
 
     fn remove<M: Map>(&mut self, key: &M::Key) -> Result<(), MapError> {
@@ -108,6 +125,30 @@ impl Maps for KernelMaps<'_> {
             keys.push(key);
         }
         Ok(keys)
+    }
+
+    fn slot_room(&self) -> Result<u32, MapError> {
+        Ok(self.slots.count())
+    }
+
+    fn read_slots(&self, first: u32, slots: &mut [Slot]) -> Result<(), MapError> {
+        self.slots.read(first, slots)
+    }
+
+    fn has_slots(&self, first: u32, slots: &[Slot]) -> Result<bool, MapError> {
+        self.slots.has(first, slots)
+    }
+
+    fn write_slots(&mut self, first: u32, slots: &[Slot]) -> Result<(), MapError> {
+        self.slots.write(first, slots)
+    }
+}
+
+/// The error of a write, which may have found the map full.
+fn write_fault<M: Map>(error: io::Error) -> MapError {
+    match error.raw_os_error() {
+        Some(libc::E2BIG | libc::ENOSPC) => Full::of::<M>().into(),
+        _ => fault::<M>("write")(error),
     }
 }
 

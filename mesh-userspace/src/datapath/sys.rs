@@ -1,5 +1,5 @@
 //! The system calls that aya has no way for: links by interface index, without its silent fallback for XDP;
-//! links of control groups, replaced in place; what a link hangs on; arrays written by the batch.
+//! links of control groups, replaced in place; what a link hangs on.
 
 use std::{
     ffi::CString,
@@ -134,17 +134,6 @@ fn program_info(program: BorrowedFd<'_>) -> io::Result<bpf_prog_info> {
     Ok(info)
 }
 
-/// Writes the entries of an array map from `first` on; `values` are theirs, each of the map's value size.
-pub(super) fn update_array(map: BorrowedFd<'_>, first: u32, count: u32, values: &[u8]) -> io::Result<()> {
-    let keys: Vec<u32> = (first..first.saturating_add(count)).collect();
-    let mut attr = empty_attr();
-    attr.batch.map_fd = raw(map);
-    attr.batch.keys = keys.as_ptr() as u64;
-    attr.batch.values = values.as_ptr() as u64;
-    attr.batch.count = count;
-    bpf(bpf_cmd::BPF_MAP_UPDATE_BATCH, &mut attr).map(drop)
-}
-
 /// A new file system of this type, mounted nowhere; its root as a descriptor that lives as long as it is open.
 pub(super) fn detached_mount(kind: &std::ffi::CStr) -> io::Result<OwnedFd> {
     /// `FSCONFIG_CMD_CREATE` of linux/mount.h.
@@ -220,6 +209,17 @@ pub(super) fn update<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K, value: &V) ->
     let mut attr = element(map, Some(key));
     attr.__bindgen_anon_2.__bindgen_anon_1.value = std::ptr::from_ref(value) as u64;
     bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr).map(drop)
+}
+
+/// Sets the values of many keys, one after the other; there must be as many of both, and the map's keys and values must be
+/// as long as these types.
+pub(super) fn update_all<K: Pod, V: Pod>(map: BorrowedFd<'_>, keys: &[K], values: &[V]) -> io::Result<()> {
+    let mut attr = empty_attr();
+    attr.batch.map_fd = raw(map);
+    attr.batch.keys = keys.as_ptr() as u64;
+    attr.batch.values = values.as_ptr() as u64;
+    attr.batch.count = u32::try_from(keys.len().min(values.len())).map_err(io::Error::other)?;
+    bpf(bpf_cmd::BPF_MAP_UPDATE_BATCH, &mut attr).map(drop)
 }
 
 /// Removes a key; false if it was not there. The map's keys must be as long as this type.

@@ -10,7 +10,7 @@ use std::{
 
 use aya::maps::{HashMap as KernelHashMap, MapData};
 use mesh_common::abi::{
-    Address, Endpoint, EndpointKey, Flow, FlowKey, Service, ServiceKey, Settings, Slot, SubnetKey,
+    Address, Endpoint, EndpointKey, Flow, FlowKey, Service, ServiceKey, Settings, Slot, SubnetKey, capacity,
 };
 use nix::{
     mount::{MsFlags, mount},
@@ -18,7 +18,7 @@ use nix::{
 };
 
 use super::*;
-use crate::{scratch::Scratch, table::XdpMode};
+use crate::{apply::Maps as _, scratch::Scratch, table::XdpMode};
 
 /// A run directory that goes with the test, and everything under it.
 struct RunDir(PathBuf);
@@ -63,7 +63,7 @@ impl Node {
 
     fn open(&self) -> Datapath {
         let cookie = self.scratch.namespace().cookie().unwrap();
-        Datapath::open(&self.run_dir.0, &object(), cookie).unwrap()
+        Datapath::open(&self.run_dir.0, &object(), cookie, capacity::SLOTS).unwrap()
     }
 
     /// Runs `work` inside.
@@ -145,6 +145,35 @@ fn a_restart_takes_over_maps_and_links() {
     }
 }
 
+/// What is refused is answered also while no agent runs, and by the next one's program as soon as that is there.
+#[test]
+fn programs_that_others_call_outlive_the_agent() {
+    let node = Node::new();
+    node.inside(|| {
+        let called = |fs: &BpfFs| {
+            TAIL_CALLS.map(|(array, _)| {
+                let array = sys::get_pinned(&fs.path(&format!("v{LAYOUT_VERSION}")).join(array)).unwrap();
+                sys::lookup::<u32, u32>(array.as_fd(), &0).unwrap()
+            })
+        };
+        let numbers = |datapath: &Datapath| {
+            TAIL_CALLS.map(|(_, name)| {
+                let program = datapath.ebpf.program(name).unwrap().fd().unwrap();
+                Some(sys::program_number(program.as_fd()).unwrap())
+            })
+        };
+        let first = node.open();
+        let before = numbers(&first);
+        assert_eq!(called(&first.fs), before);
+        drop(first);
+        let fs = BpfFs::open(&node.run_dir.0).unwrap();
+        assert_eq!(called(&fs), before);
+        let second = node.open();
+        assert_ne!(numbers(&second), before);
+        assert_eq!(called(&fs), numbers(&second));
+    });
+}
+
 #[test]
 fn a_link_goes_with_its_interface() {
     let node = Node::new();
@@ -218,7 +247,7 @@ fn xdp_runs_in_the_way_that_was_asked_for_or_says_why_not() {
 
         // Somebody else's program stays.
         let other = RunDir::new();
-        let second = Datapath::open(&other.0, &object(), 1).unwrap();
+        let second = Datapath::open(&other.0, &object(), 1, capacity::SLOTS).unwrap();
         let XdpOutcome::Unavailable { why } = second.attach_underlay(up0, XdpMode::Native).unwrap() else {
             panic!("two XDP programs on one interface");
         };
@@ -348,16 +377,24 @@ fn maps_are_written_and_read_by_their_types() {
     assert!(subnets.remove(&prefix, 32 + 120).unwrap());
     assert!(!subnets.remove(&prefix, 32 + 120).unwrap());
 
-    let mut slots = datapath.array::<Slot>("SLOTS").unwrap();
-    let ring: Vec<Slot> = (0..65_537).map(|n| Slot::new(n, [n + 1, 0])).collect();
-    slots.write(100, &ring).unwrap();
-    for n in [0, 1, 65_536] {
+    let mut maps = datapath.kernel_maps();
+    let ring: Vec<Slot> = (0..65_536).map(|n| Slot::new(n, [n + 1, 0])).collect();
+    maps.write_slots(100, &ring).unwrap();
+    assert!(maps.has_slots(100, &ring).unwrap() && !maps.has_slots(101, &ring).unwrap());
+    let mut read = vec![Slot::default(); 2];
+    maps.read_slots(99, &mut read).unwrap();
+    assert_eq!(read, [Slot::default(), ring[0]]);
+    let room = maps.slot_room().unwrap();
+    let text = maps.write_slots(room - 1, &ring[..2]).unwrap_err().to_string();
+    assert!(text.contains("SLOTS is full") && text.contains("Restart meshd"), "{text}");
+    // What is mapped is what the kernel has.
+    let slots = datapath.array::<Slot>("SLOTS").unwrap();
+    assert_eq!(slots.len(), room);
+    for n in [0, 1, 65_535] {
         assert_eq!(slots.get(100 + n).unwrap(), Some(Slot::new(n, [n + 1, 0])));
     }
     assert_eq!(slots.get(99).unwrap(), Some(Slot::default()));
-    assert_eq!(slots.get(slots.len()).unwrap(), None);
-    let text = slots.write(slots.len() - 1, &ring[..2]).unwrap_err().to_string();
-    assert!(text.contains("SLOTS is full") && text.contains("raise"), "{text}");
+    assert_eq!(slots.get(room).unwrap(), None);
 
     let sums = datapath.per_cpu::<u64>("DROPS").unwrap().sums().unwrap();
     assert!(sums.len() >= mesh_common::Reason::ALL.len());
@@ -366,6 +403,36 @@ fn maps_are_written_and_read_by_their_types() {
     assert!(text.contains("ENDPOINTS") && text.contains("key size"), "{text}");
     let text = datapath.hash::<u32, u32>("NOTHING").unwrap_err().to_string();
     assert!(text.contains("no map NOTHING"), "{text}");
+}
+
+#[test]
+fn a_table_of_slots_grows_with_what_it_holds_and_never_shrinks() {
+    let node = Node::new();
+    let up1 = node.index("up1");
+    let open = |slots| {
+        let cookie = node.scratch.namespace().cookie().unwrap();
+        Datapath::open(&node.run_dir.0, &object(), cookie, slots).unwrap()
+    };
+    let ring: Vec<Slot> = (0..1024).map(|n| Slot::new(n, [7, 8])).collect();
+    let first = capacity::SLOTS - 1024;
+    node.inside(|| {
+        let datapath = open(capacity::SLOTS);
+        datapath.kernel_maps().write_slots(first, &ring).unwrap();
+        datapath.attach_endpoint(up1).unwrap();
+        let [old] = &datapath.attached().unwrap()[..] else { panic!("one program was attached") };
+
+        let datapath = open(3 << 18);
+        assert_eq!(datapath.kernel_maps().slot_room().unwrap(), 3 << 18);
+        assert!(datapath.kernel_maps().has_slots(first, &ring).unwrap());
+        // The program that runs there reads the new table already.
+        let [new] = &datapath.attached().unwrap()[..] else { panic!("one program is attached") };
+        assert_eq!(new.link_id, old.link_id);
+        assert_ne!(new.program_id, old.program_id);
+
+        let datapath = open(capacity::SLOTS);
+        assert_eq!(datapath.kernel_maps().slot_room().unwrap(), 3 << 18);
+        assert!(datapath.kernel_maps().has_slots(first, &ring).unwrap());
+    });
 }
 
 #[test]
@@ -393,7 +460,7 @@ fn a_full_map_says_which_and_what_had_no_place() {
 #[test]
 fn what_is_no_object_is_refused() {
     let run_dir = RunDir::new();
-    let error = Datapath::open(&run_dir.0, b"\x7fELF and nothing more", 0).unwrap_err();
+    let error = Datapath::open(&run_dir.0, b"\x7fELF and nothing more", 0, 1).unwrap_err();
     assert!(error.to_string().starts_with("could not load the eBPF object: "), "{error}");
 }
 

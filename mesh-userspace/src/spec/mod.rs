@@ -3,6 +3,7 @@
 //! Nothing here is checked yet: names may lead nowhere and addresses may clash. [`resolve()`] holds it against
 //! every rule, allocates what was left open, and gives the [`Table`](crate::table::Table).
 
+mod backends;
 mod change;
 mod fault;
 mod parse;
@@ -17,17 +18,19 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use self::fault::{article, listed, quoted};
 pub use self::{
+    backends::{Membership, Override},
     fault::{Fault, Faults, Given, Origin},
-    parse::{Mac, mac, netns},
+    parse::{Mac, mac, netns, source},
     ports::published_ports,
     resolve::resolve,
 };
 pub(crate) use self::{
     parse::NETNS_DIRECTORY,
+    ports::host_ip,
     resolve::{Unreadable, faults_beside},
     suggest::nearest,
 };
-use crate::table::{Continuity, EndpointMode, PublishedPort, ReturnPath, Scheduler, XdpMode};
+use crate::table::{Continuity, EndpointMode, OnNoBackend, PublishedPort, ReturnPath, Scheduler, XdpMode};
 
 /// Everything that is asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,6 +46,8 @@ pub struct Spec {
     pub services: BTreeMap<String, Service>,
     /// The tasks' attachments to networks, in the order in which they were asked for.
     pub endpoints: Vec<Endpoint>,
+    /// What commands have changed about endpoints of the file, by name. [`Spec::endpoints`] has it already.
+    pub overrides: BTreeMap<String, Override>,
 }
 
 /// What holds for the whole mesh; what is not given has its default.
@@ -119,8 +124,12 @@ pub struct Service {
     pub scheduler: Scheduler,
     /// Whether its name stands for a virtual IP or for the tasks' addresses.
     pub endpoint_mode: EndpointMode,
+    /// What becomes of a request while it has no backend.
+    pub on_no_backend: OnNoBackend,
     /// The ports that nodes answer on for it.
     pub ports: Vec<Given<PublishedPort>>,
+    /// Addresses routed to several nodes, on each of which it answers.
+    pub external: Vec<Given<IpAddr>>,
     /// The virtual IPs that it had before, by network: kept as long as nobody else asks for them. See
     /// [`Spec::remember`].
     pub remembered: BTreeMap<String, Vec<IpAddr>>,
@@ -140,6 +149,9 @@ pub struct Endpoint {
     /// The service that it is a backend of.
     #[serde(default)]
     pub service: Option<Given<String>>,
+    /// Its share of the service's new flows, in units; 1 if it is not given, and 0 to drain it.
+    #[serde(default)]
+    pub weight: Option<Given<u16>>,
     /// The network.
     pub network: Given<String>,
     /// Its addresses, at most one of each family; what is not given is derived or allocated.

@@ -22,7 +22,7 @@ use super::{
 };
 
 /// How long a daemon may take from its start until it says that it is ready.
-const READY: Duration = Duration::from_secs(15);
+const READY: Duration = Duration::from_secs(60);
 
 /// The daemon that the lab runs: what `MESHD` names, else the one built beside this program.
 ///
@@ -82,7 +82,11 @@ impl Node {
         self.wait_until_ready()
     }
 
-    pub(super) fn launch(&mut self) -> Result<()> {
+    /// Starts the daemon, and leaves it to [`Self::wait_until_ready`] to see whether it became ready.
+    ///
+    /// # Errors
+    /// If it runs already, or cannot be started.
+    pub fn launch(&mut self) -> Result<()> {
         ensure!(self.daemon.is_none(), "the daemon of {} runs already", self.name);
         let readiness = self.directory.join("notify.sock");
         if readiness.exists() {
@@ -100,7 +104,11 @@ impl Node {
         Ok(())
     }
 
-    pub(super) fn wait_until_ready(&mut self) -> Result<()> {
+    /// Waits until a daemon that was launched is ready.
+    ///
+    /// # Errors
+    /// If it was not launched, ends, or is not ready in time.
+    pub fn wait_until_ready(&mut self) -> Result<()> {
         let readiness = self.readiness.take().context("the daemon was not started")?;
         readiness.set_read_timeout(Some(Duration::from_millis(50)))?;
         let start = Instant::now();
@@ -114,6 +122,12 @@ impl Node {
             self.daemon()?.check()?;
             ensure!(start.elapsed() < READY, "meshd of {} was not ready within {READY:?}", self.name);
         }
+    }
+
+    /// Whether a daemon was started and not stopped.
+    #[must_use]
+    pub const fn runs(&self) -> bool {
+        self.daemon.is_some()
     }
 
     /// The running daemon.

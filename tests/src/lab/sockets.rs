@@ -99,6 +99,55 @@ impl UdpEcho {
     }
 }
 
+/// A server that sends back what each connection brings, for as long as that lasts.
+#[derive(Debug)]
+pub struct TcpEcho {
+    address: SocketAddr,
+    namespace: super::Namespace,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl TcpEcho {
+    /// Starts it.
+    ///
+    /// # Errors
+    /// If the address cannot be bound.
+    pub fn start(host: &Host, address: SocketAddr) -> Result<Self> {
+        let listener = host.namespace.inside(|| TcpListener::bind(address))?;
+        let listener = listener.with_context(|| format!("{} cannot bind {address}", host.name()))?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = thread::spawn(move || {
+            for connection in listener.incoming() {
+                if stopped.load(Ordering::Relaxed) {
+                    break;
+                }
+                let Ok(mut connection) = connection else { continue };
+                // It ends with its connection, and that with its client.
+                thread::spawn(move || {
+                    let _ =
+                        connection.try_clone().and_then(|mut back| std::io::copy(&mut connection, &mut back));
+                });
+            }
+        });
+        Ok(Self { address, namespace: host.namespace.reopen()?, stop, thread: Some(thread) })
+    }
+}
+
+impl Drop for TcpEcho {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        // It waits for a connection: the last one.
+        let woken = self.namespace.inside(|| TcpStream::connect_timeout(&self.address, PATIENCE));
+        if let Some(thread) = self.thread.take()
+            && matches!(woken, Ok(Ok(_)))
+        {
+            let _ = thread.join();
+        }
+    }
+}
+
 fn any(family: SocketAddr, port: u16) -> SocketAddr {
     let address: IpAddr = if family.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
     SocketAddr::new(address, port)
@@ -204,57 +253,6 @@ pub fn reachable_tcp(host: &Host, servers: &[SocketAddr], timeout: Duration) -> 
     })?
 }
 
-/// A server that reads what a connection brings to its end, and then sends all of it back.
-#[derive(Debug)]
-pub struct TcpEcho {
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl TcpEcho {
-    /// Starts it.
-    ///
-    /// # Errors
-    /// If the address cannot be bound.
-    pub fn start(host: &Host, address: SocketAddr) -> Result<Self> {
-        let listener = host.namespace.inside(|| TcpListener::bind(address))?;
-        let listener = listener.with_context(|| format!("{} cannot listen on {address}", host.name()))?;
-        listener.set_nonblocking(true)?;
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
-        let thread = thread::spawn(move || {
-            while !stopped.load(Ordering::Relaxed) {
-                let Ok((stream, _)) = listener.accept() else {
-                    thread::sleep(Duration::from_millis(5));
-                    continue;
-                };
-                // What went wrong here, the client sees as well.
-                let _ = echo(stream);
-            }
-        });
-        Ok(Self { stop, thread: Some(thread) })
-    }
-}
-
-impl Drop for TcpEcho {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-}
-
-fn echo(mut stream: TcpStream) -> Result<()> {
-    stream.set_nonblocking(false)?;
-    stream.set_read_timeout(Some(TRANSFER))?;
-    stream.set_write_timeout(Some(TRANSFER))?;
-    let mut bytes = Vec::new();
-    stream.read_to_end(&mut bytes)?;
-    stream.write_all(&bytes)?;
-    Ok(())
-}
-
 /// Sends so many bytes to a server that echoes them, checks that the same come back, and returns how long the connection's
 /// segments were at most.
 ///
@@ -269,12 +267,18 @@ pub fn tcp_round_trip(host: &Host, server: SocketAddr, bytes: usize) -> Result<u
     let sent: Vec<u8> = (0..bytes as u64 / 8)
         .flat_map(|word| word.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes())
         .collect();
-    stream.write_all(&sent).with_context(|| format!("sending to {server}"))?;
-    stream.shutdown(std::net::Shutdown::Write)?;
+    let mut writing = stream.try_clone()?;
     let mut received = Vec::with_capacity(sent.len());
-    stream
-        .read_to_end(&mut received)
-        .with_context(|| format!("{} bytes back from {server}", received.len()))?;
+    thread::scope(|scope| -> Result<()> {
+        let writer = scope.spawn(|| {
+            writing.write_all(&sent)?;
+            writing.shutdown(std::net::Shutdown::Write)
+        });
+        let read = stream.read_to_end(&mut received);
+        let written = writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        written.with_context(|| format!("sending to {server}"))?;
+        read.map(drop).with_context(|| format!("{} bytes came back from {server}", received.len()))
+    })?;
     ensure!(sent == received, "{} bytes from {server} came back changed", received.len());
     Ok(segment)
 }

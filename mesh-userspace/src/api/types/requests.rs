@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::table::{EndpointMode, Protocol, PublishedPort, Scheduler};
+use crate::table::{EndpointMode, OnNoBackend, Protocol, PublishedPort, Scheduler};
 
 /// A new network: `POST /v1/networks`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +42,9 @@ pub struct ServiceCreate {
     /// Whether its name stands for a virtual IP or for its tasks' addresses.
     #[serde(default)]
     pub endpoint_mode: EndpointMode,
+    /// What becomes of a request while it has no backend.
+    #[serde(default)]
+    pub on_no_backend: OnNoBackend,
     /// The ports that nodes answer on for it.
     #[serde(default)]
     pub ports: Vec<PublishedPort>,
@@ -72,9 +75,37 @@ pub struct Attach {
     /// The service that it becomes a backend of.
     #[serde(default)]
     pub service: Option<String>,
+    /// Its share of the service's new flows; 1 where it is not given.
+    #[serde(default)]
+    pub weight: Option<u16>,
     /// Its address; chosen where it is not given.
     #[serde(default)]
     pub address: Option<IpAddr>,
+}
+
+/// An endpoint becomes a backend of a service: `POST /v1/services/{name}/backends`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BackendAdd {
+    /// The endpoint's name, or an address of it on a network of the service, with or without the service's target port.
+    pub backend: String,
+    /// Its share of the service's new flows; 1 where it is not given.
+    #[serde(default)]
+    pub weight: Option<u16>,
+    /// The node that it is on, to be sure.
+    #[serde(default)]
+    pub node: Option<String>,
+    /// How packets are forwarded to an outside backend; refused for as long as there are none.
+    #[serde(default)]
+    pub forward: Option<String>,
+}
+
+/// Another weight of a backend: `PUT /v1/services/{name}/backends/{backend}`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BackendWeight {
+    /// Its share of the service's new flows, in units; 0 drains it.
+    pub weight: u16,
 }
 
 /// Which flows to list: `GET /v1/flows`. What is not given matches every flow.

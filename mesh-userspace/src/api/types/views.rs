@@ -5,7 +5,8 @@ use std::{collections::BTreeMap, net::IpAddr};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::table::{EndpointMode, PublishedPort, Scheduler};
+use super::MapUse;
+use crate::table::{EndpointMode, OnNoBackend, PublishedPort, Scheduler};
 
 /// The daemon and its node: `GET /v1/status`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +27,8 @@ pub struct Status {
     pub programs: Vec<Program>,
     /// The other nodes.
     pub peers: Vec<Peer>,
+    /// How full the kernel's maps are.
+    pub maps: Vec<MapUse>,
     /// What is wrong.
     pub problems: Vec<Problem>,
 }
@@ -129,6 +132,9 @@ pub struct Service {
     pub scheduler: Scheduler,
     /// What its name stands for.
     pub endpoint_mode: EndpointMode,
+    /// What becomes of a request while it has no backend.
+    #[serde(default)]
+    pub on_no_backend: OnNoBackend,
     /// The ports that nodes answer on for it.
     pub ports: Vec<PublishedPort>,
     /// Addresses routed to several nodes, on each of which it answers.
@@ -137,7 +143,7 @@ pub struct Service {
     pub backends: Vec<String>,
 }
 
-/// A backend of a service: `GET /v1/backends`, `GET /v1/services/{name}/tasks`.
+/// A backend of a service: `GET /v1/backends`, `GET /v1/services/{name}/tasks` and others.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Backend {
     /// The service.
@@ -150,6 +156,12 @@ pub struct Backend {
     pub addresses: Vec<IpAddr>,
     /// The node that it runs on.
     pub node: String,
+    /// Its share of the service's new flows, in units; with 0 it drains.
+    pub weight: u16,
+    /// The live flows to it that this node keeps. On its own node these are all that come through published ports of
+    /// whatever node, and those of tasks there to the service's virtual IP; on another node, only those of tasks there
+    /// to the virtual IP, and none (rather than 0) where they have none: what else it has, its own node knows.
+    pub flows: Option<u64>,
     /// What stands of it.
     pub state: EndpointState,
 }

@@ -30,15 +30,23 @@ impl<'a> Story<'a> {
             shares: Vec::new(),
         };
         if choice.slots == 0 {
-            self.why.push(format!(
-                "{} has no backend with an {} address",
-                asked.name,
-                version(self.query.to.address)
-            ));
-            self.instead.push(format!(
-                "`meshctl attach --network NETWORK --netns NAMESPACE --service {}` gives it one",
-                asked.name
-            ));
+            let version = version(self.query.to.address);
+            if self.drains(asked) {
+                self.why.push(format!(
+                    "each backend of {} with an {version} address drains: its weight is 0",
+                    asked.name
+                ));
+                self.instead.push(format!(
+                    "`meshctl backends weight {} ADDRESS 1` lets one take new flows",
+                    asked.name
+                ));
+            } else {
+                self.why.push(format!("{} has no backend with an {version} address", asked.name));
+                self.instead.push(format!(
+                    "`meshctl attach --network NETWORK --netns NAMESPACE --service {}` gives it one",
+                    asked.name
+                ));
+            }
             return End { choice: Some(choice), ..End::dropped(Reason::NoBackend) };
         }
         let source = match self.hashed_source(entry, caller, round_robin) {
@@ -80,6 +88,16 @@ impl<'a> Story<'a> {
             port => port,
         };
         self.delivered(entry, &target, port, Some(choice), back)
+    }
+
+    /// Whether a service has backends of the asked family, all of which drain.
+    fn drains(&self, asked: &Asked) -> bool {
+        let is_asked = |address: &IpAddr| address.is_ipv4() == self.query.to.address.is_ipv4();
+        let mut backends = self.snapshot.table.endpoints.values().filter(|endpoint| {
+            endpoint.service.as_deref() == Some(asked.name.as_str())
+                && endpoint.addresses.iter().any(is_asked)
+        });
+        backends.next().is_some_and(|first| first.weight == 0) && backends.all(|backend| backend.weight == 0)
     }
 
     /// The client's end as the entry node sees it, or why no slot can be foretold.
@@ -153,8 +171,12 @@ impl<'a> Story<'a> {
 
     /// The backend that a slot holds.
     fn target(&self, slot: u32) -> Option<Target<'a>> {
-        let slot = self.snapshot.lookup.slot(slot)?;
-        let backend = self.snapshot.lookup.backend(slot.current())?;
+        self.target_of(self.snapshot.lookup.slot(slot)?.current())
+    }
+
+    /// What stands behind a backend's number.
+    fn target_of(&self, backend: abi::BackendIndex) -> Option<Target<'a>> {
+        let backend = self.snapshot.lookup.backend(backend)?;
         let network = network_of_vni(&self.snapshot.table, backend.vni)?;
         let address = backend.address.into();
         let (name, endpoint) = endpoint_at(&self.snapshot.table, network, address)?;
@@ -162,18 +184,18 @@ impl<'a> Story<'a> {
     }
 
     fn shares(&self, asked: &Asked) -> Vec<Share> {
-        let mut counts: BTreeMap<&str, (&str, u32)> = BTreeMap::new();
+        // By number first: a ring may have a million slots.
+        let mut counts: BTreeMap<abi::BackendIndex, u32> = BTreeMap::new();
         for slot in 0..asked.service.slots {
-            if let Some(target) = self.target(asked.service.first_slot.wrapping_add(slot)) {
-                counts.entry(target.name).or_insert((&target.endpoint.node, 0)).1 += 1;
+            if let Some(slot) = self.snapshot.lookup.slot(asked.service.first_slot.wrapping_add(slot)) {
+                *counts.entry(slot.current()).or_default() += 1;
             }
         }
         let mut shares: Vec<Share> = counts
             .into_iter()
-            .map(|(backend, (node, slots))| Share {
-                backend: backend.to_owned(),
-                node: node.to_owned(),
-                slots,
+            .filter_map(|(backend, slots)| {
+                let target = self.target_of(backend)?;
+                Some(Share { backend: target.name.to_owned(), node: target.endpoint.node.clone(), slots })
             })
             .collect();
         shares.sort_by(|a, b| b.slots.cmp(&a.slots).then_with(|| a.backend.cmp(&b.backend)));

@@ -15,6 +15,7 @@ mod overlay;
 mod publish_limits;
 mod published;
 #[path = "../support/random.rs"]
+#[expect(dead_code, reason = "shared with tests that use more of it")]
 mod random;
 mod refused;
 mod second_chance;

@@ -30,13 +30,13 @@ fn with_options(message: &Message, options: &[u8]) -> Vec<u8> {
     let mut frame = whole.frame(HOST_MAC, GATEWAY_MAC);
     let l4 = l4(message);
     frame[l4 + 12] = ((5 + options.len() / 4) as u8) << 4 | frame[l4 + 12] & 0xf;
-    let tcp = TcpSlice::from_slice(&frame[l4..]).unwrap();
+    let tcp = TcpSlice::from_slice(&frame[l4..]).expect("a test's own header");
     let sum = match (message.source, message.destination) {
         (IpAddr::V4(a), IpAddr::V4(b)) => tcp.calc_checksum_ipv4(a.octets(), b.octets()),
         (IpAddr::V6(a), IpAddr::V6(b)) => tcp.calc_checksum_ipv6(a.octets(), b.octets()),
         _ => panic!("two families"),
     };
-    let sum = sum.unwrap();
+    let sum = sum.expect("it is short enough");
     frame[l4 + 16..l4 + 18].copy_from_slice(&sum.to_be_bytes());
     frame
 }

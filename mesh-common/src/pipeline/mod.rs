@@ -13,6 +13,7 @@ mod from_underlay;
 mod icmp_error;
 mod lookup;
 mod made;
+mod mss;
 mod neighbour;
 mod newcomer;
 mod outside;

@@ -3,7 +3,7 @@
 use super::{
     Step, Way, balance,
     datagram::Datagram,
-    deliver, lookup, newcomer, outside, persistence,
+    deliver, lookup, mss, newcomer, outside, persistence,
     remember::remember,
     second_chance::{self, Errand},
     too_big,
@@ -96,9 +96,9 @@ pub(super) fn forward<P: Packet, T: Tables>(
     let network = tables.network(to.vni).ok_or(Reason::UnknownNetwork)?;
     let node = tables.node(to.node).ok_or(Reason::NoRoute)?;
     let mtu = tunnel::inner_mtu(node);
-    if to.tunnel == 0 && too_big::is_too_big(packet, mtu) {
+    if too_big::is_too_big(packet, mtu.saturating_add(u32::from(to.tunnel))) {
         // Only whom the packet came from straight can be told.
-        if !to.errand.is_first() {
+        if to.tunnel != 0 {
             return Err(Reason::TooBig);
         }
         return Ok(Verdict::refuse(Refusal::too_big(mtu)));
@@ -163,6 +163,7 @@ pub(super) fn land<P: Packet, T: Tables>(
     let network = tables.network(arrival.vni).ok_or(Reason::UnknownNetwork)?;
     deliver::unwrap(packet, datagram, usize::from(arrival.tunnel))?;
     translate(packet, datagram, &landing.change)?;
+    mss::clamp(packet, datagram, network.mtu)?;
     deliver::route_on(packet, datagram)?;
     deliver::hand_over(packet, datagram, network.gateway_mac, landing.mac, landing.ifindex)
 }

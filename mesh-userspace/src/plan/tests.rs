@@ -517,6 +517,18 @@ fn one_slow_route_or_ipv6_underlay_lowers_the_mtu_of_networks() {
 }
 
 #[test]
+fn a_network_takes_no_more_than_the_tunnels_whatever_it_is_given() {
+    let mut table = search();
+    for (mtu, expected) in [(1449, 1449), (1450, 1450), (1451, 1450), (9000, 1450)] {
+        table.networks.get_mut("blue").unwrap().mtu = Some(mtu);
+        let plan = plan(&table, "n1", &facts()).unwrap();
+        assert_eq!(plan.networks[&4097].mtu, expected);
+        let told = plan.problems.iter().filter(|problem| problem.subject == "network blue").count();
+        assert_eq!(told == 1, mtu > expected, "{:?}", plan.problems);
+    }
+}
+
+#[test]
 fn what_is_missing_below_is_told_and_the_rest_stands() {
     let mut facts = facts();
     facts.routes.remove(&ip("192.0.2.3"));

@@ -50,10 +50,11 @@ pub use self::{
     process::Process,
     raw::RawSocket,
     record::{Record, remains},
-    router::FAR,
+    router::{FAR, FARTHER},
     server::Web,
     sockets::{
-        NameServer, TcpEcho, UdpEcho, ask_tcp, ask_udp, reachable_tcp, udp_in_one_piece, udp_round_trip,
+        NameServer, TcpEcho, UdpEcho, ask_tcp, ask_udp, reachable_tcp, tcp_round_trip, udp_in_one_piece,
+        udp_round_trip,
     },
     transfer::{Summary, Transfer},
     vxlan::{VxlanDevice, mac_of},

@@ -13,6 +13,7 @@
 #![feature(asm_experimental_arch)]
 
 mod access;
+mod bridge;
 mod frame;
 mod maps;
 mod observe;

@@ -1,4 +1,6 @@
 //! The kernel maps. The agent fills all but the flows, the cursors and what is counted.
+//!
+//! What is pinned outlives the programs, and other programs take it over: see `mesh_common::abi::layout`.
 
 use aya_ebpf::{
     macros::map,
@@ -9,7 +11,7 @@ use mesh_common::{
     abi::{
         Address, Attachment, Backend, Counter, Dialled, DialledKey, Endpoint, EndpointKey, Flow, FlowKey,
         MacKey, Network, Node, NodeIndex, Service, ServiceKey, Settings, Slot, Station, SubnetKey, Uplink,
-        capacity,
+        capacity, layout::FlowBefore,
     },
 };
 
@@ -52,6 +54,20 @@ pub static FLOWS: LruHashMap<FlowKey, Flow> = LruHashMap::pinned(capacity::FLOWS
 pub static CURSORS: Array<u64> = Array::pinned(capacity::SERVICES, 0);
 #[map]
 pub static DIALLED: LruHashMap<DialledKey, Dialled> = LruHashMap::pinned(capacity::DIALLED, 0);
+
+/// The flows as the programs before these keep them, while these are loaded to bridge: see `bridge`. The agent puts the
+/// older programs' own map in the place of this one.
+#[map]
+pub static FLOWS_BEFORE: LruHashMap<FlowKey, FlowBefore> = LruHashMap::with_max_entries(1, 0);
+/// Which table of flows is read while bridging: 0 for the older.
+#[map]
+pub static PHASE: Array<u32> = Array::with_max_entries(1, 0);
+/// The flow that was last looked up while bridging.
+#[map]
+pub static RECALLED: PerCpuArray<Flow> = PerCpuArray::with_max_entries(1, 0);
+/// A flow on its way into the older table.
+#[map]
+pub static LAID_OUT: PerCpuArray<FlowBefore> = PerCpuArray::with_max_entries(1, 0);
 
 /// Packets lost, by reason.
 #[map]

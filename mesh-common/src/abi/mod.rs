@@ -6,8 +6,11 @@
 mod address;
 mod endpoint;
 mod flow;
+pub mod layout;
 mod node;
 mod observe;
+#[cfg(any(feature = "other-layout", feature = "other-layout-before"))]
+mod other_flow;
 pub(crate) mod pod;
 mod service;
 mod settings;
@@ -17,17 +20,17 @@ pub use address::{Address, Family};
 pub use endpoint::{
     Attachment, Endpoint, EndpointKey, MacKey, Network, Station, SubnetKey, VNI_MAX, network_flags,
 };
-pub use flow::{Flow, FlowKey, Space, flow_flags};
+#[cfg(not(feature = "other-layout"))]
+pub use flow::Flow;
+pub use flow::{FlowKey, Space, flow_flags};
 pub use node::{Node, NodeIndex, Uplink};
 pub use observe::{Counter, Hook, Outcome, TRACE_BYTES, Trace};
+#[cfg(feature = "other-layout")]
+pub use other_flow::OtherFlow as Flow;
 pub use pod::Pod;
 pub use service::{Backend, BackendIndex, Scheduler, Service, ServiceKey, Slot, service_flags};
 pub use settings::{HOST_ALIAS_V4, HOST_ALIAS_V6, MASQUERADE_PORTS, Settings, settings_flags};
 pub use socket::{Dialled, DialledKey};
-
-/// Changes whenever the layout or the meaning of a map changes, so that an agent never takes over maps of
-/// another layout.
-pub const LAYOUT_VERSION: u32 = 2;
 
 /// The entries of each kernel map.
 pub mod capacity {
@@ -46,13 +49,13 @@ pub mod capacity {
     /// Subnets of all networks.
     pub const SUBNETS: u32 = 1 << 13;
     /// Nodes.
-    pub const NODES: u32 = 1 << 10;
+    pub const NODES: u32 = if cfg!(feature = "other-layout") { 1 << 11 } else { 1 << 10 };
     /// Addresses of this node.
     pub const LOCALS: u32 = 1 << 12;
     /// Interfaces of this node that lead outside.
     pub const UPLINKS: u32 = 1 << 8;
     /// Directions of flows.
-    pub const FLOWS: u32 = 1 << 18;
+    pub const FLOWS: u32 = if cfg!(feature = "other-layout") { 1 << 17 } else { 1 << 18 };
     /// Sockets of this node that speak to published ports.
     pub const DIALLED: u32 = 1 << 14;
     /// Bytes of the ring of traces.

@@ -5,47 +5,49 @@
 //! finds, each in one atomic step:
 //!
 //! ```text
-//! bpf/v1/SERVICES …            the maps, by the version of their layout
+//! bpf/maps/SERVICES-v1-…       the maps, by their layouts
 //! bpf/links/endpoint_tc-7      a program on the ingress of interface 7
 //! bpf/links/underlay_xdp-3-native
 //! bpf/links/connect4           a program on the root of the control groups
 //! ```
 //!
-//! Links are not under the version: those of an older layout are taken over too, and their programs, which
-//! keep the older maps alive, work on until then.
+//! Links know nothing of layouts: those of an earlier agent with other maps are taken over too, and their programs, which
+//! keep the earlier maps alive, work on until then. See `takeover`.
 
 mod attach;
 mod bpffs;
+mod carry;
 mod cgroup;
 mod error;
 mod home;
+mod layout;
 mod log;
 mod map;
 mod planned;
 mod sys;
+mod takeover;
 
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, fs, io, path::Path};
+use std::{collections::BTreeMap, os::fd::AsFd, path::Path};
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Map, MapError, MapInfo},
+    maps::Map,
     programs::{Program, ProgramError},
-    sys::SyscallError,
 };
-use aya_obj::{EbpfSectionKind, Object, generated::bpf_map_type};
-use mesh_common::abi::LAYOUT_VERSION;
 
 pub use attach::{Attached, Hook, XdpOutcome};
 pub use error::DatapathError;
 pub use map::{ArrayTable, HashTable, PerCpuTable, Raw, TrieTable};
 pub use planned::KernelMaps;
+pub use takeover::Report;
 
 use self::log::ProgramLog;
 use bpffs::BpfFs;
 use error::chain;
+use takeover::{MAPS, NEXT, Preparation, TakeOver};
 
 /// The loaded object. What it has pinned and attached stays when this is dropped.
 #[derive(Debug)]
@@ -54,41 +56,113 @@ pub struct Datapath {
     ebpf: Ebpf,
     maps: BTreeMap<String, Map>,
     log: Option<ProgramLog>,
+    /// The take-over of another layout's data plane, until it is committed.
+    takeover: Option<TakeOver>,
 }
 
 impl Datapath {
     /// Loads `object` for the network namespace with `netns_cookie`, with the maps that are pinned under
-    /// `run_dir` if there are any of the same shape, and fresh ones in the place of all others.
+    /// `run_dir` if they are laid out as the object wants them. In the place of all others it makes new ones, with
+    /// what the earlier ones hold; see [`Datapath::commit`].
     ///
     /// The object's bytes must be aligned to four, as `aya::include_bytes_aligned!` makes them.
     pub fn open(run_dir: &Path, object: &[u8], netns_cookie: u64) -> Result<Self, DatapathError> {
         let fs = BpfFs::open(run_dir)?;
-        let layout = format!("v{LAYOUT_VERSION}");
-        fs.make_directory(&layout)?;
         fs.make_directory(attach::LINKS)?;
-        fs.keep_only(&[&layout, attach::LINKS])?;
+        fs.keep_only(&[MAPS, NEXT, attach::LINKS])?;
+        let preparation = Preparation::new(&fs, object)?;
+        Self::load(&fs, object, netns_cookie, &preparation)
+            .and_then(|(ebpf, maps, log)| {
+                let takeover = preparation.fill(&fs)?;
+                Ok((ebpf, maps, log, takeover))
+            })
+            .inspect_err(|_| give_up(&fs))
+            .and_then(|(ebpf, maps, log, takeover)| {
+                let datapath = Self { fs, ebpf, maps, log, takeover };
+                datapath.sweep()?;
+                Ok(datapath)
+            })
+    }
 
-        let defined = pinnable_maps(object)?;
+    /// Whether the maps of another layout are still those that hold, and new ones stand beside them.
+    #[must_use]
+    pub fn is_taking_over(&self) -> bool {
+        self.takeover.is_some()
+    }
+
+    /// Ends a take-over, once the tables are filled and the programs attached: carries over what has changed since, and
+    /// makes the new maps those that hold. Returns what came of it; none if there was nothing to take over.
+    ///
+    /// The programs may have to be attached once more after it: see [`Report::attach_again`].
+    ///
+    /// # Errors
+    /// When programs of the earlier agent still run, or the kernel refuses. Nothing of what holds is changed then.
+    pub fn commit(&mut self, object: &[u8], netns_cookie: u64) -> Result<Option<Report>, DatapathError> {
+        let Some(mut takeover) = self.takeover.take() else { return Ok(None) };
+        let settled = self.settle(&mut takeover).inspect_err(|_| give_up(&self.fs));
+        settled?;
+        let bridges = takeover.bridges;
+        let mut report = takeover.commit(&self.fs)?;
+        if bridges {
+            // The same programs without the bridge; they find everything pinned.
+            let preparation = Preparation::new(&self.fs, object)?;
+            let (ebpf, maps, log) = Self::load(&self.fs, object, netns_cookie, &preparation)?;
+            self.takeover = preparation.fill(&self.fs)?;
+            (self.ebpf, self.maps, self.log) = (ebpf, maps, log);
+            report.attach_again = true;
+        }
+        Ok(Some(report))
+    }
+
+    /// Gives a take-over up: what held holds on.
+    pub fn abandon(&mut self) {
+        if self.takeover.take().is_some() {
+            give_up(&self.fs);
+        }
+    }
+
+    fn settle(&mut self, takeover: &mut TakeOver) -> Result<(), DatapathError> {
+        let links = self.foreign()?;
+        if !links.is_empty() {
+            return Err(DatapathError::NotReplaced { links });
+        }
+        takeover.settle()?;
+        if takeover.bridges {
+            // From here on the new table of flows is the one that is read.
+            let phase = self.maps.get("PHASE");
+            let Some(Map::Array(phase)) = phase else {
+                return Err(DatapathError::Missing { what: "map", name: "PHASE".to_owned() });
+            };
+            sys::update(phase.fd().as_fd(), &0_u32, &1_u32).map_err(takeover::phase_fault)?;
+        }
+        Ok(())
+    }
+
+    /// Loads the object with the maps that were prepared.
+    fn load(
+        fs: &BpfFs,
+        object: &[u8],
+        netns_cookie: u64,
+        preparation: &Preparation,
+    ) -> Result<Loaded, DatapathError> {
+        let paths = preparation.paths(fs);
+        let bridging = u32::from(preparation.bridges());
         let mut loader = EbpfLoader::new();
-        for (name, shape) in &defined {
-            let path = fs.path(&layout).join(name);
-            discard_if_unlike(&path, name, shape)?;
-            loader.map_pin_path(name.as_str(), path);
+        for (name, path) in &paths {
+            loader.map_pin_path(name.as_str(), path.as_path());
         }
         loader.override_global("NETNS_COOKIE", &netns_cookie, true);
+        loader.override_global("BRIDGING", &bridging, true);
         let mut ebpf = loader.load(object).map_err(|error| DatapathError::Load { why: chain(&error) })?;
         let mut programs: Vec<(&str, &mut Program)> = ebpf.programs_mut().collect();
         programs.sort_unstable_by_key(|(name, _)| *name);
         for (name, program) in programs {
             load(name, program)?;
         }
-
         let log = ProgramLog::of(&mut ebpf);
         let names: Vec<String> = ebpf.maps().map(|(name, _)| name.to_owned()).collect();
         let maps = names.into_iter().filter_map(|name| ebpf.take_map(&name).map(|map| (name, map))).collect();
-        let datapath = Self { fs, ebpf, maps, log };
-        datapath.sweep()?;
-        Ok(datapath)
+        Ok((ebpf, maps, log))
     }
 
     /// Tells what the programs have logged.
@@ -105,66 +179,14 @@ impl Datapath {
     }
 }
 
-/// What must agree before a pinned map is taken over.
-#[derive(Debug, PartialEq, Eq)]
-struct Shape {
-    kind: u32,
-    key: u32,
-    value: u32,
-    /// None for a ring, whose size in bytes aya rounds to what the machine's pages allow.
-    entries: Option<u32>,
-}
+/// The object in the kernel, its maps by name, and what its programs say.
+type Loaded = (Ebpf, BTreeMap<String, Map>, Option<ProgramLog>);
 
-/// The object's maps that outlive the agent: all but its constants, which are each load's own, and those of
-/// aya-log, which belong to one agent.
-fn pinnable_maps(object: &[u8]) -> Result<BTreeMap<String, Shape>, DatapathError> {
-    let object = Object::parse(object).map_err(|error| DatapathError::Load { why: chain(&error) })?;
-    Ok(object
-        .maps
-        .into_iter()
-        .filter(|(name, map)| {
-            let constants = matches!(
-                map.section_kind(),
-                EbpfSectionKind::Rodata | EbpfSectionKind::Data | EbpfSectionKind::Bss
-            );
-            !constants && !name.starts_with("AYA_LOG")
-        })
-        .map(|(name, map)| {
-            let ring = map.map_type() == bpf_map_type::BPF_MAP_TYPE_RINGBUF as u32;
-            let shape = Shape {
-                kind: map.map_type(),
-                key: map.key_size(),
-                value: map.value_size(),
-                entries: (!ring).then(|| map.max_entries()),
-            };
-            (name, shape)
-        })
-        .collect())
-}
-
-/// Removes a pin whose map is not of this shape: aya would take it over unseen.
-fn discard_if_unlike(path: &Path, name: &str, wanted: &Shape) -> Result<(), DatapathError> {
-    let found = match MapInfo::from_pin(path) {
-        Ok(info) => Some(Shape {
-            kind: info.map_type().map_or(u32::MAX, |kind| kind as u32),
-            key: info.key_size(),
-            value: info.value_size(),
-            entries: wanted.entries.map(|_| info.max_entries()),
-        }),
-        Err(MapError::SyscallError(SyscallError { io_error, .. }))
-            if io_error.kind() == io::ErrorKind::NotFound =>
-        {
-            return Ok(());
-        }
-        // Not a map at all.
-        Err(_) => None,
-    };
-    if found.as_ref() == Some(wanted) {
-        return Ok(());
+/// Takes the maps away that were made for a take-over that came to nothing.
+fn give_up(fs: &BpfFs) {
+    if let Err(error) = fs.clear(NEXT) {
+        tracing::warn!(%error, "maps that are not needed stay pinned until the next start");
     }
-    tracing::warn!(map = name, ?found, ?wanted, "a pinned map of another shape is replaced by an empty one");
-    fs::remove_file(path)
-        .map_err(|source| DatapathError::File { doing: format!("remove the pin of the map {name}"), source })
 }
 
 fn load(name: &str, program: &mut Program) -> Result<(), DatapathError> {

@@ -259,7 +259,11 @@ impl Node {
     /// # Errors
     /// If it is not pinned.
     pub fn map_pin(&self, map: &str) -> Result<PathBuf> {
-        let found = self.pins()?.into_iter().find(|pin| pin.ends_with(map));
+        // Its layout follows its name.
+        let is_its = |pin: &PathBuf| {
+            pin.file_name().and_then(|name| name.to_str()?.split('-').next()).is_some_and(|name| name == map)
+        };
+        let found = self.pins()?.into_iter().find(is_its);
         found.with_context(|| format!("{} has no pinned map {map}", self.name))
     }
 

@@ -18,6 +18,8 @@ impl Verdict {
     pub const PASS: Self = Self { outcome: Outcome::Pass, detail: 0 };
     /// It goes back out of the interface that it came in by.
     pub const REPLY: Self = Self { outcome: Outcome::Reply, detail: 0 };
+    /// It was for the node's tables, and ends here.
+    pub const LEARN: Self = Self { outcome: Outcome::Learn, detail: 0 };
 
     /// It is lost, and counted.
     #[inline(always)]
@@ -83,6 +85,7 @@ impl fmt::Debug for Verdict {
         match self.outcome {
             Outcome::Pass => f.write_str("pass"),
             Outcome::Reply => f.write_str("reply"),
+            Outcome::Learn => f.write_str("learn"),
             Outcome::Drop => write!(f, "drop ({})", self.reason().map_or("?", Reason::label)),
             Outcome::Refuse => write!(f, "refuse ({})", self.reason().map_or("?", Reason::label)),
             Outcome::Deliver => write!(f, "deliver to {}", self.detail),

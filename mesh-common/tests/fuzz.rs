@@ -35,7 +35,7 @@ fn run(world: &World, frame: &Frame) -> Verdict {
             match verdict.outcome() {
                 Outcome::Pass => assert_eq!(early.bytes(), frame.bytes, "what XDP passes on is untouched"),
                 Outcome::Deliver | Outcome::Host => panic!("XDP cannot deliver: {verdict:?}"),
-                Outcome::Drop | Outcome::Reply | Outcome::Refuse | Outcome::Transmit => {}
+                Outcome::Drop | Outcome::Learn | Outcome::Reply | Outcome::Refuse | Outcome::Transmit => {}
             }
             let verdict = pipeline::from_underlay(&mut packet, &tables);
             if verdict.outcome() == Outcome::Pass {
@@ -72,7 +72,7 @@ fn packets_nearly_right() {
         Outcome::ALL.map(Outcome::label).iter().zip(outcomes).collect::<Vec<_>>()
     );
     // A fuzzer that gets nothing through would find nothing.
-    assert!(outcomes.iter().all(|count| *count * 100 > packets), "{outcomes:?}");
+    assert!(outcomes.iter().all(|count| *count * 200 > packets), "{outcomes:?}");
 }
 
 #[test]

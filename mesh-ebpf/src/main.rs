@@ -95,7 +95,7 @@ pub fn underlay_xdp(context: XdpContext) -> u32 {
         // SAFETY: plain numbers.
         Outcome::Transmit => (unsafe { helpers::generated::bpf_redirect(verdict.detail(), 0) }) as u32,
         // This hook delivers nothing: `KernelTables::<true>::DELIVERS` is false.
-        Outcome::Drop | Outcome::Deliver | Outcome::Host => XDP_DROP,
+        Outcome::Drop | Outcome::Deliver | Outcome::Host | Outcome::Learn => XDP_DROP,
     }
 }
 
@@ -131,7 +131,7 @@ fn at_tc_end(
     let result = unsafe {
         match verdict.outcome() {
             Outcome::Pass => return TC_ACT_OK,
-            Outcome::Drop => return TC_ACT_SHOT,
+            Outcome::Drop | Outcome::Learn => return TC_ACT_SHOT,
             Outcome::Reply | Outcome::Refuse => helpers::generated::bpf_redirect(ingress, 0),
             Outcome::Host => helpers::generated::bpf_redirect(verdict.detail(), 0),
             Outcome::Deliver => helpers::generated::bpf_redirect_peer(verdict.detail(), 0),

@@ -44,7 +44,8 @@ pub struct MacKey {
 }
 
 /// The endpoint that has a MAC address: how a tunnelled client packet, whose destination is still the published
-/// address, names its backend, and the backend before that.
+/// address, names its backend, and the backend before that. Nodes stand here by their [`node_mac`](super::node_mac), on
+/// the VNI 0, which no network has.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Station {

@@ -14,6 +14,9 @@ pub enum Space {
     Entry = 2,
     /// Answers from the outside world to masqueraded tasks.
     Outside = 3,
+    /// Clients' packets to published ports that live on another node than the ring says, with the backend's VNI: a
+    /// [`ForwardingAddress`] that was left here.
+    Moved = 4,
 }
 
 /// One direction of a conversation, as its packets look before they are translated.
@@ -83,7 +86,37 @@ pub mod flow_flags {
     pub const RST: u32 = 8;
 }
 
-pod!(FlowKey, Flow);
+/// For how long a UDP flow is one after its last packet, in seconds: what RFC 4787 (section 4.3, REQ-5) asks of a NAT
+/// at least.
+pub const UDP_IDLE: u64 = 120;
+
+/// What one node tells another by a tunnel of its network: a flow lives with a backend of mine, although it is yours that
+/// the ring names.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct ForwardingAddress {
+    /// The client's address.
+    pub client: Address,
+    /// The published address.
+    pub published: Address,
+    /// The backend's address in its network.
+    pub backend: Address,
+    /// The client's port.
+    pub client_port: [u8; 2],
+    /// The published port.
+    pub port: [u8; 2],
+    /// The IP protocol number.
+    pub protocol: u8,
+    /// Zero.
+    pub reserved: [u8; 3],
+}
+
+impl ForwardingAddress {
+    /// The EtherType of the frame that it travels in: one that IEEE 802 leaves to local use.
+    pub const ETHER_TYPE: u16 = 0x88b5;
+}
+
+pod!(FlowKey, Flow, ForwardingAddress);
 
 #[cfg(test)]
 mod tests {
@@ -93,5 +126,6 @@ mod tests {
     fn no_padding() {
         assert_eq!(size_of::<FlowKey>(), 32 + 4 + 4 + 8);
         assert_eq!(size_of::<Flow>(), 32 + 4 + 12 + 8 + 8);
+        assert_eq!(size_of::<ForwardingAddress>(), 3 * 16 + 8);
     }
 }

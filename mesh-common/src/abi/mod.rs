@@ -22,8 +22,8 @@ pub use endpoint::{
 };
 #[cfg(not(feature = "other-layout"))]
 pub use flow::Flow;
-pub use flow::{FlowKey, Space, flow_flags};
-pub use node::{Node, NodeIndex, Uplink};
+pub use flow::{FlowKey, ForwardingAddress, Space, UDP_IDLE, flow_flags};
+pub use node::{Node, NodeIndex, Uplink, node_mac};
 pub use observe::{Counter, Hook, Outcome, TRACE_BYTES, Trace};
 #[cfg(feature = "other-layout")]
 pub use other_flow::OtherFlow as Flow;

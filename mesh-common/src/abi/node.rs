@@ -1,6 +1,7 @@
 //! The nodes of the mesh, and the interfaces of this one.
 
-use super::{Address, pod::pod};
+use super::{Address, Family, pod::pod};
+use crate::hash;
 
 /// Where a node stands in the table of nodes. 0 is no node.
 pub type NodeIndex = u32;
@@ -15,6 +16,27 @@ pub struct Node {
     pub ifindex: u32,
     /// The longest outer IP packet that the route takes, in bytes.
     pub mtu: u32,
+    /// The MAC address that names it inside tunnels: [`node_mac`] of its address.
+    pub mac: [u8; 6],
+    /// Zero.
+    pub reserved: [u8; 2],
+}
+
+/// The MAC address that names a node inside tunnels, where its underlay address has no room: locally administered, then
+/// an IPv4 address behind `4e`, or 40 bits of a hash of an IPv6 address behind another first byte.
+#[must_use]
+pub fn node_mac(address: Address) -> [u8; 6] {
+    match address.family() {
+        Family::V4 => {
+            let [a, b, c, d] = address.v4_octets();
+            [0x02, 0x4e, a, b, c, d]
+        }
+        Family::V6 => {
+            let [high, low] = address.0.map(u64::from_le);
+            let [a, b, c, d, e, ..] = hash::words(0, [high, low]).to_le_bytes();
+            [0x06, a, b, c, d, e]
+        }
+    }
 }
 
 /// An interface of this node by which the outside world is reached; keyed by interface index.
@@ -43,7 +65,7 @@ mod tests {
 
     #[test]
     fn no_padding() {
-        assert_eq!(size_of::<Node>(), 16 + 8);
+        assert_eq!(size_of::<Node>(), 16 + 8 + 8);
         assert_eq!(size_of::<Uplink>(), 32 + 8 + 8);
     }
 }

@@ -34,6 +34,8 @@ pub enum Outcome {
     Transmit = 5,
     /// Dropped, and its sender told.
     Refuse = 6,
+    /// Taken note of: one node's word to another.
+    Learn = 7,
 }
 
 impl Hook {
@@ -54,8 +56,16 @@ impl Hook {
 
 impl Outcome {
     /// Each outcome, in the order of its number.
-    pub const ALL: [Self; 7] =
-        [Self::Pass, Self::Drop, Self::Reply, Self::Deliver, Self::Host, Self::Transmit, Self::Refuse];
+    pub const ALL: [Self; 8] = [
+        Self::Pass,
+        Self::Drop,
+        Self::Reply,
+        Self::Deliver,
+        Self::Host,
+        Self::Transmit,
+        Self::Refuse,
+        Self::Learn,
+    ];
 
     /// Its name in output and metrics.
     #[must_use]
@@ -68,6 +78,7 @@ impl Outcome {
             Self::Host => "host",
             Self::Transmit => "transmit",
             Self::Refuse => "refuse",
+            Self::Learn => "learn",
         }
     }
 }
@@ -141,6 +152,6 @@ mod tests {
         for (index, outcome) in Outcome::ALL.into_iter().enumerate() {
             assert_eq!(outcome as usize, index);
         }
-        assert_eq!(Counter::index(Hook::Xdp, Outcome::Refuse) + 1, Counter::COUNT);
+        assert_eq!(Counter::index(Hook::Xdp, Outcome::Learn) + 1, Counter::COUNT);
     }
 }

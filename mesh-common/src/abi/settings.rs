@@ -45,6 +45,12 @@ pub struct Settings {
 pub mod settings_flags {
     /// Answers go straight to the client rather than through the entry node.
     pub const RETURN_DIRECT: u32 = 1;
+    /// A flow that this node does not know is taken here rather than asked for elsewhere.
+    pub const NO_SECOND_CHANCE: u32 = 2;
+    /// Each packet goes to the backend that its entry node chose, whatever this node remembers of its flow.
+    pub const FORGETFUL: u32 = 4;
+    /// The node that a flow enters by remembers its backend, for all schedulers.
+    pub const ENTRY_CACHE: u32 = 8;
 }
 
 pod!(Settings);

@@ -5,7 +5,7 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use super::{NodeTables, Subnet, Way};
 use crate::abi::{
     Address, Attachment, Backend, BackendIndex, Endpoint, EndpointKey, Family, MacKey, Network, Node,
-    NodeIndex, Scheduler, Service, ServiceKey, Settings, Slot, Station, Uplink,
+    NodeIndex, Scheduler, Service, ServiceKey, Settings, Slot, Station, Uplink, node_mac,
 };
 
 /// The VXLAN port of [`NodeTables::new`]: the one that IANA gave it.
@@ -85,7 +85,7 @@ impl NodeTables {
         let mut node = Self::default();
         node.settings =
             Settings { address, node: index, vxlan_port: VXLAN_PORT.to_be_bytes(), ..Settings::default() };
-        node.set_node(index, Node { address, ..Node::default() });
+        node.set_node(index, Node { address, mac: node_mac(address), ..Node::default() });
         node.locals.insert(address, 0);
         node
     }
@@ -93,15 +93,17 @@ impl NodeTables {
     /// Takes note of another node, reached by an interface that takes outer packets of `mtu` bytes.
     pub fn add_peer(&mut self, index: NodeIndex, address: impl Into<IpAddr>, ifindex: u32, mtu: u32) {
         let address = Address::from(address.into());
-        self.set_node(index, Node { address, ifindex, mtu });
+        self.set_node(index, Node { address, ifindex, mtu, mac: node_mac(address), reserved: [0; 2] });
         self.peers.insert(address, index);
     }
 
-    fn set_node(&mut self, index: NodeIndex, node: Node) {
-        let Ok(index) = usize::try_from(index) else { return };
+    fn set_node(&mut self, number: NodeIndex, node: Node) {
+        let Ok(index) = usize::try_from(number) else { return };
         if self.nodes.len() <= index {
             self.nodes.resize(index.saturating_add(1), Node::default());
         }
+        let station = Station { node: number, ..Station::default() };
+        self.stations.insert(MacKey { vni: 0, mac: node.mac, reserved: [0; 2] }, station);
         if let Some(entry) = self.nodes.get_mut(index) {
             *entry = node;
         }

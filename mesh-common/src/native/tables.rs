@@ -134,7 +134,8 @@ const LOOPBACK: Address = Address::from_v6(core::net::Ipv6Addr::LOCALHOST.octets
 
 static NO_BACKEND: Backend =
     Backend { address: Address::UNSPECIFIED, vni: 0, node: 0, mac: [0; 6], reserved: [0; 2] };
-static NO_NODE: Node = Node { address: Address::UNSPECIFIED, ifindex: 0, mtu: 0 };
+static NO_NODE: Node =
+    Node { address: Address::UNSPECIFIED, ifindex: 0, mtu: 0, mac: [0; 6], reserved: [0; 2] };
 
 /// The entry of an array of the kernel's, which has them all from its beginning.
 fn entry<'a, T>(entries: &'a [T], index: u32, capacity: u32, unused: &'a T) -> Option<&'a T> {

@@ -3,60 +3,89 @@
 use super::datagram::{Datagram, tcp};
 use crate::{
     Reason, Tables,
-    abi::{Backend, BackendIndex, Flow, Scheduler, Service, Settings, Space, flow_flags},
+    abi::{
+        Backend, BackendIndex, Flow, Scheduler, Service, Settings, Slot, Space, UDP_IDLE, flow_flags,
+        settings_flags,
+    },
     hash,
     wire::protocol,
 };
 
-/// The backend of a new flow, and its index. A service whose scheduler counts takes no flow that is under way.
+/// The slot of a service's ring that a flow's hash names.
 #[inline(always)]
-pub(super) fn choose<'a, T: Tables>(
+pub(super) fn slot<T: Tables>(
+    tables: &T,
+    settings: &Settings,
+    service: &Service,
+    datagram: &Datagram,
+) -> Option<Slot> {
+    if service.slots == 0 {
+        return None;
+    }
+    let key = &datagram.key;
+    let hash = hash::flow(settings.seed, key.source, key.source_port, key.destination_port, key.protocol);
+    tables.slot(service.first_slot.wrapping_add(hash::slot(hash, service.slots)))
+}
+
+/// The slot that a flow which this node does not know belongs to. A service whose scheduler counts gives one that begins
+/// its turn; one that is under way may have begun at another node: it is asked for where its hash says.
+#[inline(always)]
+fn choose<T: Tables>(
+    tables: &T,
+    settings: &Settings,
+    service: &Service,
+    datagram: &Datagram,
+) -> Result<Slot, Reason> {
+    if service.scheduler == Scheduler::Rr as u8 && service.slots != 0 && datagram.may_begin() {
+        let turn = (tables.turn(service.id) % u64::from(service.slots)) as u32;
+        return tables.slot(service.first_slot.wrapping_add(turn)).ok_or(Reason::NoBackend);
+    }
+    slot(tables, settings, service, datagram).ok_or(Reason::NoBackend)
+}
+
+/// The backend of a flow to a virtual IP that begins, and its index. A service whose scheduler counts takes none that is
+/// under way: the client's node would know it.
+#[inline(always)]
+pub(super) fn choose_for_task<'a, T: Tables>(
     tables: &'a T,
     settings: &Settings,
     service: &Service,
     datagram: &Datagram,
 ) -> Result<(BackendIndex, &'a Backend), Reason> {
-    if service.slots == 0 {
-        return Err(Reason::NoBackend);
+    if service.scheduler == Scheduler::Rr as u8 && !datagram.may_begin() {
+        return Err(Reason::NoFlow);
     }
-    let key = &datagram.key;
-    let turn = if service.scheduler == Scheduler::Rr as u8 {
-        if !datagram.may_open() || key.protocol == protocol::TCP && !datagram.is_syn() {
-            return Err(Reason::NoFlow);
-        }
-        (tables.turn(service.id) % u64::from(service.slots)) as u32
-    } else {
-        let hash = hash::flow(settings.seed, key.source, key.source_port, key.destination_port, key.protocol);
-        hash::slot(hash, service.slots)
-    };
-    let slot = tables.slot(service.first_slot.wrapping_add(turn)).ok_or(Reason::NoBackend)?;
+    let slot = choose(tables, settings, service, datagram)?;
     let backend = tables.backend(slot.current()).ok_or(Reason::NoBackend)?;
     Ok((slot.current(), backend))
 }
 
-/// The backend of a packet on the node that it enters by. Maglev hashing needs no memory for this; round robin
-/// remembers its choice.
+/// The slot of a packet on the node that it enters by. Maglev hashing needs no memory for this; round robin remembers its
+/// choice.
 #[inline(always)]
-pub(super) fn choose_at_entry<'a, T: Tables>(
-    tables: &'a T,
+pub(super) fn choose_at_entry<T: Tables>(
+    tables: &T,
     settings: &Settings,
     service: &Service,
     datagram: &mut Datagram,
-) -> Result<&'a Backend, Reason> {
-    if service.scheduler == Scheduler::Mh as u8 {
-        return choose(tables, settings, service, datagram).map(|(_, backend)| backend);
+) -> Result<Slot, Reason> {
+    if service.scheduler == Scheduler::Mh as u8 && settings.flags & settings_flags::ENTRY_CACHE == 0 {
+        return slot(tables, settings, service, datagram).ok_or(Reason::NoBackend);
     }
     if let Some(flow) = tables.flow(datagram.key_in(Space::Entry, 0))
         && flow.service == service.id
         && !is_over(&flow, datagram)
     {
         mark(tables, &flow, datagram);
-        return tables.backend(flow.backend).ok_or(Reason::NoBackend);
+        return Ok(Slot::new(flow.backend, [0; Slot::HISTORY]));
     }
-    let (index, backend) = choose(tables, settings, service, datagram)?;
-    let flow = Flow { backend: index, service: service.id, seen: tables.now(), ..Flow::default() };
-    tables.put_flow(&datagram.key, &flow);
-    Ok(backend)
+    let slot = choose(tables, settings, service, datagram)?;
+    if datagram.may_begin() || service.scheduler == Scheduler::Mh as u8 {
+        let flow =
+            Flow { backend: slot.current(), service: service.id, seen: tables.now(), ..Flow::default() };
+        tables.put_flow(&datagram.key, &flow);
+    }
+    Ok(slot)
 }
 
 /// Whether a flow has ended, and this packet opens another between the same ports.
@@ -64,6 +93,22 @@ pub(super) fn choose_at_entry<'a, T: Tables>(
 pub(super) fn is_over(flow: &Flow, datagram: &Datagram) -> bool {
     datagram.is_syn() && flow.flags & (flow_flags::FIN | flow_flags::RST) != 0
 }
+
+/// Whether a flow that this node remembers is so long silent that another node may know one between the same ports: after
+/// its end, or where it has none, as by UDP.
+#[inline(always)]
+pub(super) fn is_stale<T: Tables>(tables: &T, flow: &Flow, datagram: &Datagram) -> bool {
+    let limit = match datagram.key.protocol {
+        protocol::UDP => UDP_IDLE,
+        _ if flow.flags & (flow_flags::FIN | flow_flags::RST) != 0 => TIME_WAIT,
+        _ => return false,
+    };
+    tables.now().saturating_sub(flow.seen) > limit
+}
+
+/// For how long a connection's last packets may be about, in seconds: what Linux makes of the two maximum segment lifetimes
+/// of RFC 9293, section 3.6.1.
+const TIME_WAIT: u64 = 60;
 
 /// Notes in the flow that the datagram was last looked up as that a packet passed, where there is anything new to note.
 #[inline(always)]

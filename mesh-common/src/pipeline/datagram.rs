@@ -314,6 +314,12 @@ impl Datagram {
         self.has_ports && !self.is_error()
     }
 
+    /// Whether a flow begins with it, as far as it tells: a datagram may always be a flow's first.
+    #[inline(always)]
+    pub(super) fn may_begin(&self) -> bool {
+        self.may_open() && (self.key.protocol != protocol::TCP || self.is_syn())
+    }
+
     /// Whether it is TCP or UDP, and may thus ask for a service's port.
     #[inline(always)]
     pub(super) fn is_transport(&self) -> bool {

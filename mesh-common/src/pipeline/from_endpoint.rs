@@ -7,8 +7,10 @@ use super::{
     datagram::Datagram,
     deliver, echo, go,
     lookup::{self, Place},
-    neighbour, outside, published,
+    neighbour, outside,
+    published::Answer,
     remember::remember,
+    second_chance::Errand,
     settle, too_big,
     translate::{Rewrite, translate},
     tunnel::{self, Tunnel},
@@ -66,10 +68,12 @@ fn endpoint<P: Packet, T: Tables>(packet: &mut P, tables: &T, ifindex: u32) -> S
         None
     };
     let mut change = Rewrite::NONE;
+    let mut way = Way::NOWHERE;
     if let Some(flow) = known {
         balance::mark(tables, &flow, &datagram);
         if flow.flags & flow_flags::ROUTE == 0 {
-            return follow(packet, tables, &from, &mut datagram, &flow);
+            follow(packet, tables, &from, &mut datagram, &flow, &mut way)?;
+            return go(packet, tables, &mut datagram, &mut way);
         }
         change = Rewrite::from(&*flow);
     } else {
@@ -87,9 +91,8 @@ fn endpoint<P: Packet, T: Tables>(packet: &mut P, tables: &T, ifindex: u32) -> S
         }
         outside::masquerade(tables, &mut datagram, attachment, &mut change)?;
     }
-    let mut way = Way::NOWHERE;
     outside::go(packet, tables, &mut datagram, &change, &mut way)?;
-    go(packet, tables, &mut datagram, &way)
+    go(packet, tables, &mut datagram, &mut way)
 }
 
 /// The task that sends, and where it is.
@@ -115,15 +118,17 @@ fn follow<P: Packet, T: Tables>(
     from: &Sender<'_>,
     datagram: &mut Datagram,
     flow: &Flow,
-) -> Step {
+    way: &mut Way,
+) -> Result<(), Reason> {
     if flow.node != 0 {
-        translate(packet, datagram, &Rewrite::from(flow))?;
-        return published::answer(packet, tables, datagram, from.attachment.vni, flow.node);
+        *way = Way::Answer(Answer { vni: from.attachment.vni, entry: flow.node });
+        return translate(packet, datagram, &Rewrite::from(flow));
     }
     let endpoint =
         lookup::endpoint(tables, from.attachment.vni, &flow.destination).ok_or(Reason::NoSuchEndpoint)?;
     translate(packet, datagram, &Rewrite::from(flow))?;
-    forward(packet, tables, from, datagram, endpoint)
+    *way = Way::Settled(forward(packet, tables, from, datagram, endpoint)?);
+    Ok(())
 }
 
 /// A packet to an endpoint of the network, here or elsewhere.
@@ -139,8 +144,13 @@ fn forward<P: Packet, T: Tables>(
         return deliver::hand_over(packet, datagram, from.attachment.mac, endpoint.mac, endpoint.ifindex);
     }
     let node = tables.node(endpoint.node).ok_or(Reason::NoRoute)?;
-    let tunnel =
-        Tunnel { node, vni: from.attachment.vni, destination: endpoint.mac, source: from.attachment.mac };
+    let tunnel = Tunnel {
+        node,
+        vni: from.attachment.vni,
+        destination: endpoint.mac,
+        source: from.attachment.mac,
+        errand: Errand::FIRST,
+    };
     tunnel::encapsulate(packet, tables, datagram, &tunnel)
 }
 
@@ -162,7 +172,7 @@ fn ask<P: Packet, T: Tables>(
     if !datagram.may_open() {
         return Err(Reason::NoFlow);
     }
-    let (index, backend) = balance::choose(tables, from.settings, service, datagram)?;
+    let (index, backend) = balance::choose_for_task(tables, from.settings, service, datagram)?;
     let endpoint = lookup::endpoint(tables, backend.vni, &backend.address).ok_or(Reason::NoSuchEndpoint)?;
     let key = datagram.key_in(Space::Network, from.attachment.vni);
     // A task that reaches itself must not see its own address as the client's: its kernel would drop the packet, so the

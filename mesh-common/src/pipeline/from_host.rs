@@ -26,7 +26,7 @@ fn host<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Step {
     if let Some(service) = lookup::published(tables, &datagram, key.destination_port) {
         let mut way = Way::NOWHERE;
         published::enter(tables, &mut datagram, service, &mut way)?;
-        return go(packet, tables, &mut datagram, &way);
+        return go(packet, tables, &mut datagram, &mut way);
     }
     outside::answer(packet, tables, &mut datagram).unwrap_or(Err(Reason::NotPublished))
 }

@@ -9,13 +9,14 @@ use super::{
     neighbour::{self, Asker},
     outside,
     published::{self, Arrival, Returned},
+    second_chance::{self, Errand, Told},
     settle,
     translate::{Rewrite, translate},
     tunnel::{self, RETURN_MAC, VNI_PRESENT},
 };
 use crate::{
     Packet, Reason, Tables, Verdict,
-    abi::{Address, Space},
+    abi::{Address, ForwardingAddress, Space},
     wire::{ETHERNET, ether_type, ip_header, protocol},
 };
 
@@ -49,14 +50,14 @@ fn underlay<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Step {
         let outer = Outer { source: key.source, l4, traffic_class: datagram.traffic_class };
         let mut way = Way::NOWHERE;
         tunnelled(packet, tables, &mut datagram, &outer, &mut way)?;
-        return go(packet, tables, &mut datagram, &way);
+        return go(packet, tables, &mut datagram, &mut way);
     }
     if serving != 0
         && let Some(service) = lookup::published(tables, &datagram, key.destination_port)
     {
         let mut way = Way::NOWHERE;
         published::enter(tables, &mut datagram, service, &mut way)?;
-        return go(packet, tables, &mut datagram, &way);
+        return go(packet, tables, &mut datagram, &mut way);
     }
     if !T::DELIVERS {
         return Ok(Verdict::PASS);
@@ -94,6 +95,10 @@ fn tunnelled<P: Packet, T: Tables>(
     let is_return = ethernet.dst_addr == RETURN_MAC;
     if !T::DELIVERS && !is_return {
         *way = Way::Settled(Verdict::PASS);
+        return Ok(());
+    }
+    if ethernet.ether_type == ForwardingAddress::ETHER_TYPE.to_be() {
+        *way = Way::Told(Told { vni, peer, at: (inner + ETHERNET) as u8 });
         return Ok(());
     }
     if ethernet.ether_type == ether_type::ARP {
@@ -138,13 +143,21 @@ fn tunnelled<P: Packet, T: Tables>(
     }
     let service =
         lookup::published(tables, datagram, datagram.key.destination_port).ok_or(Reason::NotPublished)?;
+    let errand = Errand::from_byte(vxlan[7]);
+    let entry = if errand.is_first() {
+        peer
+    } else {
+        second_chance::entry(tables, &ethernet.src_addr).ok_or(Reason::NotAPeer)?
+    };
     *way = Way::Deliver(Arrival {
         service: service.id,
         target_port: service.target_port,
         vni,
         mac: ethernet.dst_addr,
-        entry: peer,
+        source: ethernet.src_addr,
+        entry,
         tunnel: bytes as u8,
+        errand,
     });
     Ok(())
 }

@@ -15,6 +15,7 @@ mod neighbour;
 mod outside;
 mod published;
 mod remember;
+mod second_chance;
 mod too_big;
 mod translate;
 mod tunnel;
@@ -27,7 +28,8 @@ pub use tunnel::overhead;
 use self::{
     datagram::Datagram,
     neighbour::Asker,
-    published::{Arrival, Forward, Returned},
+    published::{Answer, Arrival, Forward, Returned},
+    second_chance::Told,
 };
 use crate::{Packet, Reason, Tables, Verdict};
 
@@ -45,8 +47,12 @@ enum Way {
     Forward(Forward),
     /// A client's packet has come to the node of its backend.
     Deliver(Arrival),
+    /// A task answers a client.
+    Answer(Answer),
     /// A task's answer to a client has come to the entry node.
     Return(Returned),
+    /// Another node says where a flow lives.
+    Told(Told),
     /// A node without meshd asks for an address by ARP.
     AskedByArp(Asker),
     /// A node without meshd asks for an address by neighbour solicitation.
@@ -60,21 +66,31 @@ impl Way {
 
 /// Goes a way to its end.
 #[inline(always)]
-fn go<P: Packet, T: Tables>(packet: &mut P, tables: &T, datagram: &mut Datagram, way: &Way) -> Step {
+fn go<P: Packet, T: Tables>(packet: &mut P, tables: &T, datagram: &mut Datagram, way: &mut Way) -> Step {
     // A constant: it keeps what only other hooks can do out of this one's program.
     if !T::DELIVERS {
         return match way {
             Way::Settled(verdict) => Ok(*verdict),
             Way::Forward(to) => published::forward(packet, tables, datagram, to),
             Way::Return(returned) => published::returned(packet, tables, datagram, returned),
-            Way::Deliver(_) | Way::AskedByArp(_) | Way::Solicited(_) => Ok(Verdict::PASS),
+            Way::Deliver(_) | Way::Answer(_) | Way::Told(_) | Way::AskedByArp(_) | Way::Solicited(_) => {
+                Ok(Verdict::PASS)
+            }
         };
     }
     match way {
         Way::Settled(verdict) => Ok(*verdict),
         Way::Forward(to) => published::forward(packet, tables, datagram, to),
         Way::Return(returned) => published::returned(packet, tables, datagram, returned),
-        Way::Deliver(arrival) => published::deliver(packet, tables, datagram, arrival),
+        Way::Deliver(arrival) => {
+            let mut onward = Forward::NOWHERE;
+            match published::deliver(packet, tables, datagram, arrival, &mut onward)? {
+                Some(verdict) => Ok(verdict),
+                None => published::forward(packet, tables, datagram, &onward),
+            }
+        }
+        Way::Answer(to) => published::answer(packet, tables, datagram, to),
+        Way::Told(told) => second_chance::learn(packet, tables, told),
         Way::AskedByArp(asker) => neighbour::arp_from_tunnel(packet, tables, asker),
         Way::Solicited(asker) => neighbour::solicitation_from_tunnel(packet, tables, asker, datagram),
     }

@@ -6,6 +6,7 @@ use super::{
     Step,
     datagram::Datagram,
     lookup::{self, Place},
+    second_chance::Errand,
     tunnel::{self, Frame, Tunnel},
 };
 use crate::{
@@ -95,7 +96,8 @@ pub(super) fn arp_from_tunnel<P: Packet, T: Tables>(packet: &mut P, tables: &T, 
     let mac = endpoint.mac;
     packet.write(usize::from(asker.inner) + ETHERNET, &arp_reply(&request, mac)).ok_or(Reason::Malformed)?;
     let node = tables.node(asker.node).ok_or(Reason::NotAPeer)?;
-    let tunnel = Tunnel { node, vni: asker.vni, destination: request.sha, source: mac };
+    let tunnel =
+        Tunnel { node, vni: asker.vni, destination: request.sha, source: mac, errand: Errand::FIRST };
     answer_through_tunnel(packet, tables, asker, &tunnel, ether_type::ARP)
 }
 
@@ -184,7 +186,7 @@ pub(super) fn solicitation_from_tunnel<P: Packet, T: Tables>(
     packet.resize(l3 + ip_header(Family::V6) + NEIGHBOUR_MESSAGE).ok_or(Reason::NoRoom)?;
     write_advertisement(packet, l3, target, source, mac).ok_or(Reason::Malformed)?;
     let node = tables.node(asker.node).ok_or(Reason::NotAPeer)?;
-    let tunnel = Tunnel { node, vni: asker.vni, destination: asker.mac, source: mac };
+    let tunnel = Tunnel { node, vni: asker.vni, destination: asker.mac, source: mac, errand: Errand::FIRST };
     answer_through_tunnel(packet, tables, asker, &tunnel, ether_type::IPV6)
 }
 

@@ -5,6 +5,7 @@ use super::{
     datagram::Datagram,
     deliver, lookup, outside,
     remember::remember,
+    second_chance::{self, Errand},
     too_big,
     translate::{Rewrite, translate},
     tunnel::{self, RETURN_MAC, Tunnel},
@@ -26,33 +27,51 @@ pub(super) fn enter<T: Tables>(
     if !datagram.has_ports {
         return Err(Reason::Portless);
     }
-    let backend = balance::choose_at_entry(tables, settings, service, datagram)?;
-    if backend.node == settings.node {
-        if !T::DELIVERS {
-            *way = Way::Settled(Verdict::PASS);
-            return Ok(());
-        }
+    let slot = balance::choose_at_entry(tables, settings, service, datagram)?;
+    let backend = tables.backend(slot.current()).ok_or(Reason::NoBackend)?;
+    let source = second_chance::named(tables, slot, backend);
+    if backend.node != settings.node {
+        *way = Way::Forward(Forward {
+            node: backend.node,
+            vni: backend.vni,
+            mac: backend.mac,
+            source,
+            errand: Errand::FIRST,
+        });
+    } else if T::DELIVERS {
         *way = Way::Deliver(Arrival {
             service: service.id,
             target_port: service.target_port,
             vni: backend.vni,
             mac: backend.mac,
+            source,
             entry: settings.node,
             tunnel: 0,
+            errand: Errand::FIRST,
         });
-        return Ok(());
+    } else {
+        *way = Way::Settled(Verdict::PASS);
     }
-    *way = Way::Forward(Forward { node: backend.node, vni: backend.vni, mac: backend.mac });
     Ok(())
 }
 
 /// Whom a client's packet is for on another node.
 #[derive(Clone, Copy)]
 pub(super) struct Forward {
-    node: NodeIndex,
-    vni: u32,
+    pub(super) node: NodeIndex,
+    pub(super) vni: u32,
     /// The backend's MAC address.
-    mac: [u8; 6],
+    pub(super) mac: [u8; 6],
+    /// What stands for the sender: from the entry node the backend to ask next, or zero; from one that did not know the flow
+    /// the entry node.
+    pub(super) source: [u8; 6],
+    pub(super) errand: Errand,
+}
+
+impl Forward {
+    /// None yet.
+    pub(super) const NOWHERE: Self =
+        Self { node: 0, vni: 0, mac: [0; 6], source: [0; 6], errand: Errand::FIRST };
 }
 
 /// Sends a client's packet, untouched, to the node of its backend.
@@ -67,9 +86,14 @@ pub(super) fn forward<P: Packet, T: Tables>(
     let node = tables.node(to.node).ok_or(Reason::NoRoute)?;
     let mtu = tunnel::inner_mtu(node);
     if too_big::is_too_big(packet, mtu) {
+        // Only whom the packet came from straight can be told.
+        if !to.errand.is_first() {
+            return Err(Reason::TooBig);
+        }
         return too_big::answer(packet, datagram, &datagram.key.destination, mtu);
     }
-    let tunnel = Tunnel { node, vni: to.vni, destination: to.mac, source: network.gateway_mac };
+    let source = if to.source == [0; 6] { network.gateway_mac } else { to.source };
+    let tunnel = Tunnel { node, vni: to.vni, destination: to.mac, source, errand: to.errand };
     tunnel::encapsulate(packet, tables, datagram, &tunnel)
 }
 
@@ -81,75 +105,135 @@ pub(super) struct Arrival {
     /// The backends' port, or 0 to keep the client's.
     pub(super) target_port: [u8; 2],
     pub(super) vni: u32,
-    /// The MAC address of the backend that the entry node chose.
+    /// The MAC address of the backend that the entry node chose, or that is asked.
     pub(super) mac: [u8; 6],
+    /// The MAC address of the backend to ask next, if the packet comes straight from its entry node.
+    pub(super) source: [u8; 6],
     /// The entry node.
     pub(super) entry: NodeIndex,
     /// Bytes of the tunnel around the packet, or 0.
     pub(super) tunnel: u8,
+    pub(super) errand: Errand,
 }
 
-/// A client's packet at the node that delivers it: the flow is remembered in both directions.
+/// What a client's packet becomes for the task that it is delivered to.
+struct Landing {
+    change: Rewrite,
+    mac: [u8; 6],
+    ifindex: u32,
+}
+
+/// A client's packet at the node of a backend. `None` if it is to be passed on, where `onward` then says: its tunnel is gone.
 #[inline(never)]
 pub(super) fn deliver<P: Packet, T: Tables>(
     packet: &mut P,
     tables: &T,
     datagram: &mut Datagram,
-    arrival: &Arrival,
-) -> Step {
+    arrival: &mut Arrival,
+    onward: &mut Forward,
+) -> Result<Option<Verdict>, Reason> {
     if !datagram.has_ports {
         return Err(Reason::Portless);
     }
+    let mut landing = Landing { change: Rewrite::NONE, mac: [0; 6], ifindex: 0 };
+    let known = resume(tables, datagram, arrival, &mut landing)?;
+    if known == Known::No {
+        if second_chance::ask(tables, datagram, arrival, onward)? {
+            deliver::unwrap(packet, datagram, usize::from(arrival.tunnel))?;
+            return Ok(None);
+        }
+        take(tables, datagram, arrival, &mut landing)?;
+        if !outside::find_port(tables, &datagram.key, &mut landing.change, arrival.vni) {
+            return Err(Reason::NoPort);
+        }
+    }
+    if known != Known::Yes {
+        open(tables, datagram.key_in(Space::Published, arrival.vni), &landing.change, arrival);
+    }
     let network = tables.network(arrival.vni).ok_or(Reason::UnknownNetwork)?;
+    deliver::unwrap(packet, datagram, usize::from(arrival.tunnel))?;
+    translate(packet, datagram, &landing.change)?;
+    deliver::route_on(packet, datagram)?;
+    deliver::hand_over(packet, datagram, network.gateway_mac, landing.mac, landing.ifindex).map(Some)
+}
+
+/// Whether a node knows a packet's flow.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Known {
+    /// It does not, or the flow's task is gone.
+    No,
+    Yes,
+    /// Its client came by another entry node before.
+    ByAnotherEntry,
+}
+
+/// Finds what becomes of a packet whose flow this node knows.
+#[inline(never)]
+fn resume<T: Tables>(
+    tables: &T,
+    datagram: &mut Datagram,
+    arrival: &Arrival,
+    landing: &mut Landing,
+) -> Result<Known, Reason> {
+    let settings = tables.settings().ok_or(Reason::NotAttached)?;
+    let Some(flow) = tables.flow(datagram.key_in(Space::Published, arrival.vni)) else {
+        return Ok(Known::No);
+    };
+    if balance::is_over(&flow, datagram)
+        || balance::is_stale(tables, &flow, datagram) && !arrival.errand.is_last()
+    {
+        return Ok(Known::No);
+    }
+    let endpoint = lookup::endpoint(tables, arrival.vni, &flow.destination)
+        .filter(|endpoint| endpoint.ifindex != 0)
+        .filter(|endpoint| settings.flags & settings_flags::FORGETFUL == 0 || endpoint.mac == arrival.mac);
+    let Some(endpoint) = endpoint else { return Ok(Known::No) };
+    landing.change = Rewrite::from(&*flow);
+    landing.mac = endpoint.mac;
+    landing.ifindex = endpoint.ifindex;
+    if flow.node != arrival.entry {
+        return Ok(Known::ByAnotherEntry);
+    }
+    balance::mark(tables, &flow, datagram);
+    Ok(Known::Yes)
+}
+
+/// Finds what becomes of a packet that opens a flow to the backend that it was sent to.
+#[inline(never)]
+fn take<T: Tables>(
+    tables: &T,
+    datagram: &Datagram,
+    arrival: &Arrival,
+    landing: &mut Landing,
+) -> Result<(), Reason> {
     let key = MacKey { vni: arrival.vni, mac: arrival.mac, reserved: [0; 2] };
-    let target = tables.station(&key).ok_or(Reason::NoSuchEndpoint)?;
-    let mut change = Rewrite {
-        source: datagram.key.source,
-        destination: match datagram.family {
-            Family::V4 => target.v4,
-            Family::V6 => target.v6,
-        },
-        source_port: datagram.key.source_port,
+    let station = tables.station(&key).ok_or(Reason::NoSuchEndpoint)?;
+    let destination = match datagram.family {
+        Family::V4 => station.v4,
+        Family::V6 => station.v6,
+    };
+    if destination.is_unspecified() {
+        return Err(Reason::NoBackend);
+    }
+    let endpoint = lookup::endpoint(tables, arrival.vni, &destination)
+        .filter(|endpoint| endpoint.ifindex != 0)
+        .ok_or(Reason::NoSuchEndpoint)?;
+    if !datagram.may_open() {
+        return Err(Reason::NoFlow);
+    }
+    let key = &datagram.key;
+    landing.change = Rewrite {
+        source: key.source,
+        destination,
+        source_port: key.source_port,
         destination_port: match arrival.target_port {
-            [0, 0] => datagram.key.destination_port,
+            [0, 0] => key.destination_port,
             port => port,
         },
     };
-    if change.destination.is_unspecified() {
-        return Err(Reason::NoBackend);
-    }
-    let mut endpoint = lookup::endpoint(tables, arrival.vni, &change.destination);
-    let mut is_known = false;
-    if let Some(flow) = tables.flow(datagram.key_in(Space::Published, arrival.vni))
-        && !balance::is_over(&flow, datagram)
-    {
-        // A new connection goes where the ring says now; an old one stays where it is, while that is there.
-        let old = lookup::endpoint(tables, arrival.vni, &flow.destination).filter(|old| old.ifindex != 0);
-        if old.is_some() && (flow.destination == change.destination || !datagram.is_syn()) {
-            change.destination = flow.destination;
-            change.destination_port = flow.destination_port;
-            change.source_port = flow.source_port;
-            endpoint = old;
-            is_known = flow.node == arrival.entry;
-            if is_known {
-                balance::mark(tables, &flow, datagram);
-            }
-        }
-    }
-    let endpoint = endpoint.filter(|endpoint| endpoint.ifindex != 0).ok_or(Reason::NoSuchEndpoint)?;
-    if !is_known {
-        if !datagram.may_open() {
-            return Err(Reason::NoFlow);
-        }
-        if !outside::find_port(tables, &datagram.key, &mut change, arrival.vni) {
-            return Err(Reason::NoPort);
-        }
-        open(tables, &datagram.key, &change, arrival);
-    }
-    deliver::unwrap(packet, datagram, usize::from(arrival.tunnel))?;
-    translate(packet, datagram, &change)?;
-    deliver::route_on(packet, datagram)?;
-    deliver::hand_over(packet, datagram, network.gateway_mac, endpoint.mac, endpoint.ifindex)
+    landing.mac = endpoint.mac;
+    landing.ifindex = endpoint.ifindex;
+    Ok(())
 }
 
 /// Remembers a flow: what its packets become, and that its answers leave by the entry node.
@@ -168,6 +252,14 @@ fn open<T: Tables>(tables: &T, key: &FlowKey, change: &Rewrite, arrival: &Arriva
     remember(tables, key, &mut flow, FlowKey::scope(Space::Network, arrival.vni));
 }
 
+/// How a task's answer returns to its client.
+#[derive(Clone, Copy)]
+pub(super) struct Answer {
+    /// The task's network.
+    pub(super) vni: u32,
+    pub(super) entry: NodeIndex,
+}
+
 /// A task's answer to a client, translated already: it leaves through the entry node, or from here where that is this
 /// node or answers go straight.
 #[inline(always)]
@@ -175,21 +267,32 @@ pub(super) fn answer<P: Packet, T: Tables>(
     packet: &mut P,
     tables: &T,
     datagram: &mut Datagram,
-    vni: u32,
-    entry: NodeIndex,
+    to: &Answer,
 ) -> Step {
+    let &Answer { vni, entry } = to;
     let settings = tables.settings().ok_or(Reason::NotAttached)?;
     deliver::route_on(packet, datagram)?;
-    // What stands for the entry node is on no wire: such an answer has no other way than the one it came by.
-    let may_go_straight = settings.flags & settings_flags::RETURN_DIRECT != 0
-        && !datagram.key.source.is_host_alias()
-        && !datagram.key.destination.is_host_alias();
-    if entry == settings.node || may_go_straight {
+    if entry == settings.node || may_go_straight(tables, datagram, entry) {
         return outside::leave(packet, tables, datagram, 0);
     }
     let node = tables.node(entry).ok_or(Reason::NoRoute)?;
-    let tunnel = Tunnel { node, vni, destination: RETURN_MAC, source: settings.host_mac };
+    let tunnel =
+        Tunnel { node, vni, destination: RETURN_MAC, source: settings.host_mac, errand: Errand::FIRST };
     tunnel::encapsulate(packet, tables, datagram, &tunnel)
+}
+
+/// Whether an answer leaves from here though its client came by another node.
+#[inline(never)]
+fn may_go_straight<T: Tables>(tables: &T, datagram: &Datagram, entry: NodeIndex) -> bool {
+    let Some(settings) = tables.settings() else { return false };
+    let key = &datagram.key;
+    // What stands for the entry node is on no wire: such an answer has no other way than the one it came by.
+    if key.source.is_host_alias() || key.destination.is_host_alias() {
+        return false;
+    }
+    // The entry node may be gone, and its client have asked at an address that this node has as well.
+    settings.flags & settings_flags::RETURN_DIRECT != 0
+        || tables.serves(key.source) && tables.node(entry).is_none_or(|node| node.ifindex == 0)
 }
 
 /// How a task's answer to a client came to its entry node.

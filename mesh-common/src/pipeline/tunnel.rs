@@ -6,7 +6,7 @@ use network_types::{
     udp::UdpHdr,
 };
 
-use super::{Step, datagram::Datagram};
+use super::{Step, datagram::Datagram, second_chance::Errand};
 use crate::{
     Packet, Reason, Route, Tables, Verdict,
     abi::{Family, Node, Settings},
@@ -37,6 +37,7 @@ pub(super) struct Tunnel<'a> {
     pub(super) vni: u32,
     pub(super) destination: [u8; 6],
     pub(super) source: [u8; 6],
+    pub(super) errand: Errand,
 }
 
 /// The longest IP packet that fits into a tunnel to a node.
@@ -142,7 +143,7 @@ pub(super) fn write_outer<P: Packet>(
         },
     )?;
     let [_, a, b, c] = tunnel.vni.to_be_bytes();
-    packet.write(l4 + 8, &[VNI_PRESENT, 0, 0, 0, a, b, c, 0])?;
+    packet.write(l4 + 8, &[VNI_PRESENT, 0, 0, 0, a, b, c, tunnel.errand.byte()])?;
     packet.write(
         l4 + 16,
         &EthHdr { dst_addr: tunnel.destination, src_addr: tunnel.source, ether_type: frame.inner_ether_type },

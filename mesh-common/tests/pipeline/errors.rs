@@ -6,7 +6,8 @@ use mesh_common::{Reason, abi::Family};
 
 use crate::{
     mesh::{
-        A, B, C, D, GATEWAY_MAC, Mesh, TCP_A, TCP_C, TCP_RR, UDP_C, VIP_C, address, client, ip, node_address,
+        A, B, C, D, End, GATEWAY_MAC, Mesh, TCP_A, TCP_C, TCP_RR, UDP_C, VIP_C, address, client, ip,
+        node_address,
     },
     message::{ACK, Body, Message, SYN, Tunnel},
 };
@@ -48,6 +49,12 @@ fn error(packet: &Message, source: IpAddr, (kind, code, word): (u8, u8, u32)) ->
         class: 0,
         payload: quote(packet),
     }
+}
+
+/// "Port unreachable" about a packet.
+pub(crate) fn unreachable(source: IpAddr, packet: &Message) -> Message {
+    let family = if packet.source.is_ipv4() { Family::V4 } else { Family::V6 };
+    error(packet, source, kinds(family)[0])
 }
 
 /// What the same error should say about the same packet as it was before it was translated: all but the transport
@@ -169,9 +176,10 @@ fn errors_about_nothing_that_is_known() {
         ] {
             mesh.wire_brings(1, &error(&packet, router(family), kind)).is_left_to_stack(1);
         }
-        // A service that takes turns knows nobody that it could be for.
+        // Of a service that takes turns it is looked for at one of its tasks.
         let of_rr = Message::tcp(own, TCP_RR.0, client(family), 50000, ACK);
-        mesh.wire_brings(1, &error(&of_rr, router(family), kind)).is_lost(1, Reason::NoFlow);
+        let journey = mesh.wire_brings(1, &error(&of_rr, router(family), kind));
+        assert!(matches!(journey.end, End::Lost { reason: Reason::NoFlow, .. }), "{journey:?}");
         // It quotes a packet of somebody else's than whom it goes to.
         let answer = Message::udp(own, UDP_C.0, client(family), 50000);
         let stray = error(&answer, router(family), kind).to(node_address(family, 77));

@@ -12,4 +12,5 @@ mod outside;
 mod overlay;
 mod published;
 mod refused;
+mod second_chance;
 mod vip;

@@ -133,6 +133,8 @@ pub(crate) enum End {
     Out { node: u32, frame: Vec<u8> },
     /// In a node's own stack.
     Stack { node: u32 },
+    /// In a node's tables: it was word from another node.
+    Learned { node: u32 },
     /// Lost.
     Lost { node: u32, reason: Reason },
     /// Lost, and its sender told.
@@ -156,6 +158,7 @@ pub(crate) enum Entry {
 }
 
 /// Three nodes that know the same.
+#[derive(Clone)]
 pub(crate) struct Mesh {
     nodes: Vec<NodeTables>,
     /// The underlay's family.
@@ -239,6 +242,7 @@ impl Mesh {
                     assert_eq!(verdict.detail(), GATE);
                     End::Node { node, frame: bytes }
                 }
+                Outcome::Learn => End::Learned { node },
                 Outcome::Reply => End::Back { node, frame: bytes },
                 Outcome::Transmit => {
                     assert_eq!(verdict.detail(), UPLINK);

@@ -317,6 +317,8 @@ pub(crate) struct Tunnel {
     pub(crate) port: u16,
     pub(crate) flags: u8,
     pub(crate) vni: u32,
+    /// How often the packet inside was passed on.
+    pub(crate) errand: u8,
     pub(crate) inner: Vec<u8>,
 }
 
@@ -331,6 +333,7 @@ impl Tunnel {
             port: 4789,
             flags: 8,
             vni,
+            errand: 0,
             inner,
         }
     }
@@ -338,7 +341,7 @@ impl Tunnel {
     /// The frame on the wire.
     pub(crate) fn frame(&self) -> Vec<u8> {
         let [_, a, b, c] = self.vni.to_be_bytes();
-        let payload = [&[self.flags, 0, 0, 0, a, b, c, 0], &self.inner[..]].concat();
+        let payload = [&[self.flags, 0, 0, 0, a, b, c, self.errand], &self.inner[..]].concat();
         let udp = Message {
             payload,
             hops: self.hops,
@@ -364,10 +367,10 @@ impl Tunnel {
         let Body::Udp { from: source_port, to: port } = udp.body else { panic!("no tunnel: {udp:?}") };
         let length = u16::from_be_bytes([frame[l4 + 4], frame[l4 + 5]]);
         assert_eq!(usize::from(length), frame.len() - l4, "UDP's length");
-        let [flags, r0, r1, r2, a, b, c, r3, ..] = udp.payload[..] else {
+        let [flags, r0, r1, r2, a, b, c, errand, ..] = udp.payload[..] else {
             panic!("no VXLAN header: {udp:?}")
         };
-        assert_eq!([r0, r1, r2, r3], [0; 4], "reserved bytes");
+        assert_eq!([r0, r1, r2], [0; 3], "reserved bytes");
         Self {
             source: udp.source,
             destination: udp.destination,
@@ -377,6 +380,7 @@ impl Tunnel {
             port,
             flags,
             vni: u32::from_be_bytes([0, a, b, c]),
+            errand,
             inner: udp.payload[8..].to_vec(),
         }
     }

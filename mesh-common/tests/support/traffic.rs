@@ -1,7 +1,10 @@
 //! Packets drawn at random: most of them nearly right, many of them hostile.
 
 use mesh_common::{
-    abi::{Address, Family, FlowKey, HOST_ALIAS_V4, HOST_ALIAS_V6, MASQUERADE_PORTS, Space, VNI_MAX},
+    abi::{
+        Address, Family, FlowKey, ForwardingAddress, HOST_ALIAS_V4, HOST_ALIAS_V6, MASQUERADE_PORTS, Space,
+        VNI_MAX, node_mac,
+    },
     native::{Buffer, Member},
     wire::protocol,
 };
@@ -13,6 +16,9 @@ use super::{
 
 /// What an answer to a client that returns through its entry node is addressed to, inside its tunnel.
 pub(crate) const RETURN_MAC: [u8; 6] = [0x02, 0x00, 0x4d, 0x45, 0x53, 0x48];
+
+/// A network's gateway's.
+const GATEWAY_MAC: [u8; 6] = [0x02, 0x42, 10, 0, 9, 1];
 
 const ETHERTYPE_V4: [u8; 2] = [0x08, 0x00];
 const ETHERTYPE_V6: [u8; 2] = [0x86, 0xdd];
@@ -163,7 +169,9 @@ fn from_tunnel(random: &mut Random, world: &World) -> Vec<u8> {
     let (peer, peer_address) = random.pick(&world.peers);
     let there: Vec<Member> =
         world.members.iter().filter(|member| member.vni == vni && member.node == peer).copied().collect();
-    let inner = match random.below(8) {
+    let mut errand = 0;
+    let inner = match random.below(9) {
+        8 => forwarding_address(random, world, if there.is_empty() { &world.members } else { &there }),
         0 => {
             let asker = if there.is_empty() { random.pick(&world.members) } else { random.pick(&there) };
             let v4 = asker.v4.map(|ip| Address::from_v4(ip.octets()));
@@ -188,7 +196,11 @@ fn from_tunnel(random: &mut Random, world: &World) -> Vec<u8> {
                 destination_port,
                 tcp_flags: tcp_flags(random),
             };
-            ethernet(target, [0x02, 0x42, 10, 0, 9, 1], packet(random, &talk))
+            // It names the backend to ask next, or, once it was passed on, the node that it entered by.
+            let before = if random.one_in(2) { random.pick(&world.members).mac() } else { GATEWAY_MAC };
+            let entry = if random.one_in(8) { before } else { node_mac(random.pick(&world.peers).1) };
+            errand = random.pick(&[0, 0, 1, 2, 3, 4, 0xff]);
+            ethernet(target, if errand == 0 { before } else { entry }, packet(random, &talk))
         }
         4..6 => {
             // An answer to a client of this node's.
@@ -228,14 +240,32 @@ fn from_tunnel(random: &mut Random, world: &World) -> Vec<u8> {
     };
     let from = if random.one_in(25) { client(random, world, peer_address.family()) } else { peer_address };
     let vni = if random.one_in(25) { random.word() as u32 & VNI_MAX } else { vni };
-    tunnel(random, world, from, vni, &inner)
+    tunnel(random, world, from, vni, errand, &inner)
+}
+
+/// A node's word of where a flow lives, mostly with one of these backends.
+fn forwarding_address(random: &mut Random, world: &World, there: &[Member]) -> Vec<u8> {
+    let family = family(random);
+    let (client_port, port, protocol) = service_ports(random);
+    let backend = random.pick(there).address(family).unwrap_or_default();
+    let protocol = if random.one_in(20) { random.byte() } else { protocol };
+    let mut frame = vec![];
+    frame.extend(random.pick(&world.members).mac());
+    frame.extend(node_mac(random.pick(&world.peers).1));
+    frame.extend(ForwardingAddress::ETHER_TYPE.to_be_bytes());
+    for address in [client(random, world, family), random.pick(&anybody(world, family)), backend] {
+        frame.extend(address.octets());
+    }
+    frame.extend([client_port, port].concat());
+    frame.extend([protocol, 0, 0, 0]);
+    frame
 }
 
 /// Puts a frame into a tunnel from an address to this node.
-fn tunnel(random: &mut Random, world: &World, from: Address, vni: u32, inner: &[u8]) -> Vec<u8> {
+fn tunnel(random: &mut Random, world: &World, from: Address, vni: u32, errand: u8, inner: &[u8]) -> Vec<u8> {
     let [_, a, b, c] = vni.to_be_bytes();
     let flags = if random.one_in(30) { random.byte() } else { 0x08 };
-    let mut vxlan = vec![flags, 0, 0, 0, a, b, c, 0];
+    let mut vxlan = vec![flags, 0, 0, 0, a, b, c, errand];
     if random.one_in(30) {
         vxlan[1] = random.byte();
         vxlan[7] = random.byte();
@@ -314,14 +344,14 @@ fn about_flow(random: &mut Random, world: &World) -> Option<(Entry, Vec<u8>)> {
         Some(member) => {
             let inner = ethernet(random.pick(&world.members).mac(), member.mac(), packet);
             let peer = world.peers.iter().find(|(node, _)| *node == member.node)?.1;
-            (Entry::Underlay, tunnel(random, world, peer, member.vni, &inner))
+            (Entry::Underlay, tunnel(random, world, peer, member.vni, 0, &inner))
         }
         None if random.one_in(3) => {
             let to = random.pick(&[RETURN_MAC, [0x02, 0x42, 10, 0, 9, 11], [0x02, 0x42, 10, 0, 9, 12]]);
             let inner = ethernet(to, [0x02, 0x42, 10, 0, 9, 1], packet);
             let (_, peer) = random.pick(&world.peers);
             let vni = random.pick(&world.vnis);
-            (Entry::Underlay, tunnel(random, world, peer, vni, &inner))
+            (Entry::Underlay, tunnel(random, world, peer, vni, 0, &inner))
         }
         None if random.one_in(4) => {
             (Entry::Host, ethernet(neighbour_mac(1), world.node.settings.host_mac, packet))

@@ -8,8 +8,8 @@ use std::{
 
 use mesh_common::{
     abi::{
-        Address, BackendIndex, Family, HOST_ALIAS_V4, HOST_ALIAS_V6, NodeIndex, Scheduler, network_flags,
-        settings_flags,
+        Address, BackendIndex, Family, HOST_ALIAS_V4, HOST_ALIAS_V6, NodeIndex, Scheduler, Slot,
+        network_flags, settings_flags,
     },
     native::{Choice, Member, NodeTables, Subnet, Target, Way},
     wire::protocol,
@@ -95,6 +95,13 @@ impl World {
         if random.one_in(4) {
             node.settings.flags |= settings_flags::RETURN_DIRECT;
         }
+        if random.one_in(6) {
+            node.settings.flags |= random.pick(&[
+                settings_flags::NO_SECOND_CHANCE,
+                settings_flags::NO_SECOND_CHANCE | settings_flags::FORGETFUL,
+                settings_flags::ENTRY_CACHE,
+            ]);
+        }
         add_interfaces(&mut node, interfaces);
 
         let mut world = Self { node, members: vec![], vnis: vec![], vips: vec![], peers: vec![] };
@@ -102,6 +109,7 @@ impl World {
         world.add_networks(random);
         world.add_members(random, interfaces);
         world.add_services(random);
+        world.add_history(random);
         world.node.set_clock(1000);
         world
     }
@@ -208,6 +216,16 @@ impl World {
         }
         for service in 0..=id {
             self.node.set_cursor(service, random.pick(&[0, 1, 17, u64::MAX]));
+        }
+    }
+
+    /// Gives some slots backends that they had before.
+    fn add_history(&mut self, random: &mut Random) {
+        let backends: Vec<BackendIndex> = (0..self.node.backends.len() as BackendIndex).collect();
+        for slot in &mut self.node.slots {
+            if random.one_in(2) {
+                *slot = Slot::new(slot.current(), [random.pick(&backends), random.pick(&backends)]);
+            }
         }
     }
 

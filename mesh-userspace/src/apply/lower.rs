@@ -10,11 +10,12 @@ use std::{
 };
 
 use mesh_common::abi::{
-    Address, Backend, Endpoint, Node, NodeIndex, Service, ServiceKey, Settings, Slot, Station,
+    Address, Backend, Endpoint, MacKey, Node, NodeIndex, Service, ServiceKey, Settings, Slot, Station,
+    node_mac,
 };
 
 use super::maps::{Backends, Full, Map, MapContents, Nodes, Services, Slots};
-use crate::plan::{Plan, SEED, ring::BackendId};
+use crate::plan::{Plan, PlannedNode, SEED, ring::BackendId};
 
 /// The contents of the maps that make a plan true, keeping the numbers that `current` gave.
 ///
@@ -50,6 +51,10 @@ pub fn lower(plan: &Plan, current: &MapContents) -> Result<MapContents, Full> {
         let value = Station { v4: station.v4, v6: station.v6, node: node(&station.node), reserved: 0 };
         (*key, value)
     });
+    let nodes_by_mac = plan.nodes.keys().map(|address| {
+        let key = MacKey { vni: 0, mac: node_mac(Address::from(*address)), reserved: [0; 2] };
+        (key, Station { node: node(address), ..Station::default() })
+    });
     let services = plan.services.iter().map(|(key, service)| {
         let (first_slot, slots) = rings.places.get(key).copied().unwrap_or_default();
         let value = Service {
@@ -78,7 +83,7 @@ pub fn lower(plan: &Plan, current: &MapContents) -> Result<MapContents, Full> {
         networks: plan.networks.clone(),
         subnets: plan.subnets.clone(),
         endpoints: endpoints.collect(),
-        stations: stations.collect(),
+        stations: stations.chain(nodes_by_mac).collect(),
         attachments: plan.attachments.clone(),
         backends: backends_table(plan, current, &backends, node),
         slots: rings.slots,
@@ -139,11 +144,16 @@ fn nodes_table(
     let mut nodes: BTreeMap<NodeIndex, Node> = left.collect();
     for (address, node) in &plan.nodes {
         if let Some(index) = indices.get(address) {
-            let value = Node { address: Address::from(*address), ifindex: node.ifindex, mtu: node.mtu };
+            let value = node_entry(*address, node);
             nodes.insert(*index, value);
         }
     }
     nodes
+}
+
+fn node_entry(address: IpAddr, node: &PlannedNode) -> Node {
+    let address = Address::from(address);
+    Node { address, ifindex: node.ifindex, mtu: node.mtu, mac: node_mac(address), reserved: [0; 2] }
 }
 
 fn backend_indices(plan: &Plan, current: &MapContents) -> Result<BTreeMap<BackendId, u32>, Full> {

@@ -13,7 +13,10 @@ use aya_ebpf::{
     bindings::{BPF_ANY, BPF_NOEXIST},
     helpers,
 };
-use mesh_common::abi::{Flow, FlowKey, layout::FlowBefore};
+use mesh_common::abi::{
+    Flow, FlowKey,
+    layout::{FlowBefore, LayOut as _},
+};
 
 use crate::maps;
 
@@ -57,16 +60,15 @@ pub fn flow(key: &FlowKey) -> Option<&'static Flow> {
 #[inline(always)]
 fn recall(key: &FlowKey) -> bool {
     let Some(place) = first::<_, Flow>(&maps::RECALLED) else { return false };
-    let flow = if reads_before() {
+    if reads_before() {
         // SAFETY: as in `tables`.
         let Some(before) = (unsafe { maps::FLOWS_BEFORE.get(key) }) else { return false };
-        Flow::from(*before)
+        before.lay_out(place);
     } else {
         // SAFETY: as in `tables`.
         let Some(flow) = (unsafe { maps::FLOWS.get(key) }) else { return false };
-        *flow
-    };
-    *place = flow;
+        *place = *flow;
+    }
     true
 }
 
@@ -74,7 +76,7 @@ fn recall(key: &FlowKey) -> bool {
 #[inline(always)]
 pub fn put(key: &FlowKey, flow: &Flow, is_new: bool) -> bool {
     let Some(before) = first::<_, FlowBefore>(&maps::LAID_OUT) else { return false };
-    *before = FlowBefore::from(*flow);
+    flow.lay_out(before);
     let before = &*before;
     let how = u64::from(if is_new { BPF_NOEXIST } else { BPF_ANY });
     // The table that is read says whether the flow is new.

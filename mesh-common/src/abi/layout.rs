@@ -17,13 +17,26 @@ pub const FLOWS_BEFORE: u32 = 1;
 #[cfg(feature = "other-layout-before")]
 pub const FLOWS_BEFORE: u32 = 2;
 
-/// A flow as the version before this one keeps it; the same type for as long as there is no other version. Each is made
-/// from the other by `From`.
+/// A flow as the version before this one keeps it; the same type for as long as there is no other version. Each is laid
+/// out as the other by [`LayOut`].
 #[cfg(not(feature = "other-layout-before"))]
 pub type FlowBefore = super::flow::Flow;
 /// A flow as the version before this one keeps it.
 #[cfg(feature = "other-layout-before")]
 pub type FlowBefore = super::other_flow::OtherFlow;
+
+/// What is of one layout becomes what it is of another.
+pub trait LayOut<As> {
+    /// Writes it so to its place, field by field: a program has no stack to spare for a copy.
+    fn lay_out(&self, place: &mut As);
+}
+
+impl<T: Copy> LayOut<T> for T {
+    #[inline(always)]
+    fn lay_out(&self, place: &mut T) {
+        *place = *self;
+    }
+}
 
 /// The version of a map's layout: raised when its types change, or only what they mean.
 #[must_use]

@@ -5,7 +5,7 @@ use std::{io, os::fd::BorrowedFd};
 use aya_obj::generated::bpf_map_type;
 use mesh_common::abi::{
     Flow, FlowKey,
-    layout::{self, FlowBefore},
+    layout::{self, FlowBefore, LayOut as _},
 };
 
 use super::{
@@ -85,7 +85,9 @@ fn convert(conversion: Conversion, value: &[u8]) -> io::Result<Vec<u8>> {
         Conversion::Flows => {
             let before: FlowBefore = sys::from_bytes(value)
                 .ok_or_else(|| io::Error::other("a flow is not as long as its layout says"))?;
-            sys::to_bytes(&Flow::from(before)).to_vec()
+            let mut flow = Flow::default();
+            before.lay_out(&mut flow);
+            sys::to_bytes(&flow).to_vec()
         }
     })
 }

@@ -302,14 +302,23 @@ fn replace_pin<K: aya::Pod, V: aya::Pod>(
     datapath: &Datapath,
     map: &str,
     change: impl FnOnce(&mut Layout),
-) -> KernelHashMap<MapData, K, V> {
+    entries: impl Iterator<Item = (K, V)>,
+) {
     let pin = pin_of(datapath, map);
     let (_, mut layout) = Layout::parse(&pin).unwrap();
     change(&mut layout);
     fs::remove_file(datapath.fs.path(MAPS).join(pin)).unwrap();
-    let earlier: KernelHashMap<MapData, K, V> = KernelHashMap::create(layout.entries, layout.flags).unwrap();
+    let mut earlier: KernelHashMap<MapData, K, V> =
+        KernelHashMap::create(layout.entries, layout.flags).unwrap();
+    for (key, value) in entries {
+        earlier.insert(key, value, 0).unwrap();
+    }
     earlier.pin(datapath.fs.path(MAPS).join(layout.pin_name(map))).unwrap();
-    earlier
+}
+
+/// Nothing, of the types of services.
+fn no_services() -> impl Iterator<Item = (Raw<ServiceKey>, Raw<Service>)> {
+    std::iter::empty()
 }
 
 #[test]
@@ -342,12 +351,8 @@ fn tables_of_another_layout_are_carried_over_and_given_up_with_the_take_over() {
     {
         let mut datapath = node.open();
         datapath.array("NODES").unwrap().set(5, &MeshNode { mtu: 1400, ..MeshNode::default() }).unwrap();
-        let mut earlier = replace_pin::<Raw<ServiceKey>, Raw<Service>>(&datapath, "SERVICES", |layout| {
-            layout.entries = 4096
-        });
-        for (key, service) in &services {
-            earlier.insert(Raw(*key), Raw(*service), 0).unwrap();
-        }
+        let entries = services.iter().map(|(key, service)| (Raw(*key), Raw(*service)));
+        replace_pin(&datapath, "SERVICES", |layout| layout.entries = 4096, entries);
         let flow = FlowKey { protocol: 6, ..FlowKey::default() };
         datapath.hash("FLOWS").unwrap().insert(&flow, &Flow { backend: 8, ..Flow::default() }).unwrap();
     }
@@ -382,7 +387,7 @@ fn tables_that_cannot_be_read_take_the_numbers_and_the_flows_with_them() {
         let mut datapath = node.open();
         let flow = FlowKey { protocol: 6, ..FlowKey::default() };
         datapath.hash("FLOWS").unwrap().insert(&flow, &Flow { backend: 8, ..Flow::default() }).unwrap();
-        replace_pin::<Raw<ServiceKey>, Raw<Service>>(&datapath, "SERVICES", |layout| layout.version = 999);
+        replace_pin(&datapath, "SERVICES", |layout| layout.version = 999, no_services());
     }
     let mut datapath = node.open();
     let report = datapath.commit(&object(), 1).unwrap().unwrap();
@@ -399,7 +404,12 @@ fn programs_that_are_not_replaced_keep_a_take_over_back() {
     node.inside(|| {
         let datapath = node.open();
         datapath.attach_endpoint(up0).unwrap();
-        replace_pin::<Raw<Address>, u32>(&datapath, "LOCALS", |layout| layout.entries = 64);
+        replace_pin(
+            &datapath,
+            "LOCALS",
+            |layout| layout.entries = 64,
+            [(Raw(Address([1, 2])), 3_u32)].into_iter(),
+        );
         let mut next = node.open();
         let before = next.fs.list(MAPS).unwrap();
         let text = next.commit(&object(), 1).unwrap_err().to_string();

@@ -17,6 +17,7 @@ mod record;
 mod router;
 mod server;
 mod sockets;
+mod stream;
 mod transfer;
 mod underlay;
 mod vxlan;
@@ -42,13 +43,14 @@ pub use self::{
     keyboard::typed,
     mesh::{Endpoint, Mesh, Network, Service, Underlay},
     namespace::Namespace,
-    node::{Node, meshctl_path, meshd_path},
+    node::{Node, meshctl_path, meshd_path, other_meshd_path},
     process::Process,
     raw::RawSocket,
     record::{Record, remains},
     router::FAR,
     server::Web,
     sockets::{NameServer, UdpEcho, ask_tcp, ask_udp, reachable_tcp, udp_in_one_piece, udp_round_trip},
+    stream::{Delivery, Stream},
     transfer::{Summary, Transfer},
     vxlan::{VxlanDevice, mac_of},
     wait::eventually,

@@ -36,6 +36,7 @@ pub(super) fn enter<T: Tables>(
             vni: backend.vni,
             mac: backend.mac,
             source,
+            tunnel: 0,
             errand: Errand::FIRST,
         });
     } else if T::DELIVERS {
@@ -65,13 +66,15 @@ pub(super) struct Forward {
     /// What stands for the sender: from the entry node the backend to ask next, or zero; from one that did not know the flow
     /// the entry node.
     pub(super) source: [u8; 6],
+    /// Bytes of the tunnel around the packet, or 0.
+    pub(super) tunnel: u8,
     pub(super) errand: Errand,
 }
 
 impl Forward {
     /// None yet.
     pub(super) const NOWHERE: Self =
-        Self { node: 0, vni: 0, mac: [0; 6], source: [0; 6], errand: Errand::FIRST };
+        Self { node: 0, vni: 0, mac: [0; 6], source: [0; 6], tunnel: 0, errand: Errand::FIRST };
 }
 
 /// Sends a client's packet, untouched, to the node of its backend.
@@ -85,7 +88,7 @@ pub(super) fn forward<P: Packet, T: Tables>(
     let network = tables.network(to.vni).ok_or(Reason::UnknownNetwork)?;
     let node = tables.node(to.node).ok_or(Reason::NoRoute)?;
     let mtu = tunnel::inner_mtu(node);
-    if too_big::is_too_big(packet, mtu) {
+    if to.tunnel == 0 && too_big::is_too_big(packet, mtu) {
         // Only whom the packet came from straight can be told.
         if !to.errand.is_first() {
             return Err(Reason::TooBig);
@@ -94,7 +97,7 @@ pub(super) fn forward<P: Packet, T: Tables>(
     }
     let source = if to.source == [0; 6] { network.gateway_mac } else { to.source };
     let tunnel = Tunnel { node, vni: to.vni, destination: to.mac, source, errand: to.errand };
-    tunnel::encapsulate(packet, tables, datagram, &tunnel)
+    tunnel::pass_on(packet, tables, datagram, &tunnel, usize::from(to.tunnel))
 }
 
 /// How a client's packet came to the node that delivers it, and whom it is for.
@@ -123,7 +126,7 @@ struct Landing {
     ifindex: u32,
 }
 
-/// A client's packet at the node of a backend. `None` if it is to be passed on, where `onward` then says: its tunnel is gone.
+/// A client's packet at the node of a backend. `None` if it is to be passed on, where `onward` then says.
 #[inline(never)]
 pub(super) fn deliver<P: Packet, T: Tables>(
     packet: &mut P,
@@ -139,7 +142,7 @@ pub(super) fn deliver<P: Packet, T: Tables>(
     let known = resume(tables, datagram, arrival, &mut landing)?;
     if known == Known::No {
         if second_chance::ask(tables, datagram, arrival, onward)? {
-            deliver::unwrap(packet, datagram, usize::from(arrival.tunnel))?;
+            onward.tunnel = arrival.tunnel;
             return Ok(None);
         }
         take(tables, datagram, arrival, &mut landing)?;

@@ -47,12 +47,25 @@ pub(super) fn inner_mtu(node: &Node) -> u32 {
 }
 
 /// Puts the packet into a tunnel to a node.
-#[inline(never)]
+#[inline(always)]
 pub(super) fn encapsulate<P: Packet, T: Tables>(
     packet: &mut P,
     tables: &T,
     datagram: &Datagram,
     tunnel: &Tunnel<'_>,
+) -> Step {
+    pass_on(packet, tables, datagram, tunnel, 0)
+}
+
+/// Puts the packet into a tunnel to a node, in the place of the tunnel of so many bytes around it, if it has one: all nodes'
+/// underlay addresses are of one family. (The kernel lets no program open what it has closed.)
+#[inline(never)]
+pub(super) fn pass_on<P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    datagram: &Datagram,
+    tunnel: &Tunnel<'_>,
+    old: usize,
 ) -> Step {
     let settings = tables.settings().ok_or(Reason::NotAttached)?;
     let node = tunnel.node;
@@ -61,9 +74,13 @@ pub(super) fn encapsulate<P: Packet, T: Tables>(
         Route::Later => return Ok(Verdict::PASS),
         Route::None => return Err(Reason::NoRoute),
     };
-    let inner = packet.length() - ETHERNET;
+    let inner = packet.length().saturating_sub(ETHERNET + old);
     let outer = node.address.family();
-    packet.open(outer).ok_or(Reason::NoRoom)?;
+    if old == 0 {
+        packet.open(outer).ok_or(Reason::NoRoom)?;
+    } else if old != overhead(outer) {
+        return Err(Reason::NoRoute);
+    }
     let frame = Frame {
         inner_ether_type: ether_type::of(datagram.family),
         inner_len: inner,

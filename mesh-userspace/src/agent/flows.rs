@@ -25,12 +25,37 @@ pub(crate) fn monotonic() -> Duration {
     nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from)
 }
 
+/// A walk over all flows, a slice at a time.
+#[derive(Debug, Default)]
+pub(crate) struct Walk {
+    next: Option<FlowKey>,
+    /// The flows that were passed, gone ones included.
+    seen: usize,
+}
+
+impl Walk {
+    /// The keys of the next slice, and whether there are more.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub(crate) fn slice(&mut self, maps: &impl Maps) -> Result<(Vec<FlowKey>, bool), MapError> {
+        // The last key of a slice is where the next one begins: it is looked at then, when it is sure to be there.
+        let mut keys: Vec<FlowKey> = self.next.take().into_iter().collect();
+        keys.extend(maps.keys_after::<Flows>(keys.first(), SLICE + 1 - keys.len())?);
+        // A key that has gone in the meantime leads back to the beginning: nothing may go round forever.
+        let is_last = keys.len() <= SLICE || self.seen >= Flows::CAPACITY as usize;
+        if !is_last {
+            self.next = keys.pop();
+        }
+        self.seen += keys.len();
+        Ok((keys, !is_last))
+    }
+}
+
 /// Where a sweep stands.
 #[derive(Debug, Default)]
 pub(crate) struct Sweep {
-    next: Option<FlowKey>,
-    /// The flows that were looked at, gone ones included.
-    seen: usize,
+    walk: Walk,
     /// The flows that were forgotten.
     pub(crate) removed: usize,
     /// The flows that are left.
@@ -43,7 +68,7 @@ impl Sweep {
     /// A sweep that follows one that left so many flows.
     pub(crate) const fn after(left: usize) -> Self {
         let short_of_room = left >= Flows::CAPACITY as usize / 4 * 3;
-        Self { next: None, seen: 0, removed: 0, left: 0, short_of_room }
+        Self { walk: Walk { next: None, seen: 0 }, removed: 0, left: 0, short_of_room }
     }
 
     /// Looks at the next slice; says whether there is more. `now` is in seconds of the monotonic clock, and `gone`
@@ -57,16 +82,8 @@ impl Sweep {
         now: u64,
         gone: &BTreeSet<BackendIndex>,
     ) -> Result<bool, MapError> {
-        // The last key of a slice is where the next one begins: it is looked at then, when it is sure to be there.
-        let mut keys: Vec<FlowKey> = self.next.take().into_iter().collect();
-        keys.extend(maps.keys_after::<Flows>(keys.first(), SLICE + 1 - keys.len())?);
-        // A key that has gone in the meantime leads back to the beginning: nothing may go round forever.
-        let is_last = keys.len() <= SLICE || self.seen >= Flows::CAPACITY as usize;
-        if !is_last {
-            self.next = keys.pop();
-        }
+        let (keys, more) = self.walk.slice(maps)?;
         for key in keys {
-            self.seen += 1;
             let Some(flow) = maps.get::<Flows>(&key)? else { continue };
             let back_key = reverse(&key, &flow);
             let back = match &back_key {
@@ -88,7 +105,7 @@ impl Sweep {
                 self.removed += 1;
             }
         }
-        Ok(!is_last)
+        Ok(more)
     }
 
     fn is_over(

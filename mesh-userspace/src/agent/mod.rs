@@ -4,6 +4,7 @@ mod changes;
 mod control;
 mod desired;
 mod flows;
+mod forwarding;
 mod lock;
 mod namespaces;
 mod round;
@@ -29,7 +30,7 @@ use futures::{Stream, StreamExt, future::OptionFuture};
 use sd_notify::NotifyState;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    sync::{mpsc, oneshot, watch as latest},
+    sync::{Notify, mpsc, oneshot, watch as latest},
     task::JoinHandle,
     time::{Instant, MissedTickBehavior, interval, sleep},
 };
@@ -146,6 +147,8 @@ struct Agent {
     sender: mpsc::Sender<Command>,
     tracer: Tracer,
     flows: Arc<AtomicUsize>,
+    /// Told when a ring has changed.
+    rings_changed: Arc<Notify>,
 }
 
 /// Why the agent ends.
@@ -170,6 +173,7 @@ impl Agent {
             tracer: Tracer::new(sender.clone()),
             sender,
             flows: Arc::default(),
+            rings_changed: Arc::default(),
         }
     }
 
@@ -204,6 +208,11 @@ impl Agent {
         let server = tokio::spawn(api::server::serve(listener, control, is_true(stopped)));
         let sweeper =
             tokio::spawn(sweep(Arc::clone(&self.datapath), Arc::clone(&published), Arc::clone(&self.flows)));
+        let teller = tokio::spawn(forwarding::leave_addresses(
+            Arc::clone(&self.datapath),
+            Arc::clone(&published),
+            Arc::clone(&self.rings_changed),
+        ));
         let ring = lock(&self.datapath).take_ring("TRACES")?;
         let tracer = tokio::spawn(self.tracer.clone().run(ring));
         let file = match FileWatch::new(&options.config) {
@@ -228,6 +237,7 @@ impl Agent {
         let end = self.serve(&published, &mut events).await;
         tell_systemd(&[NotifyState::Stopping]);
         sweeper.abort();
+        teller.abort();
         tracer.abort();
         match end {
             End::Signal => tracing::info!("ending; the data plane stays"),
@@ -281,7 +291,12 @@ impl Agent {
                 }
             }
             match self.round().await {
-                Ok(state) => published.store(Arc::new(state)),
+                Ok(state) => {
+                    let before = published.swap(Arc::new(state));
+                    if !published.load().numbers.has_rings_of(&before.numbers) {
+                        self.rings_changed.notify_one();
+                    }
+                }
                 Err(error) => tracing::error!(%error, "this round came to nothing; the next one follows"),
             }
             for (answer, changed) in answers {

@@ -39,6 +39,22 @@ impl Numbers {
         }
     }
 
+    /// What the maps hold.
+    pub(crate) fn contents(&self) -> &MapContents {
+        &self.contents
+    }
+
+    /// The address and the UDP port of this node's tunnels.
+    pub(crate) fn underlay(&self) -> Option<(IpAddr, u16)> {
+        let settings = self.contents.settings.get(&0)?;
+        Some((settings.address.into(), u16::from_be_bytes(settings.vxlan_port)))
+    }
+
+    /// Whether services have the rings, and lie where they did, before.
+    pub(crate) fn has_rings_of(&self, before: &Self) -> bool {
+        self.contents.services == before.contents.services
+    }
+
     /// The backends that have left, whose numbers are kept for flows that are under way.
     pub(crate) fn gone(&self) -> BTreeSet<BackendIndex> {
         let is_gone = |backend: &abi::Backend| {

@@ -148,7 +148,7 @@ fn a_backend_that_joins_touches_its_own_service_alone() {
         .collect();
     assert_eq!(
         touched.iter().map(String::as_str).collect::<Vec<_>>(),
-        ["BACKENDS", "ENDPOINTS", "SLOTS", "service 0", "service 8002"]
+        ["BACKENDS", "ENDPOINTS", "SLOTS", "STATIONS", "service 0", "service 8002"]
     );
     for (key, service) in &before.services {
         assert_eq!(wanted.services[key].id, service.id);
@@ -212,7 +212,7 @@ fn left_numbers_are_used_again_when_no_fresh_one_is_left() {
     let mut current = MapContents::default();
     for index in 1..1024 {
         let address = Address::from(IpAddr::from([198, 51, (index >> 8) as u8, index as u8]));
-        current.nodes.insert(index, Node { address, ifindex: 2, mtu: 1500 });
+        current.nodes.insert(index, Node { address, ifindex: 2, mtu: 1500, ..Node::default() });
     }
     let plan = plan_of(&BTreeMap::new());
     let after = lower(&plan, &current).unwrap();
@@ -306,6 +306,7 @@ fn what_is_named_is_written_first_and_removed_last() {
             "NETWORKS",
             "SUBNETS",
             "ENDPOINTS",
+            "STATIONS",
             "BACKENDS",
             "SLOTS",
             "SERVICES"

@@ -11,7 +11,7 @@ use crate::{
     spec::{
         self, Endpoint, Given, Network, Service, Spec, Unreadable, listed, nearest, published_ports, quoted,
     },
-    table::{EndpointMode, Protocol, PublishMode, PublishedPort, ReturnPath, Scheduler, XdpMode},
+    table::{Continuity, EndpointMode, Protocol, PublishMode, PublishedPort, ReturnPath, Scheduler, XdpMode},
 };
 
 const ADDRESS: &str = "an IP address such as 192.0.2.1 or 2001:db8::1";
@@ -51,6 +51,16 @@ impl Sections {
         if let Some(node) = keys.take("return") {
             let paths = [("tunnel", ReturnPath::Tunnel), ("direct", ReturnPath::Direct)];
             options.r#return = one_of(reader, node, "The option return", &paths).map(|path| path.value);
+        }
+        if let Some(node) = keys.take("continuity") {
+            let ways = [
+                ("second-chance", Continuity::SecondChance),
+                ("entry-cache", Continuity::EntryCache),
+                ("node", Continuity::Node),
+                ("none", Continuity::None),
+            ];
+            options.continuity =
+                one_of(reader, node, "The option continuity", &ways).map(|continuity| continuity.value);
         }
         if let Some(node) = keys.take("interfaces") {
             for item in reader.list(node, "The option interfaces", "a list of interfaces such as [eth0]") {

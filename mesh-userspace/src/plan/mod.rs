@@ -27,7 +27,7 @@ pub use programs::Hook;
 use crate::{
     apply::SubnetPrefix,
     problem::Problem,
-    table::{ReturnPath, Table},
+    table::{Continuity, Options, ReturnPath, Table},
 };
 use ring::{BackendId, Ring};
 
@@ -185,10 +185,7 @@ pub fn plan(table: &Table, node: &str, facts: &NodeFacts) -> Result<Plan, PlanEr
             host_mac: facts.gate.map_or([0; 6], |gate| gate.mesh0_mac),
             vxlan_port: table.options.vxlan_port,
             trace_every: 0,
-            flags: match table.options.r#return {
-                ReturnPath::Tunnel => 0,
-                ReturnPath::Direct => settings_flags::RETURN_DIRECT,
-            },
+            flags: flags(&table.options),
         },
         hooks: programs::hooks(table, node, facts, &underlay.uplinks),
         nodes: underlay.nodes,
@@ -204,4 +201,19 @@ pub fn plan(table: &Table, node: &str, facts: &NodeFacts) -> Result<Plan, PlanEr
         links,
         problems,
     })
+}
+
+fn flags(options: &Options) -> u32 {
+    let returning = match options.r#return {
+        ReturnPath::Tunnel => 0,
+        ReturnPath::Direct => settings_flags::RETURN_DIRECT,
+    };
+    let alone = settings_flags::NO_SECOND_CHANCE;
+    returning
+        | match options.continuity {
+            Continuity::SecondChance => 0,
+            Continuity::Node => alone,
+            Continuity::EntryCache => alone | settings_flags::FORGETFUL | settings_flags::ENTRY_CACHE,
+            Continuity::None => alone | settings_flags::FORGETFUL,
+        }
 }

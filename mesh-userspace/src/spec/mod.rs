@@ -27,7 +27,7 @@ pub(crate) use self::{
     resolve::{Unreadable, faults_beside},
     suggest::nearest,
 };
-use crate::table::{EndpointMode, PublishedPort, ReturnPath, Scheduler, XdpMode};
+use crate::table::{Continuity, EndpointMode, PublishedPort, ReturnPath, Scheduler, XdpMode};
 
 /// Everything that is asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,6 +55,8 @@ pub struct Options {
     pub xdp: Option<XdpMode>,
     /// How answers return to clients of published ports.
     pub r#return: Option<ReturnPath>,
+    /// What keeps a flow of a published port with its backend.
+    pub continuity: Option<Continuity>,
     /// The interfaces on which published ports are served; empty for each that is not a task's.
     pub interfaces: Vec<Given<String>>,
 }

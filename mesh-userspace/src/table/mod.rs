@@ -36,6 +36,8 @@ pub struct Options {
     pub xdp: XdpMode,
     /// How answers return to clients of published ports.
     pub r#return: ReturnPath,
+    /// What keeps a flow of a published port with its backend.
+    pub continuity: Continuity,
     /// The interfaces at whose addresses published ports answer; empty for each that is not a task's.
     pub interfaces: Vec<String>,
 }
@@ -64,6 +66,22 @@ pub enum ReturnPath {
     Tunnel,
     /// Straight from the task's node.
     Direct,
+}
+
+/// What keeps a flow of a published port with its backend while backends and nodes come and go. All but the first are
+/// what other load balancers do, for those who want to compare.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Continuity {
+    /// The node that a flow lives on, which is asked for it.
+    #[default]
+    SecondChance,
+    /// A cache on the node that the flow enters by.
+    EntryCache,
+    /// What the node that its hash leads to remembers.
+    Node,
+    /// Nothing: each packet goes where its hash says.
+    None,
 }
 
 /// A host of the mesh.
@@ -184,6 +202,7 @@ impl Default for Options {
             vxlan_port: 4789,
             xdp: XdpMode::default(),
             r#return: ReturnPath::default(),
+            continuity: Continuity::default(),
             interfaces: Vec::new(),
         }
     }

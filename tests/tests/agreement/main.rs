@@ -275,8 +275,12 @@ impl Lives {
     /// Packets that all go one way would show nothing.
     fn ensure_everything_happened(&self) -> Result<()> {
         let impossible = [
-            // These hooks know no stack to pass to, have it behind them, answer no questions, or cannot deliver.
+            // These hooks know no stack to pass to, have it behind them, answer no questions, cannot deliver, or hear no
+            // other node's word.
             (Hook::Endpoint, Outcome::Pass),
+            (Hook::Endpoint, Outcome::Learn),
+            (Hook::Host, Outcome::Learn),
+            (Hook::Xdp, Outcome::Learn),
             (Hook::Host, Outcome::Pass),
             (Hook::Host, Outcome::Host),
             (Hook::Host, Outcome::Reply),
@@ -324,12 +328,12 @@ fn check_verdict(faults: &mut String, hook: Hook, verdict: Verdict, ran: &Ran, u
     let code = match (hook, verdict.outcome()) {
         // XDP_DROP, XDP_PASS, XDP_TX, XDP_REDIRECT.
         (Hook::Xdp, Outcome::Pass) => 2,
-        (Hook::Xdp, Outcome::Drop) => 1,
+        (Hook::Xdp, Outcome::Drop | Outcome::Learn) => 1,
         (Hook::Xdp, Outcome::Transmit) if Some(verdict.detail()) != uplink => 4,
         (Hook::Xdp, _) => 3,
         // TC_ACT_OK, TC_ACT_SHOT, TC_ACT_REDIRECT.
         (_, Outcome::Pass) => 0,
-        (_, Outcome::Drop) => 2,
+        (_, Outcome::Drop | Outcome::Learn) => 2,
         (_, _) => 7,
     };
     if ran.code != code {

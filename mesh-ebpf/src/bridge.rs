@@ -28,19 +28,17 @@ static BRIDGING: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 static FIRST: Global<u32> = Global::new(0);
 
-/// The first entry of an array map.
+/// The first entry of an array map, or null. It lives as long as the map; of a per-CPU array it is this processor's own, and a
+/// program at a hook is not interrupted by another at it.
 #[inline(always)]
-fn first<M, V>(map: &'static M) -> Option<&'static mut V> {
-    // SAFETY: every caller passes a map whose keys are of four bytes and whose values are such; what the kernel finds is
-    // null, or lives as long as the map. The places of a per-CPU array are this processor's own, and a program at a hook is
-    // not interrupted by another at it.
+fn first<M, V>(map: &'static M) -> *mut V {
+    // SAFETY: every caller passes a map whose keys are of four bytes.
     unsafe {
         helpers::generated::bpf_map_lookup_elem(
             ptr::from_ref(map).cast_mut().cast::<c_void>(),
             ptr::from_ref(&FIRST).cast::<c_void>(),
         )
         .cast::<V>()
-        .as_mut()
     }
 }
 
@@ -53,13 +51,15 @@ pub fn is_bridging() -> bool {
 /// A flow, copied to where the next call copies another.
 #[inline(always)]
 pub fn flow(key: &FlowKey) -> Option<&'static Flow> {
-    if recall(key) { first::<_, Flow>(&maps::RECALLED).map(|flow| &*flow) } else { None }
+    // SAFETY: the map's values are of this type; see `first`.
+    if recall(key) { unsafe { first::<_, Flow>(&maps::RECALLED).as_ref() } } else { None }
 }
 
 /// Copies a flow to this processor's place for it; false if it is not known.
 #[inline(always)]
 fn recall(key: &FlowKey) -> bool {
-    let Some(place) = first::<_, Flow>(&maps::RECALLED) else { return false };
+    // SAFETY: the map's values are of this type; see `first`.
+    let Some(place) = (unsafe { first::<_, Flow>(&maps::RECALLED).as_mut() }) else { return false };
     if reads_before() {
         // SAFETY: as in `tables`.
         let Some(before) = (unsafe { maps::FLOWS_BEFORE.get(key) }) else { return false };
@@ -75,7 +75,8 @@ fn recall(key: &FlowKey) -> bool {
 /// Remembers a flow in both tables: if `is_new`, only if it is not known. Says whether it did.
 #[inline(always)]
 pub fn put(key: &FlowKey, flow: &Flow, is_new: bool) -> bool {
-    let Some(before) = first::<_, FlowBefore>(&maps::LAID_OUT) else { return false };
+    // SAFETY: the map's values are of this type; see `first`.
+    let Some(before) = (unsafe { first::<_, FlowBefore>(&maps::LAID_OUT).as_mut() }) else { return false };
     flow.lay_out(before);
     let before = &*before;
     let how = u64::from(if is_new { BPF_NOEXIST } else { BPF_ANY });
@@ -104,5 +105,6 @@ pub fn mark(key: &FlowKey, seen: u64, flags: u32) {
 /// Whether the older table is the one that is read.
 #[inline(always)]
 fn reads_before() -> bool {
-    first::<_, u32>(&maps::PHASE).is_none_or(|phase| *phase == 0)
+    // SAFETY: the map's values are of this type; see `first`.
+    unsafe { first::<_, u32>(&maps::PHASE).as_ref() }.is_none_or(|phase| *phase == 0)
 }

@@ -2,18 +2,27 @@
 
 use std::{
     io::{Read as _, Write as _},
-    net::{SocketAddr, TcpListener, TcpStream},
-    path::PathBuf,
-    thread,
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    ops::Range,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
-use mesh_tests::lab::{Host, Lab, Mesh, Stream, Transfer, other_meshd_path};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use mesh_tests::lab::{Host, Lab, Mesh, Namespace, Stream, Transfer, other_meshd_path};
 use serde_json::Value;
 
 /// Datagrams a second of each stream.
 const RATE: u32 = 2000;
+/// The ports that new flows come from, one after another: of those that the kernel gives to no other socket.
+const PORTS: [Range<u16>; 2] = [10_000..21_000, 21_000..32_000];
+/// The pause between two new flows.
+const BETWEEN: Duration = Duration::from_millis(5);
 /// Live connections that say nothing while the daemon is replaced.
 const IDLE: usize = 200;
 
@@ -36,6 +45,9 @@ fn at(text: &str, port: u16) -> Result<SocketAddr> {
 struct Traffic {
     streams: Vec<(&'static str, Stream)>,
     transfers: Vec<(&'static str, Transfer)>,
+    openers: Vec<(&'static str, JoinHandle<Result<usize>>)>,
+    /// Set when the openers are to end.
+    stop: Arc<AtomicBool>,
     idle: Vec<(TcpStream, TcpStream)>,
 }
 
@@ -66,7 +78,20 @@ impl Traffic {
             ("virtual IP", transfer(a, "10.0.9.2", 7000, web, "10.0.9.11")?),
             ("from the node", transfer(lab.host("n1"), "127.0.0.1", 9000, web, "10.0.9.11")?),
         ];
-        Ok(Self { streams, transfers, idle: idle(lab, IDLE)? })
+        // A flow that opens while some programs are replaced and others are not is the hardest to carry over.
+        let stop = Arc::new(AtomicBool::new(false));
+        let opener = |from: &Host, to: SocketAddr, ports: Range<u16>| -> Result<_> {
+            let (namespace, stop) = (Namespace::open(from.namespace.name())?, Arc::clone(&stop));
+            Ok(thread::spawn(move || namespace.inside(|| open_flows(to, ports, &stop))?))
+        };
+        let [low, high] = PORTS;
+        let openers = vec![
+            ("new flows to a published port", opener(client, at("192.0.2.1", 5000)?, low.clone())?),
+            ("new flows through the other node", opener(client, at("192.0.2.2", 5000)?, high.clone())?),
+            ("new flows to a virtual IP", opener(b, at("fd00:9::a00:902", 5003)?, low)?),
+            ("new flows to the outside", opener(b, at("192.0.2.101", 5004)?, high)?),
+        ];
+        Ok(Self { streams, transfers, openers, stop, idle: idle(lab, IDLE)? })
     }
 
     /// Ends everything; fails if anything was lost.
@@ -75,6 +100,13 @@ impl Traffic {
             speak(pair).with_context(|| format!("idle connection {number}"))?;
         }
         let mut faults = Vec::new();
+        self.stop.store(true, Ordering::Relaxed);
+        for (what, opener) in self.openers {
+            match opener.join().map_err(|_| anyhow!("the thread panicked"))? {
+                Ok(count) => println!("{what}: {count}"),
+                Err(error) => faults.push(format!("{what}: {error:#}")),
+            }
+        }
         for (what, stream) in self.streams {
             let delivery = stream.finish().with_context(|| format!("stream: {what}"))?;
             println!("{what}: {} sent", delivery.sent);
@@ -92,6 +124,29 @@ impl Traffic {
         ensure!(faults.is_empty(), "lost:\n{}", faults.join("\n"));
         Ok(())
     }
+}
+
+/// Opens one flow after another, until it is told to stop, and says how many; fails at the first without an answer.
+fn open_flows(to: SocketAddr, ports: Range<u16>, stop: &AtomicBool) -> Result<usize> {
+    let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
+    let mut count = 0;
+    for port in ports {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        let socket = UdpSocket::bind(SocketAddr::new(any, port))?;
+        socket.set_read_timeout(Some(Duration::from_secs(2)))?;
+        socket.connect(to)?;
+        // Twice, so that the second finds what the first has opened.
+        for word in 1..=2_u64 {
+            let mut answer = [0; 8];
+            socket.send(&u64::MAX.wrapping_sub(word).to_be_bytes())?;
+            socket.recv(&mut answer).with_context(|| format!("no answer to word {word} from port {port}"))?;
+        }
+        count += 1;
+        thread::sleep(BETWEEN);
+    }
+    Ok(count)
 }
 
 /// Connections of a client through both nodes to one task, and their other ends.
@@ -125,12 +180,12 @@ fn speak((mut client, mut server): (TcpStream, TcpStream)) -> Result<()> {
 }
 
 /// Replaces both nodes' daemons one after the other, each as a crash and a start; while neither runs, traffic goes on.
-fn replace(lab: &mut Lab, program: Option<PathBuf>) -> Result<()> {
+fn replace(lab: &mut Lab, program: Option<&Path>) -> Result<()> {
     for node in ["n1", "n2"] {
         let node = lab.node_mut(node);
         node.kill()?;
         thread::sleep(Duration::from_millis(200));
-        node.install(program.clone());
+        node.install(program.map(Path::to_owned));
         node.start()?;
     }
     Ok(())
@@ -171,13 +226,13 @@ fn no_packet_is_lost_while_tables_are_laid_out_otherwise_and_back() -> Result<()
         let maps = pinned_maps(lab, "n1")?;
         let traffic = Traffic::start(lab)?;
         for (program, version) in [("other-layout", 2), ("other-layout-before", 1), ("other-layout", 2)] {
-            replace(lab, Some(other_meshd_path(program)?))?;
+            replace(lab, Some(&other_meshd_path(program)?))?;
             for node in ["n1", "n2"] {
                 let pin = lab.node(node).map_pin("FLOWS")?.display().to_string();
                 ensure!(pin.contains(&format!("/maps/FLOWS-v{version}-")), "{program}: {pin}");
                 ensure!(pinned_maps(lab, node)? == maps, "on {node}: {:?}", lab.node(node).pins()?);
                 let log = lab.node(node).log_text()?;
-                let told = log.lines().filter(|line| line.contains("took over the data plane")).last();
+                let told = log.lines().filter(|line| line.contains("took over the data plane")).next_back();
                 println!("{node}: {told:?}");
                 ensure!(told.is_some_and(|line| line.contains("FLOWS")), "{log}");
                 ensure!(!log.contains("flows could not be carried over"), "{log}");

@@ -23,6 +23,8 @@ const RATE: u32 = 2000;
 const PORTS: [Range<u16>; 2] = [10_000..21_000, 21_000..32_000];
 /// The pause between two new flows.
 const BETWEEN: Duration = Duration::from_millis(5);
+/// The same where they are masqueraded: there are 4,533 ports for them, and of those eight are tried.
+const BETWEEN_MASQUERADED: Duration = Duration::from_millis(50);
 /// Live connections that say nothing while the daemon is replaced.
 const IDLE: usize = 200;
 
@@ -80,16 +82,19 @@ impl Traffic {
         ];
         // A flow that opens while some programs are replaced and others are not is the hardest to carry over.
         let stop = Arc::new(AtomicBool::new(false));
-        let opener = |from: &Host, to: SocketAddr, ports: Range<u16>| -> Result<_> {
+        let opener = |from: &Host, to: SocketAddr, ports: Range<u16>, pause: Duration| -> Result<_> {
             let (namespace, stop) = (Namespace::open(from.namespace.name())?, Arc::clone(&stop));
-            Ok(thread::spawn(move || namespace.inside(|| open_flows(to, ports, &stop))?))
+            Ok(thread::spawn(move || namespace.inside(|| open_flows(to, ports, pause, &stop))?))
         };
         let [low, high] = PORTS;
         let openers = vec![
-            ("new flows to a published port", opener(client, at("192.0.2.1", 5000)?, low.clone())?),
-            ("new flows through the other node", opener(client, at("192.0.2.2", 5000)?, high.clone())?),
-            ("new flows to a virtual IP", opener(b, at("fd00:9::a00:902", 5003)?, low)?),
-            ("new flows to the outside", opener(b, at("192.0.2.101", 5004)?, high)?),
+            ("new flows to a published port", opener(client, at("192.0.2.1", 5000)?, low.clone(), BETWEEN)?),
+            (
+                "new flows through the other node",
+                opener(client, at("192.0.2.2", 5000)?, high.clone(), BETWEEN)?,
+            ),
+            ("new flows to a virtual IP", opener(b, at("fd00:9::a00:902", 5003)?, low, BETWEEN)?),
+            ("new flows to the outside", opener(b, at("192.0.2.101", 5004)?, high, BETWEEN_MASQUERADED)?),
         ];
         Ok(Self { streams, transfers, openers, stop, idle: idle(lab, IDLE)? })
     }
@@ -127,7 +132,7 @@ impl Traffic {
 }
 
 /// Opens one flow after another, until it is told to stop, and says how many; fails at the first without an answer.
-fn open_flows(to: SocketAddr, ports: Range<u16>, stop: &AtomicBool) -> Result<usize> {
+fn open_flows(to: SocketAddr, ports: Range<u16>, pause: Duration, stop: &AtomicBool) -> Result<usize> {
     let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
     let mut count = 0;
     for port in ports {
@@ -144,7 +149,7 @@ fn open_flows(to: SocketAddr, ports: Range<u16>, stop: &AtomicBool) -> Result<us
             socket.recv(&mut answer).with_context(|| format!("no answer to word {word} from port {port}"))?;
         }
         count += 1;
-        thread::sleep(BETWEEN);
+        thread::sleep(pause);
     }
     Ok(count)
 }
@@ -232,7 +237,7 @@ fn no_packet_is_lost_while_tables_are_laid_out_otherwise_and_back() -> Result<()
                 ensure!(pin.contains(&format!("/maps/FLOWS-v{version}-")), "{program}: {pin}");
                 ensure!(pinned_maps(lab, node)? == maps, "on {node}: {:?}", lab.node(node).pins()?);
                 let log = lab.node(node).log_text()?;
-                let told = log.lines().filter(|line| line.contains("took over the data plane")).next_back();
+                let told = log.lines().rfind(|line| line.contains("took over the data plane"));
                 println!("{node}: {told:?}");
                 ensure!(told.is_some_and(|line| line.contains("FLOWS")), "{log}");
                 ensure!(!log.contains("flows could not be carried over"), "{log}");

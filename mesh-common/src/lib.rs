@@ -20,4 +20,4 @@ pub mod wire;
 pub use packet::Packet;
 pub use reason::Reason;
 pub use tables::{Hop, Route, Tables};
-pub use verdict::Verdict;
+pub use verdict::{Refusal, Verdict};

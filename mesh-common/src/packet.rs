@@ -37,6 +37,10 @@ pub trait Packet {
     /// Makes the frame this long; what is added at its end is undefined.
     fn resize(&mut self, length: usize) -> Option<()>;
 
+    /// Makes the packet's first `kept` bytes, no more than it has, those of another: its network header moves back by `room`
+    /// bytes, and what is behind `kept` goes. Every byte before it becomes undefined.
+    fn quote(&mut self, room: usize, kept: usize) -> Option<()>;
+
     /// Changes the transport checksum at an offset: by the change of the addresses where it covers them (`pseudo`),
     /// and by the change of what it covers besides. A UDP checksum of zero means none, and stays.
     ///

@@ -46,15 +46,19 @@ pub enum Reason {
     NoRoom,
     /// A tunnelled answer for a client that this node did not send.
     ReturnForged,
-    /// A tunnelled request to a port that is not published.
+    /// A tunnelled request to a port that is not published, or one to an external address where it is not.
     NotPublished,
     /// Sent to a network's gateway, which answers ping and nothing else.
     Gateway,
+    /// A client of none of the ranges that may ask for the published port.
+    NotAllowed,
+    /// The endpoint at a known flow's other end is gone.
+    BackendGone,
 }
 
 impl Reason {
     /// Each reason, in the order of its number.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 25] = [
         Self::Malformed,
         Self::NotAttached,
         Self::SourceForged,
@@ -78,6 +82,8 @@ impl Reason {
         Self::ReturnForged,
         Self::NotPublished,
         Self::Gateway,
+        Self::NotAllowed,
+        Self::BackendGone,
     ];
 
     /// The label of its metric.
@@ -107,6 +113,8 @@ impl Reason {
             Self::ReturnForged => "return_forged",
             Self::NotPublished => "not_published",
             Self::Gateway => "gateway",
+            Self::NotAllowed => "not_allowed",
+            Self::BackendGone => "backend_gone",
         }
     }
 
@@ -135,8 +143,12 @@ impl Reason {
             Self::Congestion => "the outer congestion mark does not fit the inner header (RFC 6040)",
             Self::NoRoom => "the kernel refused room in the packet",
             Self::ReturnForged => "a tunnelled answer for a client that this node did not send",
-            Self::NotPublished => "a tunnelled request to a port that is not published",
+            Self::NotPublished => {
+                "a request through a tunnel, or to an external address, for a port that is not published there"
+            }
             Self::Gateway => "the gateway answers ping and nothing else",
+            Self::NotAllowed => "the client is of none of the ranges that may ask for the published port",
+            Self::BackendGone => "the other end of a known connection is gone",
         }
     }
 }

@@ -3,8 +3,9 @@
 use core::ops::Deref;
 
 use crate::abi::{
-    Address, Attachment, Backend, BackendIndex, Endpoint, EndpointKey, Flow, FlowKey, MacKey, Network, Node,
-    NodeIndex, Service, ServiceKey, Settings, Slot, Station, SubnetKey, Uplink,
+    Address, AllowedKey, Attachment, Backend, BackendIndex, Endpoint, EndpointKey, Flow, FlowKey, Local,
+    MacKey, Network, Node, NodeIndex, Service, ServiceKey, Settings, Shortage, Slot, Station, SubnetKey,
+    TargetKey, Uplink,
 };
 
 /// Where a packet leaves by, and the Ethernet addresses it leaves with.
@@ -44,6 +45,8 @@ pub trait Tables {
     fn settings(&self) -> Option<&Settings>;
     /// A service.
     fn service(&self, key: &ServiceKey) -> Option<&Service>;
+    /// Whether tasks of a network answer clients at a port.
+    fn is_target(&self, key: &TargetKey) -> bool;
     /// A slot of a ring.
     fn slot(&self, index: u32) -> Option<Slot>;
     /// A backend.
@@ -62,18 +65,15 @@ pub trait Tables {
     fn node(&self, index: NodeIndex) -> Option<&Node>;
     /// The other node that has this underlay address.
     fn peer(&self, address: Address) -> Option<NodeIndex>;
-    /// The interface that an address of this node's own is on, if it is one: 0 where published ports do not answer at it.
-    fn local(&self, address: Address) -> Option<u32>;
-    /// Whether this node itself has the address.
+    /// What an address that packets come to this node for is, if it is one.
+    fn local(&self, address: Address) -> Option<Local>;
+    /// Whether packets to the address come to this node.
     #[inline(always)]
     fn is_local(&self, address: Address) -> bool {
         self.local(address).is_some()
     }
-    /// Whether published ports answer at an address of this node's own.
-    #[inline(always)]
-    fn serves(&self, address: Address) -> bool {
-        self.local(address).is_some_and(|ifindex| ifindex != 0)
-    }
+    /// Whether a client may ask for a service which not everybody may.
+    fn is_allowed(&self, key: &AllowedKey) -> bool;
     /// An interface to the outside world.
     fn uplink(&self, ifindex: u32) -> Option<&Uplink>;
 
@@ -85,9 +85,21 @@ pub trait Tables {
     fn add_flow(&self, key: &FlowKey, flow: &Flow) -> bool;
     /// Notes of a flow, if it is still known, when it was seen and which flags it has.
     fn mark_flow(&self, key: &FlowKey, seen: u64, flags: u32);
+    /// Forgets a flow, if it is known.
+    fn remove_flow(&self, key: &FlowKey);
+    /// The next place of the queue of new flows, which the next one takes: the place taken longest ago, once all are.
+    fn next_place(&self) -> u32;
+    /// The key of the flow that was put into a place of the queue.
+    fn queued(&self, place: u32) -> Option<impl Deref<Target = FlowKey>>;
+    /// Puts the key of a flow into a place of the queue.
+    fn queue(&self, place: u32, key: &FlowKey);
+    /// Counts that there was no room.
+    fn count_shortage(&self, shortage: Shortage);
 
     /// The next turn of a service's round robin, from 0.
     fn turn(&self, service: u32) -> u64;
+    /// Whether an error or a reset may be sent now: takes one of this processor's [`Allowance`](crate::abi::Allowance).
+    fn may_answer(&self) -> bool;
     /// Seconds of the monotonic clock.
     fn now(&self) -> u64;
     /// The way to an address, by the node's own routes.

@@ -4,6 +4,66 @@ use core::fmt;
 
 use crate::{Reason, abi::Outcome};
 
+/// Why a packet is refused, and what its sender needs to know besides: one number, because one program hands it on to
+/// another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusal(u32);
+
+impl Refusal {
+    /// The bits that hold the number of the [`Reason`]; the uppermost sixteen hold the MTU.
+    const REASON: u32 = 0xff;
+
+    /// For this reason.
+    #[inline(always)]
+    #[must_use]
+    pub const fn because(reason: Reason) -> Self {
+        Self(reason as u32)
+    }
+
+    /// For being longer than the way's MTU: bytes of an IP packet.
+    #[inline(always)]
+    #[must_use]
+    pub const fn too_big(mtu: u32) -> Self {
+        let mtu = if mtu > 0xffff { 0xffff } else { mtu };
+        Self(mtu << 16 | Reason::TooBig as u32)
+    }
+
+    /// From the number that was handed on.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_number(number: u32) -> Self {
+        Self(number)
+    }
+
+    /// The number to hand on.
+    #[inline(always)]
+    #[must_use]
+    pub const fn number(self) -> u32 {
+        self.0
+    }
+
+    /// The MTU of the way that the packet is too long for, in bytes of an IP packet.
+    #[inline(always)]
+    #[must_use]
+    pub const fn mtu(self) -> Option<u32> {
+        if self.0 & Self::REASON == Reason::TooBig as u32 { Some(self.0 >> 16) } else { None }
+    }
+
+    /// The verdict once the sender is told.
+    #[inline(always)]
+    #[must_use]
+    pub const fn told(self) -> Verdict {
+        Verdict { outcome: Outcome::Refuse, detail: self.0 & Self::REASON }
+    }
+
+    /// The verdict where the sender is not told.
+    #[inline(always)]
+    #[must_use]
+    pub const fn dropped(self) -> Verdict {
+        Verdict { outcome: Outcome::Drop, detail: self.0 & Self::REASON }
+    }
+}
+
 /// What becomes of a packet.
 ///
 /// Not an enum with data: the verifier refuses a program that moves the unset bytes of a variant without data about.
@@ -28,11 +88,23 @@ impl Verdict {
         Self { outcome: Outcome::Drop, detail: reason as u32 }
     }
 
-    /// It is lost, and counted; what goes back out of the interface that it came in by tells its sender so.
+    /// It is lost, counted, and its sender told. From an entry of the pipeline: it is untouched, and
+    /// [`pipeline::refuse`](crate::pipeline::refuse) has yet to make the answer of it. From that: it is the answer, which goes
+    /// back out of the interface that it came in by.
     #[inline(always)]
     #[must_use]
-    pub const fn refuse(reason: Reason) -> Self {
-        Self { outcome: Outcome::Refuse, detail: reason as u32 }
+    pub const fn refuse(refusal: Refusal) -> Self {
+        Self { outcome: Outcome::Refuse, detail: refusal.0 }
+    }
+
+    /// What its sender is to be told, if it is refused.
+    #[inline(always)]
+    #[must_use]
+    pub const fn refusal(self) -> Option<Refusal> {
+        match self.outcome {
+            Outcome::Refuse => Some(Refusal(self.detail)),
+            _ => None,
+        }
     }
 
     /// It goes to the endpoint behind this host-side interface.
@@ -63,7 +135,8 @@ impl Verdict {
         self.outcome
     }
 
-    /// The interface that it goes to, or the number of the [`Reason`] that it is lost for, or 0.
+    /// The interface that it goes to, or the number of the [`Reason`] that it is lost for (below that of a [`Refusal`] that is
+    /// not made yet, its MTU), or 0.
     #[inline(always)]
     #[must_use]
     pub const fn detail(self) -> u32 {
@@ -74,7 +147,9 @@ impl Verdict {
     #[must_use]
     pub fn reason(self) -> Option<Reason> {
         match self.outcome {
-            Outcome::Drop | Outcome::Refuse => Reason::ALL.get(self.detail as usize).copied(),
+            Outcome::Drop | Outcome::Refuse => {
+                Reason::ALL.get((self.detail & Refusal::REASON) as usize).copied()
+            }
             _ => None,
         }
     }

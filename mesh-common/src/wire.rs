@@ -59,6 +59,8 @@ pub mod icmp {
     pub const ECHO_REPLY: u8 = 0;
     /// ICMP destination unreachable.
     pub const UNREACHABLE: u8 = 3;
+    /// Its code "port unreachable".
+    pub const PORT_UNREACHABLE: u8 = 3;
     /// Its code "fragmentation needed and DF set".
     pub const FRAGMENTATION_NEEDED: u8 = 4;
     /// ICMP time exceeded.
@@ -69,6 +71,8 @@ pub mod icmp {
     pub const ECHO_REQUEST: u8 = 8;
     /// ICMPv6 destination unreachable.
     pub const V6_UNREACHABLE: u8 = 1;
+    /// Its code "port unreachable".
+    pub const V6_PORT_UNREACHABLE: u8 = 4;
     /// ICMPv6 packet too big.
     pub const V6_TOO_BIG: u8 = 2;
     /// ICMPv6 parameter problem; the error between them is time exceeded.

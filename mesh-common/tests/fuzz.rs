@@ -5,9 +5,9 @@ mod support;
 use std::time::{Duration, Instant};
 
 use mesh_common::{
-    Verdict,
+    Tables, Verdict,
     abi::{Flow, FlowKey, Outcome},
-    native::Buffer,
+    native::{Buffer, finish},
     pipeline,
 };
 use support::{
@@ -26,12 +26,13 @@ const PACKETS: usize = 300;
 fn run(world: &World, frame: &Frame) -> Verdict {
     let mut packet = frame.buffer();
     let tables = world.node.at_tc();
-    match frame.entry {
+    let verdict = match frame.entry {
         Entry::Endpoint(ifindex) => pipeline::from_endpoint(&mut packet, &tables, ifindex),
         Entry::Host => pipeline::from_host(&mut packet, &tables),
         Entry::Underlay => {
             let mut early = Buffer::new(frame.bytes.clone());
             let verdict = pipeline::from_underlay(&mut early, &world.node.at_xdp());
+            let verdict = finish_untouched(&mut early, frame, &world.node.at_xdp(), verdict);
             match verdict.outcome() {
                 Outcome::Pass => assert_eq!(early.bytes(), frame.bytes, "what XDP passes on is untouched"),
                 Outcome::Deliver | Outcome::Host => panic!("XDP cannot deliver: {verdict:?}"),
@@ -43,7 +44,23 @@ fn run(world: &World, frame: &Frame) -> Verdict {
             }
             verdict
         }
-    }
+    };
+    finish_untouched(&mut packet, frame, &tables, verdict)
+}
+
+/// Takes a verdict to its end: what is refused must still be as it came, unless a task's packet was translated before.
+fn finish_untouched(packet: &mut Buffer, frame: &Frame, tables: &impl Tables, verdict: Verdict) -> Verdict {
+    let ingress = match frame.entry {
+        Entry::Endpoint(ifindex) => ifindex,
+        Entry::Host => Interfaces::SOME.gate,
+        Entry::Underlay => {
+            if verdict.refusal().is_some() {
+                assert_eq!(packet.bytes(), frame.bytes, "what is refused is untouched");
+            }
+            Interfaces::SOME.uplink
+        }
+    };
+    finish(packet, tables, verdict, ingress)
 }
 
 fn for_a_while(seed: u64, mut one: impl FnMut(&mut Random, &World)) {

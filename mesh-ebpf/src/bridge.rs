@@ -1,10 +1,10 @@
 //! Flows while an agent takes over the data plane of one whose table of flows is laid out otherwise.
 //!
 //! The programs of a node are replaced one by one, and for as long as old ones run, each must find the flows that any other
-//! opened. So the agent attaches programs first that are loaded to bridge: they read where `PHASE` says, at first what the
-//! older programs write, and they write to both tables. When no older program is left and all is carried over, the agent
-//! turns the phase, and then replaces these programs by the same ones loaded not to bridge, for which the verifier finds
-//! all of this to be dead code.
+//! opened. So the agent attaches programs first that are loaded to bridge: they read the older table, as the older programs
+//! do, and write to both. When no older program is left and all is carried over, it replaces them by programs that read
+//! the new table and still write to both, and those by programs that know of one table alone. Any two that run side by side
+//! then agree on a table that has everything. For the last ones, all of this is dead code to the verifier.
 
 use core::{ffi::c_void, ptr};
 
@@ -20,9 +20,15 @@ use mesh_common::abi::{
 
 use crate::maps;
 
-/// Whether the programs bridge: 1 or 0. Set at load.
+/// Which tables there are, by [`ALONE`] and [`BEFORE`]; with any other number there are two and the new
+/// one is read. Set at load.
 #[unsafe(no_mangle)]
-static BRIDGING: Global<u32> = Global::new(0);
+static BRIDGING: Global<u32> = Global::new(ALONE);
+
+/// One table of flows alone.
+const ALONE: u32 = 0;
+/// Two, and the older is read.
+const BEFORE: u32 = 1;
 
 /// The key of the first entry of an array. Where it stands costs no stack, of which the deepest ways have none to spare.
 #[unsafe(no_mangle)]
@@ -45,30 +51,30 @@ fn first<M, V>(map: &'static M) -> *mut V {
 /// Whether there are two tables of flows.
 #[inline(always)]
 pub fn is_bridging() -> bool {
-    BRIDGING.load() != 0
+    BRIDGING.load() != ALONE
 }
 
-/// A flow, copied to where the next call copies another.
+/// Whether the older one is read.
+#[inline(always)]
+pub fn reads_before() -> bool {
+    BRIDGING.load() == BEFORE
+}
+
+/// A flow of the older table, copied to where the next call copies another.
 #[inline(always)]
 pub fn flow(key: &FlowKey) -> Option<&'static Flow> {
     // SAFETY: the map's values are of this type; see `first`.
     if recall(key) { unsafe { first::<_, Flow>(&maps::RECALLED).as_ref() } } else { None }
 }
 
-/// Copies a flow to this processor's place for it; false if it is not known.
+/// Copies a flow of the older table to this processor's place for it; false if it is not known.
 #[inline(always)]
 fn recall(key: &FlowKey) -> bool {
     // SAFETY: the map's values are of this type; see `first`.
     let Some(place) = (unsafe { first::<_, Flow>(&maps::RECALLED).as_mut() }) else { return false };
-    if reads_before() {
-        // SAFETY: as in `tables`.
-        let Some(before) = (unsafe { maps::FLOWS_BEFORE.get(key) }) else { return false };
-        before.lay_out(place);
-    } else {
-        // SAFETY: as in `tables`.
-        let Some(flow) = (unsafe { maps::FLOWS.get(key) }) else { return false };
-        *place = *flow;
-    }
+    // SAFETY: as in `tables`.
+    let Some(before) = (unsafe { maps::FLOWS_BEFORE.get(key) }) else { return false };
+    before.lay_out(place);
     true
 }
 
@@ -102,9 +108,9 @@ pub fn mark(key: &FlowKey, seen: u64, flags: u32) {
     }
 }
 
-/// Whether the older table is the one that is read.
+/// Forgets a flow of the older table.
 #[inline(always)]
-fn reads_before() -> bool {
-    // SAFETY: the map's values are of this type; see `first`.
-    unsafe { first::<_, u32>(&maps::PHASE).as_ref() }.is_none_or(|phase| *phase == 0)
+pub fn remove(key: &FlowKey) {
+    // It may have gone by itself in the meantime.
+    let _ = maps::FLOWS_BEFORE.remove(key);
 }

@@ -8,6 +8,7 @@ use mesh_common::{
     abi::{Family, Pod},
     checksum::Sum,
     pipeline::overhead,
+    wire::ETHERNET,
 };
 
 use crate::access::Bytes;
@@ -67,6 +68,13 @@ impl Packet for Frame {
     #[inline(always)]
     fn close(&mut self, bytes: usize, _inner: Family) -> Option<()> {
         self.adjust_head(bytes as i32)
+    }
+
+    #[inline(always)]
+    fn quote(&mut self, room: usize, kept: usize) -> Option<()> {
+        // Not at the tail: some drivers leave no room there.
+        self.adjust_head(-(room as i32))?;
+        self.resize(ETHERNET + room + kept)
     }
 
     #[inline(always)]

@@ -17,6 +17,7 @@ mod bridge;
 mod frame;
 mod maps;
 mod observe;
+mod refusal;
 mod skb;
 mod socket;
 mod tables;
@@ -47,7 +48,7 @@ pub fn endpoint_tc(context: TcContext) -> i32 {
     // SAFETY: the pointer is the hook's context.
     let ifindex = unsafe { (*context.skb.skb).ingress_ifindex };
     let verdict = pipeline::from_endpoint(&mut { skb }, &tables, ifindex);
-    at_tc_end(Hook::Endpoint, &context, tables, length, verdict)
+    at_tc_hook_end(Hook::Endpoint, &context, tables, length, verdict)
 }
 
 /// Packets from the node itself: ingress of the inner side of `mesh0`.
@@ -56,7 +57,7 @@ pub fn host_tc(context: TcContext) -> i32 {
     let (skb, tables) = at_tc(&context);
     let length = skb.length();
     let verdict = pipeline::from_host(&mut { skb }, &tables);
-    at_tc_end(Hook::Host, &context, tables, length, verdict)
+    at_tc_hook_end(Hook::Host, &context, tables, length, verdict)
 }
 
 /// Packets from the wire: ingress of each underlay interface.
@@ -65,7 +66,7 @@ pub fn underlay_tc(context: TcContext) -> i32 {
     let (skb, tables) = at_tc(&context);
     let length = skb.length();
     let verdict = pipeline::from_underlay(&mut { skb }, &tables);
-    at_tc_end(Hook::Underlay, &context, tables, length, verdict)
+    at_tc_hook_end(Hook::Underlay, &context, tables, length, verdict)
 }
 
 /// Packets from the wire, before the kernel has made a socket buffer of them. What cannot be finished here goes on,
@@ -75,8 +76,48 @@ pub fn underlay_xdp(context: XdpContext) -> u32 {
     let mut frame = Frame::new(context.ctx);
     let tables = KernelTables::<true> { context: context.as_ptr() };
     let length = frame.length();
-    let verdict = pipeline::from_underlay(&mut frame, &tables);
-    observe::count(&context, Hook::Xdp, verdict, length);
+    let mut verdict = pipeline::from_underlay(&mut frame, &tables);
+    if let Some(refusal) = verdict.refusal() {
+        refusal::hand_on_at_xdp(&context, refusal);
+        verdict = refusal.dropped();
+    }
+    at_xdp_end(&context, frame, tables, length, verdict)
+}
+
+/// What `underlay_xdp` refuses.
+#[xdp]
+pub fn refuse_xdp(context: XdpContext) -> u32 {
+    let Some(refusal) = refusal::taken_at_xdp() else { return XDP_DROP };
+    let mut frame = Frame::new(context.ctx);
+    let tables = KernelTables::<true> { context: context.as_ptr() };
+    let length = frame.length();
+    // SAFETY: the pointer is the hook's context.
+    let ingress = unsafe { (*context.ctx).ingress_ifindex };
+    let verdict = pipeline::refuse(&mut frame, &tables, refusal, ingress);
+    at_xdp_end(&context, frame, tables, length, verdict)
+}
+
+/// What the programs at tc hooks refuse.
+#[classifier]
+pub fn refuse_tc(context: TcContext) -> i32 {
+    let (refusal, hook) = refusal::taken_at_tc(&context);
+    let (skb, tables) = at_tc(&context);
+    let length = skb.length();
+    // SAFETY: the pointer is the hook's context.
+    let ingress = unsafe { (*context.skb.skb).ingress_ifindex };
+    let verdict = pipeline::refuse(&mut { skb }, &tables, refusal, ingress);
+    at_tc_end(hook, &context, tables, length, verdict)
+}
+
+#[inline(always)]
+fn at_xdp_end(
+    context: &XdpContext,
+    frame: Frame,
+    tables: KernelTables<true>,
+    length: usize,
+    verdict: Verdict,
+) -> u32 {
+    observe::count(context, Hook::Xdp, verdict, length);
     // SAFETY: the pointer is the hook's context.
     let ingress = unsafe { (*context.ctx).ingress_ifindex };
     if observe::is_sampled(tables.settings()) {
@@ -102,6 +143,23 @@ pub fn underlay_xdp(context: XdpContext) -> u32 {
 #[inline(always)]
 fn at_tc(context: &TcContext) -> (Skb, KernelTables<false>) {
     (Skb::new(context.skb.skb), KernelTables { context: context.as_ptr() })
+}
+
+/// Has the sender of a refused packet told, and carries any other verdict out.
+#[inline(always)]
+fn at_tc_hook_end(
+    hook: Hook,
+    context: &TcContext,
+    tables: KernelTables<false>,
+    length: usize,
+    verdict: Verdict,
+) -> i32 {
+    let mut verdict = verdict;
+    if let Some(refusal) = verdict.refusal() {
+        refusal::hand_on_at_tc(context, refusal, hook);
+        verdict = refusal.dropped();
+    }
+    at_tc_end(hook, context, tables, length, verdict)
 }
 
 /// Counts, traces and carries out a verdict.

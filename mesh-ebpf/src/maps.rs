@@ -4,14 +4,14 @@
 
 use aya_ebpf::{
     macros::map,
-    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
 };
 use mesh_common::{
     Reason,
     abi::{
-        Address, Attachment, Backend, Counter, Dialled, DialledKey, Endpoint, EndpointKey, Flow, FlowKey,
-        MacKey, Network, Node, NodeIndex, Service, ServiceKey, Settings, Slot, Station, SubnetKey, Uplink,
-        capacity, layout::FlowBefore,
+        Address, Allowance, AllowedKey, Attachment, Backend, Counter, Dialled, DialledKey, Endpoint,
+        EndpointKey, Flow, FlowKey, Local, MacKey, Network, Node, NodeIndex, Service, ServiceKey, Settings,
+        Shortage, Slot, Station, SubnetKey, TargetKey, Uplink, capacity, layout::FlowBefore,
     },
 };
 
@@ -19,8 +19,12 @@ use mesh_common::{
 pub static SETTINGS: Array<Settings> = Array::pinned(1, 0);
 #[map]
 pub static SERVICES: HashMap<ServiceKey, Service> = HashMap::pinned(capacity::SERVICES, NO_PREALLOC);
+/// The ports at which tasks answer clients; the values say nothing.
 #[map]
-pub static SLOTS: Array<Slot> = Array::pinned(capacity::SLOTS, 0);
+pub static TARGETS: HashMap<TargetKey, u32> = HashMap::pinned(capacity::TARGETS, NO_PREALLOC);
+/// The agent writes it through a mapping of its own, and may ask for more entries when it loads the object.
+#[map]
+pub static SLOTS: Array<Slot> = Array::pinned(capacity::SLOTS, aya_ebpf::bindings::BPF_F_MMAPABLE);
 #[map]
 pub static BACKENDS: Array<Backend> = Array::pinned(capacity::BACKENDS, 0);
 #[map]
@@ -40,15 +44,24 @@ pub static SUBNETS: LpmTrie<SubnetKey, u32> = LpmTrie::pinned(capacity::SUBNETS,
 pub static NODES: Array<Node> = Array::pinned(capacity::NODES, 0);
 #[map]
 pub static PEERS: HashMap<Address, NodeIndex> = HashMap::pinned(capacity::NODES, NO_PREALLOC);
-/// This node's own addresses, with the index of the interface that has each, or 0 where published ports do not answer at it.
+/// The ranges of clients that may ask for services which not everybody may.
 #[map]
-pub static LOCALS: HashMap<Address, u32> = HashMap::pinned(capacity::LOCALS, NO_PREALLOC);
+pub static ALLOWED: LpmTrie<AllowedKey, u32> = LpmTrie::pinned(capacity::ALLOWED, 0);
+/// The addresses that packets come to this node for.
+#[map]
+pub static LOCALS: HashMap<Address, Local> = HashMap::pinned(capacity::LOCALS, NO_PREALLOC);
 /// By interface index.
 #[map]
 pub static UPLINKS: HashMap<u32, Uplink> = HashMap::pinned(capacity::UPLINKS, NO_PREALLOC);
 
 #[map]
 pub static FLOWS: LruHashMap<FlowKey, Flow> = LruHashMap::pinned(capacity::FLOWS, 0);
+/// The keys of flows that had not proved themselves when they were put here: each new one takes the place of the oldest.
+#[map]
+pub static NEW_FLOWS: Array<FlowKey> = Array::pinned(capacity::NEW_FLOWS, 0);
+/// How many flows have ever been put into `NEW_FLOWS`.
+#[map]
+pub static NEW_FLOWS_TURN: Array<u64> = Array::pinned(1, 0);
 /// Round robin's next turn, by service number.
 #[map]
 pub static CURSORS: Array<u64> = Array::pinned(capacity::SERVICES, 0);
@@ -59,19 +72,30 @@ pub static DIALLED: LruHashMap<DialledKey, Dialled> = LruHashMap::pinned(capacit
 /// older programs' own map in the place of this one.
 #[map]
 pub static FLOWS_BEFORE: LruHashMap<FlowKey, FlowBefore> = LruHashMap::with_max_entries(1, 0);
-/// Which table of flows is read while bridging: 0 for the older.
-#[map]
-pub static PHASE: Array<u32> = Array::with_max_entries(1, 0);
-/// The flow that was last looked up while bridging.
+/// The flow that was last looked up in the older table.
 #[map]
 pub static RECALLED: PerCpuArray<Flow> = PerCpuArray::with_max_entries(1, 0);
 /// A flow on its way into the older table.
 #[map]
 pub static LAID_OUT: PerCpuArray<FlowBefore> = PerCpuArray::with_max_entries(1, 0);
+/// The programs that answer what is refused, at tc and at XDP: an array holds programs of one type.
+#[map]
+pub static REFUSE_TC: ProgramArray = ProgramArray::pinned(1, 0);
+#[map]
+pub static REFUSE_XDP: ProgramArray = ProgramArray::pinned(1, 0);
+/// What XDP's program hands on to the one that answers.
+#[map]
+pub static REFUSALS: PerCpuArray<u32> = PerCpuArray::pinned(1, 0);
+/// What may still be sent of errors and resets.
+#[map]
+pub static ALLOWANCE: PerCpuArray<Allowance> = PerCpuArray::pinned(1, 0);
 
 /// Packets lost, by reason.
 #[map]
 pub static DROPS: PerCpuArray<u64> = PerCpuArray::pinned(Reason::ALL.len() as u32, 0);
+/// How often there was no room, by what for.
+#[map]
+pub static SHORTAGES: PerCpuArray<u64> = PerCpuArray::pinned(Shortage::ALL.len() as u32, 0);
 /// Packets seen, by hook and outcome.
 #[map]
 pub static COUNTERS: PerCpuArray<Counter> = PerCpuArray::pinned(Counter::COUNT, 0);

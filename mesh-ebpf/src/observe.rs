@@ -4,7 +4,7 @@ use aya_ebpf::{EbpfContext, helpers};
 use aya_log_ebpf::info;
 use mesh_common::{
     Verdict,
-    abi::{Counter, Hook, Outcome, Settings, TRACE_BYTES, Trace},
+    abi::{Counter, Hook, Outcome, Settings, Shortage, TRACE_BYTES, Trace},
 };
 
 use crate::maps;
@@ -40,6 +40,15 @@ pub fn count(context: &impl EbpfContext, hook: Hook, verdict: Verdict, length: u
     }
 }
 
+/// Counts that there was no room.
+#[inline(always)]
+pub fn count_shortage(shortage: Shortage) {
+    if let Some(count) = maps::SHORTAGES.get_ptr_mut(shortage as u32) {
+        // SAFETY: the entry is this processor's own.
+        unsafe { *count += 1 };
+    }
+}
+
 /// Whether this packet is one of those to trace.
 #[inline(always)]
 pub fn is_sampled(settings: Option<&Settings>) -> bool {
@@ -58,7 +67,10 @@ pub fn trace(
     length: usize,
     load: impl Fn(&mut [u8; TRACE_BYTES]) -> u8,
 ) {
-    let Some(mut entry) = maps::TRACES.reserve::<Trace>(0) else { return };
+    let Some(mut entry) = maps::TRACES.reserve::<Trace>(0) else {
+        count_shortage(Shortage::Traces);
+        return;
+    };
     let record = entry.as_mut_ptr();
     // SAFETY: the ring's entry is as long as the record, and every field is written before it is handed over.
     unsafe {

@@ -124,6 +124,12 @@ impl Packet for Skb {
     }
 
     #[inline(always)]
+    fn quote(&mut self, room: usize, kept: usize) -> Option<()> {
+        self.resize(ETHERNET + kept)?;
+        self.adjust_room(room as i32, 0)
+    }
+
+    #[inline(always)]
     fn resize(&mut self, length: usize) -> Option<()> {
         // SAFETY: the pointer is the hook's context.
         let result = unsafe { helpers::generated::bpf_skb_change_tail(self.skb, length as u32, 0) };

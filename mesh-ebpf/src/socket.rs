@@ -9,9 +9,9 @@ use aya_ebpf::{
     macros::cgroup_sock_addr,
     programs::SockAddrContext,
 };
-use mesh_common::abi::{Address, Dialled, DialledKey, Family, HOST_ALIAS_V4, HOST_ALIAS_V6, ServiceKey};
+use mesh_common::abi::{Address, Dialled, DialledKey, Family, ServiceKey, Shortage, host_alias, local_flags};
 
-use crate::maps;
+use crate::{maps, observe};
 
 /// The cookie of the network namespace that the agent serves: cgroups know nothing of namespaces. Set at load.
 #[unsafe(no_mangle)]
@@ -87,38 +87,41 @@ fn dial(socket: *mut bpf_sock_addr, family: Family) -> i32 {
     }
     let address = address(socket, family);
     let port = port(socket);
-    let alias = match address.family() {
-        Family::V4 => HOST_ALIAS_V4,
-        Family::V6 => HOST_ALIAS_V6,
-    };
     // Any loopback address is the node's own, and no wire's.
     let is_loopback = match address.family() {
         Family::V4 => address.v4_octets()[0] == 127,
         Family::V6 => address == LOOPBACK_V6,
     };
     // SAFETY: see `tables`.
-    let serves = || unsafe { maps::LOCALS.get(address) }.is_some_and(|ifindex| *ifindex != 0);
-    if !is_loopback && !serves() {
-        return PROCEED;
-    }
-    let key = ServiceKey {
-        address: Address::UNSPECIFIED,
-        scope: 0,
-        port,
-        protocol: protocol as u8,
-        family: address.family() as u8,
+    let local = unsafe { maps::LOCALS.get(address) }.copied().unwrap_or_default();
+    let serves = is_loopback || local.flags & local_flags::SERVES != 0;
+    let mut key =
+        ServiceKey { address, scope: 0, port, protocol: protocol as u8, family: address.family() as u8 };
+    // As the pipeline has it: what is published at this very address comes before what is on every one.
+    let alias = if local.flags & local_flags::OWN != 0 && has_backend(&key) {
+        host_alias(address.family(), local.alias)
+    } else {
+        key.address = Address::UNSPECIFIED;
+        if !serves || !has_backend(&key) {
+            return PROCEED;
+        }
+        host_alias(address.family(), 0)
     };
-    // SAFETY: see `tables`.
-    match unsafe { maps::SERVICES.get(key) } {
-        // Without a backend of this family the dialler is refused at once, and tries the other family.
-        Some(service) if service.slots != 0 => {}
-        _ => return PROCEED,
-    }
     let dialled = Dialled { address };
     // Full: the socket works all the same, but sees the alias as its peer.
-    let _ = maps::DIALLED.insert(dialled_key(socket, port, alias), dialled, u64::from(BPF_ANY));
+    if maps::DIALLED.insert(dialled_key(socket, port, alias), dialled, u64::from(BPF_ANY)).is_err() {
+        observe::count_shortage(Shortage::Dialled);
+    }
     set_address(socket, family, alias);
     PROCEED
+}
+
+/// Whether a port is published and has a backend: without one of this family the dialler is refused at once, and tries
+/// the other family.
+#[inline(always)]
+fn has_backend(key: &ServiceKey) -> bool {
+    // SAFETY: see `tables`.
+    unsafe { maps::SERVICES.get(key) }.is_some_and(|service| service.slots != 0)
 }
 
 /// Shows a socket the address that it dialled in the place of the alias.
@@ -128,7 +131,7 @@ fn restore(socket: *mut bpf_sock_addr, family: Family) -> i32 {
         return PROCEED;
     }
     let alias = address(socket, family);
-    if alias != HOST_ALIAS_V4 && alias != HOST_ALIAS_V6 {
+    if !alias.is_host_alias() {
         return PROCEED;
     }
     // SAFETY: see `tables`.

@@ -3,6 +3,7 @@
 use core::{
     intrinsics::{AtomicOrdering, atomic_xadd},
     mem::MaybeUninit,
+    ops::Deref,
     ptr,
 };
 
@@ -18,19 +19,20 @@ use aya_ebpf::{
 use mesh_common::{
     Hop, Route, Tables,
     abi::{
-        Address, Attachment, Backend, BackendIndex, Endpoint, EndpointKey, Family, Flow, FlowKey, MacKey,
-        Network, Node, NodeIndex, Service, ServiceKey, Settings, Slot, Station, SubnetKey, Uplink,
+        Address, AllowedKey, Attachment, Backend, BackendIndex, Endpoint, EndpointKey, Family, Flow, FlowKey,
+        Local, MacKey, Network, Node, NodeIndex, Service, ServiceKey, Settings, Shortage, Slot, Station,
+        SubnetKey, TargetKey, Uplink, capacity,
     },
 };
 
-use crate::{bridge, maps};
+use crate::{bridge, maps, observe};
 
 /// The kernel's address families.
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
-/// Bits of a subnet's key: a VNI and an address.
-const SUBNET_BITS: u32 = 32 + 128;
+/// Bits of the key of a longest-prefix table: a number and an address.
+const PREFIX_BITS: u32 = 32 + 128;
 
 const NANOSECONDS: u64 = 1_000_000_000;
 
@@ -114,6 +116,15 @@ fn mark(key: &FlowKey, seen: u64, flags: u32) {
     }
 }
 
+/// Counts a cursor one on, and gives what it stood at.
+#[inline(always)]
+fn take_turn(cursor: *mut u64) -> u64 {
+    // SAFETY: the pointer is a map's, aligned to eight bytes, and every access to a cursor is atomic. The standard
+    // library keeps `fetch_add` from targets without compare-and-swap, though this one can do it. Relaxed, LLVM takes the
+    // instruction that does not fetch.
+    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::AcqRel }>(cursor, 1) }
+}
+
 /// What a hash map holds for a key.
 ///
 /// An entry may be replaced by another processor while it is read. The agent replaces whole entries, never parts; what
@@ -138,6 +149,11 @@ impl<const XDP: bool> Tables for KernelTables<XDP> {
     #[inline(always)]
     fn service(&self, key: &ServiceKey) -> Option<&Service> {
         get!(SERVICES, key)
+    }
+
+    #[inline(always)]
+    fn is_target(&self, key: &TargetKey) -> bool {
+        get!(TARGETS, key).is_some()
     }
 
     #[inline(always)]
@@ -172,7 +188,7 @@ impl<const XDP: bool> Tables for KernelTables<XDP> {
 
     #[inline(always)]
     fn subnet(&self, key: &SubnetKey) -> Option<u32> {
-        maps::SUBNETS.get(Key::new(SUBNET_BITS, *key)).copied()
+        maps::SUBNETS.get(Key::new(PREFIX_BITS, *key)).copied()
     }
 
     #[inline(always)]
@@ -186,8 +202,13 @@ impl<const XDP: bool> Tables for KernelTables<XDP> {
     }
 
     #[inline(always)]
-    fn local(&self, address: Address) -> Option<u32> {
+    fn local(&self, address: Address) -> Option<Local> {
         get!(LOCALS, address).copied()
+    }
+
+    #[inline(always)]
+    fn is_allowed(&self, key: &AllowedKey) -> bool {
+        maps::ALLOWED.get(Key::new(PREFIX_BITS, *key)).is_some()
     }
 
     #[inline(always)]
@@ -197,7 +218,7 @@ impl<const XDP: bool> Tables for KernelTables<XDP> {
 
     #[inline(always)]
     fn flow(&self, key: &FlowKey) -> Option<&Flow> {
-        if bridge::is_bridging() {
+        if bridge::reads_before() {
             return bridge::flow(key);
         }
         get!(FLOWS, key)
@@ -206,12 +227,16 @@ impl<const XDP: bool> Tables for KernelTables<XDP> {
     #[inline(always)]
     fn put_flow(&self, key: &FlowKey, flow: &Flow) {
         if bridge::is_bridging() {
-            bridge::put(key, flow, false);
+            if !bridge::put(key, flow, false) {
+                self.count_shortage(Shortage::Flows);
+            }
             return;
         }
         // The table of flows evicts its oldest rather than refuse; for want of memory it may refuse all the same, and
         // then the next packet of the flow finds the same backend again by its hash.
-        let _ = maps::FLOWS.insert(key, flow, u64::from(BPF_ANY));
+        if maps::FLOWS.insert(key, flow, u64::from(BPF_ANY)).is_err() {
+            self.count_shortage(Shortage::Flows);
+        }
     }
 
     #[inline(always)]
@@ -228,12 +253,51 @@ impl<const XDP: bool> Tables for KernelTables<XDP> {
     }
 
     #[inline(always)]
+    fn remove_flow(&self, key: &FlowKey) {
+        if bridge::is_bridging() {
+            bridge::remove(key);
+        }
+        // It may have gone by itself in the meantime.
+        let _ = maps::FLOWS.remove(key);
+    }
+
+    #[inline(always)]
+    fn next_place(&self) -> u32 {
+        let turn = maps::NEW_FLOWS_TURN.get_ptr_mut(0).map_or(0, take_turn);
+        (turn % u64::from(capacity::NEW_FLOWS)) as u32
+    }
+
+    #[inline(always)]
+    fn queued(&self, place: u32) -> Option<impl Deref<Target = FlowKey>> {
+        // Another processor writes it only after as many more flows as the queue holds.
+        maps::NEW_FLOWS.get(place)
+    }
+
+    #[inline(always)]
+    fn queue(&self, place: u32, key: &FlowKey) {
+        if let Some(place) = maps::NEW_FLOWS.get_ptr_mut(place) {
+            // SAFETY: the pointer is the map's. A key that two processors wrote half each is no flow's, or that of a flow
+            // which has waited for as long as the others.
+            unsafe { ptr::write_volatile(place, *key) };
+        }
+    }
+
+    #[inline(always)]
+    fn count_shortage(&self, shortage: Shortage) {
+        observe::count_shortage(shortage);
+    }
+
+    #[inline(always)]
     fn turn(&self, service: u32) -> u64 {
-        let Some(cursor) = maps::CURSORS.get_ptr_mut(service) else { return 0 };
-        // SAFETY: the pointer is the map's, aligned to eight bytes, and every access to a cursor is atomic. The standard
-        // library keeps `fetch_add` from targets without compare-and-swap, though this one can do it. Relaxed, LLVM takes the
-        // instruction that does not fetch.
-        unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::AcqRel }>(cursor, 1) }
+        maps::CURSORS.get_ptr_mut(service).map_or(0, take_turn)
+    }
+
+    #[inline(always)]
+    fn may_answer(&self) -> bool {
+        let Some(allowance) = maps::ALLOWANCE.get_ptr_mut(0) else { return false };
+        // SAFETY: the helper takes no arguments. The entry is this processor's own, and a program at a hook is not interrupted
+        // by another at it; where one at another hook comes between, an answer more is sent.
+        unsafe { (*allowance).take(helpers::generated::bpf_ktime_get_ns()) }
     }
 
     #[inline(always)]

@@ -9,7 +9,7 @@ use std::{
 use mesh_userspace::{
     config,
     spec::resolve,
-    table::{EndpointMode, Protocol, PublishMode, PublishedPort, Scheduler, Table},
+    table::{EndpointMode, OnNoBackend, Protocol, PublishMode, PublishedPort, Scheduler, Table},
 };
 
 fn configs() -> PathBuf {
@@ -55,6 +55,7 @@ fn the_mesh() {
     let search = &table.services["search"];
     assert_eq!(search.vips["blue"], addresses(&["10.0.9.2", "fd00:9::a00:902"]));
     assert_eq!(search.scheduler, Scheduler::Mh);
+    assert_eq!(search.on_no_backend, OnNoBackend::Reject);
     assert_eq!(
         search.ports,
         [
@@ -62,13 +63,15 @@ fn the_mesh() {
                 published: 53,
                 target: 5353,
                 protocol: Protocol::Udp,
-                mode: PublishMode::Ingress
+                mode: PublishMode::Ingress,
+                ..PublishedPort::default()
             },
             PublishedPort {
                 published: 9200,
                 target: 9200,
                 protocol: Protocol::Tcp,
-                mode: PublishMode::Ingress
+                mode: PublishMode::Ingress,
+                ..PublishedPort::default()
             },
         ]
     );
@@ -126,6 +129,8 @@ fn ports() {
         ]
     );
     assert_eq!(table.services["names"].endpoint_mode, EndpointMode::Dnsrr);
+    assert_eq!(table.services["names"].on_no_backend, OnNoBackend::Reject);
+    assert_eq!(table.services["search"].on_no_backend, OnNoBackend::Drop);
     assert!(table.services["names"].vips.is_empty());
     // The VIP first, then the endpoints in the order of their names.
     assert_eq!(table.services["search"].vips["blue"], addresses(&["10.0.0.2"]));

@@ -122,7 +122,7 @@ fn assert_ports(table: &Table) {
     let mut host_ports: HashSet<(Protocol, u16)> = HashSet::new();
     for (name, service) in &table.services {
         let mut own: HashSet<(Protocol, u16)> = HashSet::new();
-        for PublishedPort { published, target, protocol, mode } in &service.ports {
+        for PublishedPort { published, target, protocol, mode, .. } in &service.ports {
             assert!((1..=61000).contains(published) || *published == 65535);
             assert_ne!(*target, 0);
             assert!((*protocol, *published) != (Protocol::Udp, table.options.vxlan_port));
@@ -256,7 +256,7 @@ fn piece() -> impl Strategy<Value = String> {
         4 => sample::select(vec![
             "node: ", "nodes: ", "networks: ", "services: ", "endpoints: ", "options: ", "cluster: ", "name: ", "address: ",
             "network: ", "service: ", "subnets: ", "vni: ", "mtu: ", "internal: ", "vip: ", "ports: ", "scheduler: ",
-            "endpoint_mode: ", "external: ", "backends: ", "netns: ", "mac: ", "published: ", "target: ", "protocol: ",
+            "endpoint_mode: ", "on_no_backend: ", "external: ", "backends: ", "netns: ", "mac: ", "published: ", "target: ", "protocol: ",
             "mode: ", "interface: ", "interfaces: ", "vxlan_port: ", "run_dir: ", "n1", "n2", "blue", "search", "search.1",
             "10.0.9.1", "10.0.9.2", "10.0.9.11", "192.0.2.1", "10.0.9.0/24", "\"fd00:9::/64\"", "\"fd00:9::a00:90b\"",
             "\"9200:9200\"", "\"80-90:80-90/udp\"", "mh", "rr", "wlc", "dnsrr", "host", "udp", "02:42:0a:00:09:0b", "/run/x",
@@ -382,6 +382,7 @@ fn service() -> impl Strategy<Value = Service> {
             target: 80,
             protocol,
             mode: if host { PublishMode::Host } else { PublishMode::Ingress },
+            ..PublishedPort::default()
         },
     );
     (networks, option::weighted(0.4, vips), collection::vec(given(port), 0..2), any::<u8>()).prop_map(
@@ -468,6 +469,7 @@ fn crowded_spec() -> impl Strategy<Value = Spec> {
                     target: 80,
                     protocol: Protocol::Tcp,
                     mode: if host { PublishMode::Host } else { PublishMode::Ingress },
+                    ..PublishedPort::default()
                 })
                 .map(Given::from)
                 .into_iter()

@@ -84,12 +84,16 @@ impl Address {
         self.0[0] == 0 && self.0[1] == 0
     }
 
-    /// Whether this stands for the node itself: one of [`HOST_ALIAS_V4`](super::HOST_ALIAS_V4) and
-    /// [`HOST_ALIAS_V6`](super::HOST_ALIAS_V6).
+    /// Whether this stands for the node itself: a [`host_alias`](super::host_alias) of any number.
     #[inline(always)]
     #[must_use]
     pub fn is_host_alias(self) -> bool {
-        self == super::HOST_ALIAS_V4 || self == super::HOST_ALIAS_V6
+        let [high, low] = self.0;
+        let [aliases_high, aliases_low] = super::HOST_ALIASES_V4.0;
+        self == super::HOST_ALIAS_V4
+            || self == super::HOST_ALIAS_V6
+            || high == super::HOST_ALIASES_V6.0[0]
+            || high == aliases_high && low & !0xff_u64.to_be() == aliases_low
     }
 
     /// Whether this is a multicast address, or IPv4's limited broadcast address.

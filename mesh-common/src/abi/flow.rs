@@ -1,6 +1,7 @@
 //! Flows: what was decided for a connection, kept where both of its directions pass.
 
-use super::{Address, pod::pod};
+// The flow as this version lays it out, whichever type that is: see `layout`.
+use super::{Address, Flow as Laid, VNI_MAX, pod::pod};
 
 /// Whose conversations a flow key belongs to: the upper eight bits of its scope.
 #[repr(u8)]
@@ -74,6 +75,51 @@ pub struct Flow {
     pub vni: u32,
 }
 
+impl Laid {
+    /// The key of the other direction of the flow with this key; none for what an entry node remembers, which sees one
+    /// direction alone.
+    #[inline(always)]
+    #[must_use]
+    pub fn back_key(&self, key: &FlowKey) -> Option<FlowKey> {
+        self.back_scope(key).map(|scope| self.back_key_in(scope, key.protocol))
+    }
+
+    /// The scope of the other direction of the flow with this key; none likewise.
+    #[inline(always)]
+    #[must_use]
+    pub const fn back_scope(&self, key: &FlowKey) -> Option<u32> {
+        let (space, vni) = (key.scope >> 24, key.scope & VNI_MAX);
+        Some(if space == Space::Published as u32 {
+            FlowKey::scope(Space::Network, vni)
+        } else if space == Space::Outside as u32 {
+            FlowKey::scope(Space::Network, self.vni)
+        } else if space != Space::Network as u32 {
+            return None;
+        } else if self.flags & flow_flags::ROUTE != 0 {
+            FlowKey::scope(Space::Outside, 0)
+        } else if self.flags & flow_flags::REPLY != 0 && self.node != 0 {
+            FlowKey::scope(Space::Published, vni)
+        } else {
+            FlowKey::scope(Space::Network, vni)
+        })
+    }
+
+    /// The key of the other direction, given its scope: its packets look as this one's become, turned round.
+    #[inline(always)]
+    #[must_use]
+    pub const fn back_key_in(&self, scope: u32, protocol: u8) -> FlowKey {
+        FlowKey {
+            source: self.destination,
+            destination: self.source,
+            source_port: self.destination_port,
+            destination_port: self.source_port,
+            scope,
+            protocol,
+            reserved: [0; 7],
+        }
+    }
+}
+
 /// Flags of a [`Flow`].
 pub mod flow_flags {
     /// This is the direction of the answers.
@@ -84,6 +130,10 @@ pub mod flow_flags {
     pub const FIN: u32 = 4;
     /// A RST has passed in this direction.
     pub const RST: u32 = 8;
+    /// Nothing proves yet that there is somebody at the other end: the flow gives way when too many such wait.
+    pub const NEW: u32 = 16;
+    /// An answer has passed, in this direction of the answers.
+    pub const ANSWERED: u32 = 32;
 }
 
 /// For how long a UDP flow is one after its last packet, in seconds: what RFC 4787 (section 4.3, REQ-5) asks of a NAT
@@ -127,5 +177,22 @@ mod tests {
         assert_eq!(size_of::<FlowKey>(), 32 + 4 + 4 + 8);
         assert_eq!(size_of::<Flow>(), 32 + 4 + 12 + 8 + 8);
         assert_eq!(size_of::<ForwardingAddress>(), 3 * 16 + 8);
+    }
+
+    #[test]
+    fn the_other_direction_is_found_in_each_space() {
+        let address = |last| Address::from_v4([10, 0, 9, last]);
+        let key = |space, vni| FlowKey { scope: FlowKey::scope(space, vni), ..FlowKey::default() };
+        let flow = Flow { source: address(1), destination: address(2), ..Flow::default() };
+        let scope = |key: FlowKey, flow: Flow| flow.back_key(&key).map(|key| key.scope);
+        let network = FlowKey::scope(Space::Network, 7);
+        assert_eq!(scope(key(Space::Published, 7), Flow { node: 2, ..flow }), Some(network));
+        let reply = Flow { node: 2, flags: flow_flags::REPLY, ..flow };
+        assert_eq!(scope(key(Space::Network, 7), reply), Some(FlowKey::scope(Space::Published, 7)));
+        let masqueraded = Flow { flags: flow_flags::ROUTE, ..flow };
+        assert_eq!(scope(key(Space::Network, 7), masqueraded), Some(FlowKey::scope(Space::Outside, 0)));
+        let answer = Flow { flags: flow_flags::REPLY, vni: 7, ..flow };
+        assert_eq!(scope(key(Space::Outside, 0), answer), Some(network));
+        assert_eq!(scope(key(Space::Entry, 0), flow), None);
     }
 }

@@ -4,6 +4,7 @@
 //! are in network byte order, as byte arrays; all other integers are in the machine's order.
 
 mod address;
+mod allowance;
 mod endpoint;
 mod flow;
 pub mod layout;
@@ -17,31 +18,42 @@ mod settings;
 mod socket;
 
 pub use address::{Address, Family};
+pub use allowance::Allowance;
 pub use endpoint::{
     Attachment, Endpoint, EndpointKey, MacKey, Network, Station, SubnetKey, VNI_MAX, network_flags,
 };
 #[cfg(not(feature = "other-layout"))]
 pub use flow::Flow;
 pub use flow::{FlowKey, ForwardingAddress, Space, UDP_IDLE, flow_flags};
-pub use node::{Node, NodeIndex, Uplink, node_mac};
-pub use observe::{Counter, Hook, Outcome, TRACE_BYTES, Trace};
+pub use node::{Local, Node, NodeIndex, Uplink, local_flags, node_mac};
+pub use observe::{Counter, Hook, Outcome, Shortage, TRACE_BYTES, Trace};
 #[cfg(feature = "other-layout")]
 pub use other_flow::OtherFlow as Flow;
 pub use pod::Pod;
-pub use service::{Backend, BackendIndex, Scheduler, Service, ServiceKey, Slot, service_flags};
-pub use settings::{HOST_ALIAS_V4, HOST_ALIAS_V6, MASQUERADE_PORTS, Settings, settings_flags};
+pub use service::{
+    AllowedKey, Backend, BackendIndex, Scheduler, Service, ServiceKey, Slot, TargetKey, service_flags,
+};
+pub use settings::{
+    HOST_ALIAS_V4, HOST_ALIAS_V6, HOST_ALIASES, HOST_ALIASES_V4, HOST_ALIASES_V6, MASQUERADE_PORTS, Settings,
+    host_alias, settings_flags,
+};
 pub use socket::{Dialled, DialledKey};
 
 /// The entries of each kernel map.
 pub mod capacity {
     /// Services' keys: virtual IPs and published ports.
     pub const SERVICES: u32 = 1 << 16;
-    /// Slots of all rings: eight bytes each.
-    pub const SLOTS: u32 = 1 << 20;
-    /// Backends.
-    pub const BACKENDS: u32 = 1 << 16;
-    /// Endpoints of all nodes, by address.
-    pub const ENDPOINTS: u32 = 1 << 16;
+    /// Ports of the networks' tasks that answer clients.
+    pub const TARGETS: u32 = 1 << 16;
+    /// Slots of all rings, eight bytes each: as many as the object itself asks for. The agent makes the map as great as
+    /// its services need.
+    pub const SLOTS: u32 = 1 << 18;
+    /// The most slots that the agent makes room for.
+    pub const SLOTS_MOST: u32 = 1 << 25;
+    /// Backends. Slots have 21 bits for each.
+    pub const BACKENDS: u32 = 1 << 17;
+    /// Endpoints of all nodes, by address; and by MAC address as many.
+    pub const ENDPOINTS: u32 = 1 << 17;
     /// Endpoints of this node.
     pub const LOCAL_ENDPOINTS: u32 = 1 << 12;
     /// Networks.
@@ -50,12 +62,16 @@ pub mod capacity {
     pub const SUBNETS: u32 = 1 << 13;
     /// Nodes.
     pub const NODES: u32 = if cfg!(feature = "other-layout") { 1 << 11 } else { 1 << 10 };
+    /// Ranges of clients that may ask for services which not everybody may.
+    pub const ALLOWED: u32 = 1 << 16;
     /// Addresses of this node.
     pub const LOCALS: u32 = 1 << 12;
     /// Interfaces of this node that lead outside.
     pub const UPLINKS: u32 = 1 << 8;
     /// Directions of flows.
     pub const FLOWS: u32 = if cfg!(feature = "other-layout") { 1 << 17 } else { 1 << 18 };
+    /// Flows that have not proved themselves: with both directions of each, they take a quarter of the flows' table at most.
+    pub const NEW_FLOWS: u32 = 1 << 15;
     /// Sockets of this node that speak to published ports.
     pub const DIALLED: u32 = 1 << 14;
     /// Bytes of the ring of traces.

@@ -39,6 +39,27 @@ pub fn node_mac(address: Address) -> [u8; 6] {
     }
 }
 
+/// An address that packets come to this node for; keyed by the address.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Local {
+    /// The interface that has the address; 0 for one that is routed to this node and on no interface of it.
+    pub ifindex: u32,
+    /// Flags of the module [`local_flags`].
+    pub flags: u32,
+    /// The number of the [`host_alias`](super::host_alias) by which the node's own processes reach what is published at
+    /// this very address; 0 where nothing is, or where that of the whole node will do.
+    pub alias: u32,
+}
+
+/// Flags of a [`Local`].
+pub mod local_flags {
+    /// Ports that are published on every address answer here.
+    pub const SERVES: u32 = 1;
+    /// Ports are published at this very address: they are looked for first.
+    pub const OWN: u32 = 2;
+}
+
 /// An interface of this node by which the outside world is reached; keyed by interface index.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -57,7 +78,7 @@ pub struct Uplink {
     pub reserved2: u32,
 }
 
-pod!(Node, Uplink);
+pod!(Node, Local, Uplink);
 
 #[cfg(test)]
 mod tests {
@@ -66,6 +87,7 @@ mod tests {
     #[test]
     fn no_padding() {
         assert_eq!(size_of::<Node>(), 16 + 8 + 8);
+        assert_eq!(size_of::<Local>(), 3 * 4);
         assert_eq!(size_of::<Uplink>(), 32 + 8 + 8);
     }
 }

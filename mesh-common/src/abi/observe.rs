@@ -105,6 +105,36 @@ impl Counter {
     }
 }
 
+/// Something that a packet needed and that there was no room for: the index of its counter.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shortage {
+    /// A flow that had not proved itself was forgotten, to make room for a newer one.
+    NewFlows = 0,
+    /// A flow was not remembered.
+    Flows = 1,
+    /// A socket's peer was not remembered.
+    Dialled = 2,
+    /// A packet was not traced, because nobody had read those before it.
+    Traces = 3,
+}
+
+impl Shortage {
+    /// Each, in the order of its number.
+    pub const ALL: [Self; 4] = [Self::NewFlows, Self::Flows, Self::Dialled, Self::Traces];
+
+    /// The name of the map that was full.
+    #[must_use]
+    pub const fn map(self) -> &'static str {
+        match self {
+            Self::NewFlows => "NEW_FLOWS",
+            Self::Flows => "FLOWS",
+            Self::Dialled => "DIALLED",
+            Self::Traces => "TRACES",
+        }
+    }
+}
+
 /// Bytes of a packet that a trace holds.
 pub const TRACE_BYTES: usize = 128;
 
@@ -153,5 +183,8 @@ mod tests {
             assert_eq!(outcome as usize, index);
         }
         assert_eq!(Counter::index(Hook::Xdp, Outcome::Learn) + 1, Counter::COUNT);
+        for (index, shortage) in Shortage::ALL.into_iter().enumerate() {
+            assert_eq!(shortage as usize, index);
+        }
     }
 }

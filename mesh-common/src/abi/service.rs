@@ -9,9 +9,9 @@ pub type BackendIndex = u32;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ServiceKey {
-    /// The virtual IP, or `::` for a port published on each of the node's addresses.
+    /// The virtual IP, the one address that a port is published at, or `::` for one published on each of the node's.
     pub address: Address,
-    /// The network's VNI, or 0 for a published port.
+    /// The network's VNI, 0 for a published port, or [`ServiceKey::ELSEWHERE`].
     pub scope: u32,
     /// The port, or 0 for each port of a virtual IP.
     pub port: [u8; 2],
@@ -19,6 +19,37 @@ pub struct ServiceKey {
     pub protocol: u8,
     /// The [`Family`](super::Family) of the client's packet: 4 or 6.
     pub family: u8,
+}
+
+impl ServiceKey {
+    /// The scope of a port that clients find at other nodes or addresses than this one's: what they ask for may be for a
+    /// task of this node all the same. No VNI is as great.
+    pub const ELSEWHERE: u32 = 1 << 31;
+}
+
+/// A port at which tasks of a network answer the clients of a published port.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TargetKey {
+    /// The network's VNI.
+    pub vni: u32,
+    /// The port.
+    pub port: [u8; 2],
+    /// The IP protocol number.
+    pub protocol: u8,
+    /// Zero.
+    pub reserved: u8,
+}
+
+/// What the longest-prefix table of clients that may ask is searched by: the service's number, then the client's
+/// address. Any value means that they may.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AllowedKey {
+    /// The service's number, in network byte order.
+    pub service: [u8; 4],
+    /// The address, IPv4 mapped into IPv6, so that a /24 has a prefix of 32 + 96 + 24 bits.
+    pub address: [u8; 16],
 }
 
 /// How a backend is chosen for a new flow.
@@ -88,6 +119,18 @@ impl Slot {
         )
     }
 
+    /// The slot as the kernel's map has it.
+    #[must_use]
+    pub const fn bits(self) -> u64 {
+        self.0
+    }
+
+    /// What [`bits`](Self::bits) gave.
+    #[must_use]
+    pub const fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+
     /// The backend that new flows go to.
     #[inline(always)]
     #[must_use]
@@ -122,7 +165,7 @@ pub struct Backend {
     pub reserved: [u8; 2],
 }
 
-pod!(ServiceKey, Service, Slot, Backend);
+pod!(ServiceKey, AllowedKey, TargetKey, Service, Slot, Backend);
 
 #[cfg(test)]
 mod tests {
@@ -131,7 +174,9 @@ mod tests {
     #[test]
     fn no_padding() {
         assert_eq!(size_of::<ServiceKey>(), 16 + 4 + 2 + 1 + 1);
+        assert_eq!(size_of::<AllowedKey>(), 20);
         assert_eq!(size_of::<Service>(), 3 * 4 + 2 + 2 + 4 + 4);
+        assert_eq!(size_of::<TargetKey>(), 4 + 2 + 1 + 1);
         assert_eq!(size_of::<Slot>(), 8);
         assert_eq!(size_of::<Backend>(), 16 + 8 + 8);
     }

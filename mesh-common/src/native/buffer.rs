@@ -167,6 +167,13 @@ impl Packet for Buffer {
         Some(())
     }
 
+    fn quote(&mut self, room: usize, kept: usize) -> Option<()> {
+        self.resize(ETHERNET + kept)?;
+        self.bytes.splice(..0, std::iter::repeat_n(UNDEFINED, room));
+        self.undefine(room + ETHERNET);
+        Some(())
+    }
+
     fn update_checksum(&mut self, offset: usize, pseudo: Option<Sum>, body: Sum, udp: bool) -> Option<()> {
         let mut checksum: [u8; 2] = self.read(offset)?;
         let changes = [pseudo, Some(body)];

@@ -4,8 +4,9 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::{NodeTables, Subnet, Way};
 use crate::abi::{
-    Address, Attachment, Backend, BackendIndex, Endpoint, EndpointKey, Family, MacKey, Network, Node,
-    NodeIndex, Scheduler, Service, ServiceKey, Settings, Slot, Station, Uplink, node_mac,
+    Address, Attachment, Backend, BackendIndex, Endpoint, EndpointKey, Family, Local, MacKey, Network, Node,
+    NodeIndex, Scheduler, Service, ServiceKey, Settings, Slot, Station, TargetKey, Uplink, local_flags,
+    node_mac, service_flags,
 };
 
 /// The VXLAN port of [`NodeTables::new`]: the one that IANA gave it.
@@ -86,7 +87,7 @@ impl NodeTables {
         node.settings =
             Settings { address, node: index, vxlan_port: VXLAN_PORT.to_be_bytes(), ..Settings::default() };
         node.set_node(index, Node { address, mac: node_mac(address), ..Node::default() });
-        node.locals.insert(address, 0);
+        node.locals.insert(address, Local::default());
         node
     }
 
@@ -178,6 +179,13 @@ impl NodeTables {
             }
             Target::Published { port, target_port, protocol, family } => {
                 let (port, family) = (port.to_be_bytes(), family as u8);
+                let answering = if target_port == 0 { port } else { target_port.to_be_bytes() };
+                for backend in
+                    ring.iter().filter_map(|index| self.backends.get(usize::try_from(*index).ok()?))
+                {
+                    let vni = backend.vni;
+                    self.targets.insert(TargetKey { vni, port: answering, protocol, reserved: 0 });
+                }
                 (ServiceKey { address: Address::UNSPECIFIED, scope: 0, port, protocol, family }, target_port)
             }
         };
@@ -194,6 +202,27 @@ impl NodeTables {
         self.services.insert(key, service);
     }
 
+    /// Publishes a service at one address alone that was published on each of the node's; with a scope of
+    /// [`ServiceKey::ELSEWHERE`], only for what other nodes bring.
+    pub fn limit(&mut self, key: &ServiceKey, address: Address, scope: u32) {
+        if let Some(service) = self.services.remove(key) {
+            self.services.insert(ServiceKey { address, scope, ..*key }, service);
+            if scope == 0 {
+                self.locals.entry(address).or_default().flags |= local_flags::OWN;
+            }
+        }
+    }
+
+    /// Lets only clients of these ranges ask for a service.
+    pub fn restrict(&mut self, key: &ServiceKey, ranges: &[Subnet]) {
+        if let Some(service) = self.services.get_mut(key) {
+            service.flags |= service_flags::RESTRICTED;
+            for range in ranges {
+                self.allowed.insert(service.id, *range);
+            }
+        }
+    }
+
     /// Makes an interface to the outside world known, with the node's addresses on it and the subnets that are reached
     /// by it directly; `mtu` is in bytes.
     pub fn add_uplink(&mut self, ifindex: u32, mac: [u8; 6], subnets: &[Subnet], mtu: u32) {
@@ -203,7 +232,8 @@ impl NodeTables {
                 Family::V4 => uplink.v4 = subnet.address,
                 Family::V6 => uplink.v6 = subnet.address,
             }
-            self.locals.insert(subnet.address, ifindex);
+            let local = Local { ifindex, flags: local_flags::SERVES, alias: 0 };
+            self.locals.insert(subnet.address, local);
             self.routes.add(*subnet, Way { ifindex, mac, gateway: None });
         }
         self.uplinks.insert(ifindex, uplink);

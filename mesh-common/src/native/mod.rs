@@ -30,3 +30,14 @@ pub use build::{Choice, Member, Target};
 pub use routes::{Routes, Way};
 pub use subnets::{NotASubnet, Subnet, Subnets};
 pub use tables::{HookTables, Known, NodeTables};
+
+use crate::{Tables, Verdict, pipeline};
+
+/// What becomes of a packet after an entry's verdict: what is refused is answered, as the program does that the kernel's
+/// hooks hand it on to. `ifindex` is the interface that it came in by.
+pub fn finish(packet: &mut Buffer, tables: &impl Tables, verdict: Verdict, ifindex: u32) -> Verdict {
+    match verdict.refusal() {
+        Some(refusal) => pipeline::refuse(packet, tables, refusal, ifindex),
+        None => verdict,
+    }
+}

@@ -1,14 +1,18 @@
 //! The pipeline's tables in hash maps.
 
 use core::{cell::Cell, ops::Deref};
-use std::{cell::RefCell, collections::HashMap};
+use std::{
+    cell::RefCell,
+    collections::{HashMap, HashSet},
+};
 
 use super::{Routes, Subnets};
 use crate::{
     Route, Tables,
     abi::{
-        Address, Attachment, Backend, BackendIndex, Endpoint, EndpointKey, Flow, FlowKey, MacKey, Network,
-        Node, NodeIndex, Service, ServiceKey, Settings, Slot, Station, SubnetKey, Uplink, capacity,
+        Address, Allowance, AllowedKey, Attachment, Backend, BackendIndex, Endpoint, EndpointKey, Flow,
+        FlowKey, Local, MacKey, Network, Node, NodeIndex, Service, ServiceKey, Settings, Shortage, Slot,
+        Station, SubnetKey, TargetKey, Uplink, capacity,
     },
 };
 
@@ -22,6 +26,8 @@ pub struct NodeTables {
     pub settings: Settings,
     /// Virtual IPs and published ports.
     pub services: HashMap<ServiceKey, Service>,
+    /// The ports at which tasks answer clients.
+    pub targets: HashSet<TargetKey>,
     /// The slots of all rings. What is not there is as the kernel's arrays have it: zero.
     pub slots: Vec<Slot>,
     /// The backends, of which the first is unused. What is not there is zero likewise.
@@ -40,14 +46,20 @@ pub struct NodeTables {
     pub nodes: Vec<Node>,
     /// The other nodes by underlay address.
     pub peers: HashMap<Address, NodeIndex>,
-    /// This node's own addresses, with the interface that has each, or 0 where published ports do not answer at it.
-    pub locals: HashMap<Address, u32>,
+    /// The ranges of clients that may ask for services which not everybody may, by the service's number.
+    pub allowed: Subnets,
+    /// The addresses that packets come to this node for.
+    pub locals: HashMap<Address, Local>,
     /// The interfaces to the outside world.
     pub uplinks: HashMap<u32, Uplink>,
     /// The node's own routes and neighbours.
     pub routes: Routes,
     flows: RefCell<HashMap<FlowKey, Flow>>,
+    new_flows: RefCell<HashMap<u32, FlowKey>>,
+    next_place: Cell<u32>,
+    shortages: Cell<[u64; Shortage::ALL.len()]>,
     cursors: RefCell<HashMap<u32, u64>>,
+    allowance: Cell<Allowance>,
     clock: Cell<u64>,
 }
 
@@ -75,6 +87,11 @@ impl NodeTables {
         self.clock.get()
     }
 
+    /// Sets what may still be sent of errors and resets.
+    pub fn set_allowance(&self, allowance: Allowance) {
+        self.allowance.set(allowance);
+    }
+
     /// A flow.
     #[must_use]
     pub fn flow(&self, key: &FlowKey) -> Option<Flow> {
@@ -97,6 +114,29 @@ impl NodeTables {
     /// Forgets the flows of which this is not true.
     pub fn keep_flows(&self, mut kept: impl FnMut(&FlowKey, &Flow) -> bool) {
         self.flows.borrow_mut().retain(|key, flow| kept(key, flow));
+    }
+
+    /// The place of the queue of new flows that the next one takes.
+    #[must_use]
+    pub fn next_place(&self) -> u32 {
+        self.next_place.get()
+    }
+
+    /// The key in a place of the queue of new flows.
+    #[must_use]
+    pub fn queued(&self, place: u32) -> Option<FlowKey> {
+        self.new_flows.borrow().get(&place).copied()
+    }
+
+    /// Puts a key into a place of the queue of new flows, as if a flow had been put there when that was its turn.
+    pub fn set_queued(&self, place: u32, key: FlowKey) {
+        self.new_flows.borrow_mut().insert(place, key);
+    }
+
+    /// How often there was no room.
+    #[must_use]
+    pub fn shortages(&self, shortage: Shortage) -> u64 {
+        self.shortages.get()[shortage as usize]
     }
 
     /// The next turn of a service's round robin, without taking it.
@@ -161,6 +201,10 @@ impl<const DELIVERS: bool> Tables for HookTables<'_, DELIVERS> {
         self.node.services.get(key)
     }
 
+    fn is_target(&self, key: &TargetKey) -> bool {
+        self.node.targets.contains(key)
+    }
+
     fn slot(&self, index: u32) -> Option<Slot> {
         entry(&self.node.slots, index, capacity::SLOTS, &Slot::default()).copied()
     }
@@ -197,8 +241,12 @@ impl<const DELIVERS: bool> Tables for HookTables<'_, DELIVERS> {
         self.node.peers.get(&address).copied()
     }
 
-    fn local(&self, address: Address) -> Option<u32> {
+    fn local(&self, address: Address) -> Option<Local> {
         self.node.locals.get(&address).copied()
+    }
+
+    fn is_allowed(&self, key: &AllowedKey) -> bool {
+        self.node.allowed.host_bits(&SubnetKey { vni: key.service, address: key.address }).is_some()
     }
 
     fn uplink(&self, ifindex: u32) -> Option<&Uplink> {
@@ -229,6 +277,30 @@ impl<const DELIVERS: bool> Tables for HookTables<'_, DELIVERS> {
         }
     }
 
+    fn remove_flow(&self, key: &FlowKey) {
+        self.node.flows.borrow_mut().remove(key);
+    }
+
+    fn next_place(&self) -> u32 {
+        let place = self.node.next_place.get();
+        self.node.next_place.set((place + 1) % capacity::NEW_FLOWS);
+        place
+    }
+
+    fn queued(&self, place: u32) -> Option<impl Deref<Target = FlowKey>> {
+        self.node.queued(place).map(Box::new)
+    }
+
+    fn queue(&self, place: u32, key: &FlowKey) {
+        self.node.set_queued(place, *key);
+    }
+
+    fn count_shortage(&self, shortage: Shortage) {
+        let mut counts = self.node.shortages.get();
+        counts[shortage as usize] += 1;
+        self.node.shortages.set(counts);
+    }
+
     fn turn(&self, service: u32) -> u64 {
         if service >= capacity::SERVICES {
             return 0;
@@ -238,6 +310,13 @@ impl<const DELIVERS: bool> Tables for HookTables<'_, DELIVERS> {
         let turn = *cursor;
         *cursor = turn.wrapping_add(1);
         turn
+    }
+
+    fn may_answer(&self) -> bool {
+        let mut allowance = self.node.allowance.get();
+        let may = allowance.take(self.node.clock().saturating_mul(1_000_000_000));
+        self.node.allowance.set(allowance);
+        may
     }
 
     fn now(&self) -> u64 {

@@ -1,6 +1,9 @@
 //! Choosing a backend.
 
-use super::datagram::{Datagram, tcp};
+use super::{
+    datagram::{Datagram, tcp},
+    newcomer,
+};
 use crate::{
     Reason, Tables,
     abi::{
@@ -77,13 +80,23 @@ pub(super) fn choose_at_entry<T: Tables>(
         && !is_over(&flow, datagram)
     {
         mark(tables, &flow, datagram);
-        return Ok(Slot::new(flow.backend, [0; Slot::HISTORY]));
+        let slot = Slot::new(flow.backend, [0; Slot::HISTORY]);
+        if newcomer::may_prove(&flow, datagram) {
+            newcomer::prove(tables, &datagram.key);
+        }
+        return Ok(slot);
     }
     let slot = choose(tables, settings, service, datagram)?;
     if datagram.may_begin() || service.scheduler == Scheduler::Mh as u8 {
-        let flow =
-            Flow { backend: slot.current(), service: service.id, seen: tables.now(), ..Flow::default() };
+        let flow = Flow {
+            backend: slot.current(),
+            service: service.id,
+            flags: flow_flags::NEW,
+            seen: tables.now(),
+            ..Flow::default()
+        };
         tables.put_flow(&datagram.key, &flow);
+        newcomer::queue(tables, &datagram.key);
     }
     Ok(slot)
 }
@@ -119,6 +132,9 @@ pub(super) fn mark<T: Tables>(tables: &T, flow: &Flow, datagram: &Datagram) {
     }
     if datagram.tcp_flags & tcp::RST != 0 {
         flags |= flow_flags::RST;
+    }
+    if flags & flow_flags::REPLY != 0 && newcomer::is_answer(datagram) {
+        flags |= flow_flags::ANSWERED;
     }
     let now = tables.now();
     if flags != flow.flags || now != flow.seen {

@@ -7,8 +7,9 @@ use super::{
     datagram::Datagram,
     deliver, echo, go,
     lookup::{self, Place},
-    neighbour, outside,
+    neighbour, newcomer, outside,
     published::Answer,
+    refuse,
     remember::remember,
     second_chance::Errand,
     settle, too_big,
@@ -16,12 +17,12 @@ use super::{
     tunnel::{self, Tunnel},
 };
 use crate::{
-    Packet, Reason, Tables, Verdict,
+    Packet, Reason, Refusal, Tables, Verdict,
     abi::{
         Address, Attachment, BackendIndex, Endpoint, Family, Flow, FlowKey, Service, Settings, Space,
         flow_flags,
     },
-    wire::ether_type,
+    wire::{ether_type, protocol},
 };
 
 /// The way of a packet that came from the endpoint behind `ifindex`.
@@ -56,8 +57,7 @@ fn endpoint<P: Packet, T: Tables>(packet: &mut P, tables: &T, ifindex: u32) -> S
         return Err(Reason::SourceForged);
     }
     if too_big::is_too_big(packet, network.mtu) {
-        let speaker = address_of(network.gateway_v4, network.gateway_v6, datagram.family);
-        return too_big::answer(packet, &datagram, &speaker, network.mtu);
+        return Ok(Verdict::refuse(Refusal::too_big(network.mtu)));
     }
     let from = Sender { settings, attachment };
     let known = if datagram.has_ports {
@@ -69,14 +69,31 @@ fn endpoint<P: Packet, T: Tables>(packet: &mut P, tables: &T, ifindex: u32) -> S
     };
     let mut change = Rewrite::NONE;
     let mut way = Way::NOWHERE;
+    let mut is_settled = false;
+    let mut is_routed = false;
     if let Some(flow) = known {
         balance::mark(tables, &flow, &datagram);
-        if flow.flags & flow_flags::ROUTE == 0 {
-            follow(packet, tables, &from, &mut datagram, &flow, &mut way)?;
-            return go(packet, tables, &mut datagram, &mut way);
+        if newcomer::may_prove(&flow, &datagram) {
+            newcomer::prove(tables, &datagram.key);
         }
-        change = Rewrite::from(&*flow);
-    } else {
+        is_routed = flow.flags & flow_flags::ROUTE != 0;
+        if is_routed {
+            change = Rewrite::from(&*flow);
+        } else {
+            match follow(packet, tables, &from, &mut datagram, &flow, &mut way) {
+                // A connection breaks, and its client learns it at once; a new one, and datagrams, go to another backend.
+                Err(Reason::BackendGone) if datagram.is_syn() || datagram.key.protocol == protocol::UDP => {}
+                Err(Reason::BackendGone) => {
+                    return Ok(Verdict::refuse(Refusal::because(Reason::BackendGone)));
+                }
+                followed => {
+                    followed?;
+                    is_settled = true;
+                }
+            }
+        }
+    }
+    if !is_settled && !is_routed {
         if let Some(endpoint) = lookup::endpoint(tables, attachment.vni, &datagram.key.destination) {
             return forward(packet, tables, &from, &datagram, endpoint);
         }
@@ -91,7 +108,9 @@ fn endpoint<P: Packet, T: Tables>(packet: &mut P, tables: &T, ifindex: u32) -> S
         }
         outside::masquerade(tables, &mut datagram, attachment, &mut change)?;
     }
-    outside::go(packet, tables, &mut datagram, &change, &mut way)?;
+    if !is_settled {
+        outside::go(packet, tables, &mut datagram, &change, &mut way)?;
+    }
     go(packet, tables, &mut datagram, &mut way)
 }
 
@@ -125,7 +144,7 @@ fn follow<P: Packet, T: Tables>(
         return translate(packet, datagram, &Rewrite::from(flow));
     }
     let endpoint =
-        lookup::endpoint(tables, from.attachment.vni, &flow.destination).ok_or(Reason::NoSuchEndpoint)?;
+        lookup::endpoint(tables, from.attachment.vni, &flow.destination).ok_or(Reason::BackendGone)?;
     translate(packet, datagram, &Rewrite::from(flow))?;
     *way = Way::Settled(forward(packet, tables, from, datagram, endpoint)?);
     Ok(())
@@ -172,7 +191,10 @@ fn ask<P: Packet, T: Tables>(
     if !datagram.may_open() {
         return Err(Reason::NoFlow);
     }
-    let (index, backend) = balance::choose_for_task(tables, from.settings, service, datagram)?;
+    let (index, backend) = match balance::choose_for_task(tables, from.settings, service, datagram) {
+        Ok(chosen) => chosen,
+        Err(reason) => return refuse::unserved(service, reason),
+    };
     let endpoint = lookup::endpoint(tables, backend.vni, &backend.address).ok_or(Reason::NoSuchEndpoint)?;
     let key = datagram.key_in(Space::Network, from.attachment.vni);
     // A task that reaches itself must not see its own address as the client's: its kernel would drop the packet, so the
@@ -184,23 +206,32 @@ fn ask<P: Packet, T: Tables>(
         source_port: key.source_port,
         destination_port: key.destination_port,
     };
-    open(tables, service, key, &change, index);
+    open(tables, service, &mut datagram.key, &change, index);
+    newcomer::queue(tables, &datagram.key);
     translate(packet, datagram, &change)?;
     forward(packet, tables, from, datagram, endpoint)
 }
 
 /// Remembers a flow from a task through a virtual IP to a backend, in both directions.
 #[inline(never)]
-fn open<T: Tables>(tables: &T, service: &Service, key: &FlowKey, change: &Rewrite, backend: BackendIndex) {
+fn open<T: Tables>(
+    tables: &T,
+    service: &Service,
+    key: &mut FlowKey,
+    change: &Rewrite,
+    backend: BackendIndex,
+) {
     let mut flow = Flow {
         source: change.source,
         destination: change.destination,
         source_port: change.source_port,
         destination_port: change.destination_port,
         backend,
+        flags: flow_flags::NEW,
         seen: tables.now(),
         service: service.id,
         ..Flow::default()
     };
-    remember(tables, key, &mut flow, key.scope);
+    let scope = key.scope;
+    remember(tables, key, &mut flow, scope);
 }

@@ -2,7 +2,7 @@
 
 use network_types::eth::EthHdr;
 
-use super::{Step, Way, datagram::Datagram, go, lookup, outside, published, settle};
+use super::{Step, Way, datagram::Datagram, go, lookup, outside, published, refuse, settle};
 use crate::{Packet, Reason, Tables, Verdict};
 
 /// The way of a packet from this node itself.
@@ -23,9 +23,11 @@ fn host<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Step {
     if !key.destination.is_host_alias() {
         return Err(Reason::NoRoute);
     }
-    if let Some(service) = lookup::published(tables, &datagram, key.destination_port) {
+    if let Some(service) = lookup::asked(tables, &datagram, &key.destination, key.destination_port) {
         let mut way = Way::NOWHERE;
-        published::enter(tables, &mut datagram, service, &mut way)?;
+        if let Err(reason) = published::enter(tables, &mut datagram, service, &mut way) {
+            return refuse::unserved(service, reason);
+        }
         return go(packet, tables, &mut datagram, &mut way);
     }
     outside::answer(packet, tables, &mut datagram).unwrap_or(Err(Reason::NotPublished))

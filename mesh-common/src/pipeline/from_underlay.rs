@@ -5,10 +5,11 @@ use network_types::eth::EthHdr;
 use super::{
     Step, Way, balance,
     datagram::Datagram,
-    deliver, go, lookup,
+    deliver, echo, go, lookup,
     neighbour::{self, Asker},
     outside,
     published::{self, Arrival, Returned},
+    refuse,
     second_chance::{self, Errand, Told},
     settle,
     translate::{Rewrite, translate},
@@ -36,7 +37,7 @@ fn underlay<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Step {
         return Ok(Verdict::PASS);
     }
     let key = &datagram.key;
-    let Some(serving) = tables.local(key.destination) else { return Ok(Verdict::PASS) };
+    let Some(local) = tables.local(key.destination) else { return Ok(Verdict::PASS) };
     if key.protocol == protocol::UDP
         && datagram.has_ports
         && key.destination_port == settings.vxlan_port
@@ -52,17 +53,30 @@ fn underlay<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Step {
         tunnelled(packet, tables, &mut datagram, &outer, &mut way)?;
         return go(packet, tables, &mut datagram, &mut way);
     }
-    if serving != 0
-        && let Some(service) = lookup::published(tables, &datagram, key.destination_port)
+    if let Some(service) =
+        lookup::published(tables, &datagram, &key.destination, key.destination_port, local.flags)
     {
+        lookup::admit(tables, service, &key.source)?;
         let mut way = Way::NOWHERE;
-        published::enter(tables, &mut datagram, service, &mut way)?;
+        if let Err(reason) = published::enter(tables, &mut datagram, service, &mut way) {
+            return refuse::unserved(service, reason);
+        }
         return go(packet, tables, &mut datagram, &mut way);
     }
     if !T::DELIVERS {
         return Ok(Verdict::PASS);
     }
+    if local.ifindex == 0 {
+        // The kernel knows nothing of such an address: it would route the packet back to where it came from.
+        return external(packet, &datagram);
+    }
     outside::answer(packet, tables, &mut datagram).unwrap_or(Ok(Verdict::PASS))
+}
+
+/// A packet to an address that is routed here and on no interface, for none of the ports that answer there.
+#[inline(always)]
+fn external<P: Packet>(packet: &mut P, datagram: &Datagram) -> Step {
+    if datagram.is_echo_request() { echo::answer(packet, datagram) } else { Err(Reason::NotPublished) }
 }
 
 /// What is still of interest of the outer headers once the inner ones are read.
@@ -141,8 +155,9 @@ fn tunnelled<P: Packet, T: Tables>(
             Way::Settled(deliver::hand_over(packet, datagram, sender.mac, endpoint.mac, endpoint.ifindex)?);
         return Ok(());
     }
-    let service =
-        lookup::published(tables, datagram, datagram.key.destination_port).ok_or(Reason::NotPublished)?;
+    let key = &datagram.key;
+    let service = lookup::asked(tables, datagram, &key.destination, key.destination_port)
+        .ok_or(Reason::NotPublished)?;
     let errand = Errand::from_byte(vxlan[7]);
     let entry = if errand.is_first() {
         peer

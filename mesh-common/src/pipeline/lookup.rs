@@ -3,8 +3,12 @@
 
 use super::datagram::Datagram;
 use crate::{
-    Tables,
-    abi::{Address, Endpoint, EndpointKey, Service, ServiceKey, SubnetKey},
+    Reason, Tables,
+    abi::{
+        Address, AllowedKey, Endpoint, EndpointKey, Service, ServiceKey, SubnetKey, TargetKey, local_flags,
+        service_flags,
+    },
+    wire::protocol,
 };
 
 /// The endpoint that has an address of a network.
@@ -25,23 +29,86 @@ pub(super) fn vip<'a, T: Tables>(tables: &'a T, vni: u32, address: &Address) -> 
     })
 }
 
-/// The service published at a port, by the packet's family and protocol.
+/// The service published at a port of an address with these [`local_flags`], by the packet's family and protocol.
 #[inline(never)]
 pub(super) fn published<'a, T: Tables>(
     tables: &'a T,
     datagram: &Datagram,
+    address: &Address,
     port: [u8; 2],
+    flags: u32,
 ) -> Option<&'a Service> {
-    if !datagram.is_transport() || !datagram.has_ports && !datagram.is_fragment {
+    if flags == 0 || !datagram.is_transport() || !datagram.has_ports && !datagram.is_fragment {
         return None;
     }
-    tables.service(&ServiceKey {
-        address: Address::UNSPECIFIED,
+    let mut key = ServiceKey {
+        address: *address,
         scope: 0,
         port,
         protocol: datagram.key.protocol,
         family: datagram.family as u8,
-    })
+    };
+    if flags & local_flags::OWN != 0
+        && let Some(service) = tables.service(&key)
+    {
+        return Some(service);
+    }
+    if flags & local_flags::SERVES == 0 {
+        return None;
+    }
+    key.address = Address::UNSPECIFIED;
+    tables.service(&key)
+}
+
+/// The service that was asked for at a port of an address of another node, or of a host alias: it may be published at
+/// addresses that this node knows nothing of.
+#[inline(never)]
+pub(super) fn asked<'a, T: Tables>(
+    tables: &'a T,
+    datagram: &Datagram,
+    address: &Address,
+    port: [u8; 2],
+) -> Option<&'a Service> {
+    let here = published(tables, datagram, address, port, local_flags::OWN | local_flags::SERVES);
+    if here.is_some() || !datagram.is_transport() || !datagram.has_ports && !datagram.is_fragment {
+        return here;
+    }
+    let mut key = ServiceKey {
+        address: *address,
+        scope: ServiceKey::ELSEWHERE,
+        port,
+        protocol: datagram.key.protocol,
+        family: datagram.family as u8,
+    };
+    if let Some(service) = tables.service(&key) {
+        return Some(service);
+    }
+    key.address = Address::UNSPECIFIED;
+    tables.service(&key)
+}
+
+/// Refuses a client that may not ask for a service.
+#[inline(always)]
+pub(super) fn admit<T: Tables>(tables: &T, service: &Service, client: &Address) -> Result<(), Reason> {
+    if service.flags & service_flags::RESTRICTED != 0 && !is_allowed(tables, service.id, client) {
+        return Err(Reason::NotAllowed);
+    }
+    Ok(())
+}
+
+#[inline(never)]
+fn is_allowed<T: Tables>(tables: &T, service: u32, client: &Address) -> bool {
+    tables.is_allowed(&AllowedKey { service: service.to_be_bytes(), address: client.octets() })
+}
+
+/// Whether a task's packet to the world outside, of no known flow, is the answer to a client whose flow was forgotten: it would
+/// leave with a source that the client never spoke to. Only TCP tells a conversation's first packet from the others.
+#[inline(never)]
+pub(super) fn is_lost_answer<T: Tables>(tables: &T, vni: u32, datagram: &Datagram) -> bool {
+    let key = &datagram.key;
+    key.protocol == protocol::TCP
+        && !datagram.is_syn()
+        && tables.is_target(&TargetKey { vni, port: key.source_port, protocol: key.protocol, reserved: 0 })
 }
 
 /// Whether packets to an address end at this node: its own addresses, and what stands for it where its own packets enter

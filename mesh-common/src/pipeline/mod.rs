@@ -1,6 +1,6 @@
 //! The way of a packet: a function of the packet and the tables.
 //!
-//! Each hook has one entry. What is read is read before anything is changed, because a packet that has been changed
+//! Each hook has one entry, and what an entry refuses is answered by another, [`refuse`]. What is read is read before anything is changed, because a packet that has been changed
 //! can only be sent on or dropped.
 
 mod balance;
@@ -10,11 +10,16 @@ mod echo;
 mod from_endpoint;
 mod from_host;
 mod from_underlay;
+mod icmp_error;
 mod lookup;
+mod made;
 mod neighbour;
+mod newcomer;
 mod outside;
 mod published;
+mod refuse;
 mod remember;
+mod reset;
 mod second_chance;
 mod too_big;
 mod translate;
@@ -23,6 +28,7 @@ mod tunnel;
 pub use from_endpoint::from_endpoint;
 pub use from_host::from_host;
 pub use from_underlay::from_underlay;
+pub use refuse::refuse;
 pub use tunnel::overhead;
 
 use self::{

@@ -3,7 +3,7 @@
 use super::{
     Step, Way, balance,
     datagram::Datagram,
-    deliver, lookup, published,
+    deliver, lookup, newcomer, published, refuse,
     translate::{Rewrite, translate},
 };
 use crate::{
@@ -38,6 +38,7 @@ pub(super) fn masquerade<T: Tables>(
     change.destination_port = datagram.key.destination_port;
     change.source_port = open(tables, datagram.key_in(Space::Network, attachment.vni), &change.source)
         .ok_or(Reason::NoPort)?;
+    newcomer::queue(tables, &datagram.key);
     Ok(())
 }
 
@@ -64,7 +65,7 @@ fn find_source<T: Tables>(
     if !datagram.has_ports {
         return Err(Reason::Portless);
     }
-    if !datagram.may_open() {
+    if !datagram.may_open() || lookup::is_lost_answer(tables, attachment.vni, datagram) {
         return Err(Reason::NoFlow);
     }
     *source = if tables.is_local(key.destination) {
@@ -117,7 +118,7 @@ fn open<T: Tables>(tables: &T, key: &FlowKey, source: &Address) -> Option<[u8; 2
             flow.destination = key.destination;
             flow.source_port = port;
             flow.destination_port = key.destination_port;
-            flow.flags = flow_flags::ROUTE;
+            flow.flags = flow_flags::ROUTE | flow_flags::NEW;
             flow.vni = 0;
             tables.put_flow(key, &flow);
             return Some(port);
@@ -180,13 +181,25 @@ pub(super) fn go<P: Packet, T: Tables>(
     change: &Rewrite,
     way: &mut Way,
 ) -> Result<(), Reason> {
+    if let Some(local) = tables.local(change.destination) {
+        let (client, port) = (&datagram.key.source, change.destination_port);
+        if let Some(service) = lookup::published(tables, datagram, &change.destination, port, local.flags) {
+            lookup::admit(tables, service, client)?;
+            // While the packet is as its sender knows it.
+            if service.slots == 0 {
+                *way = Way::Settled(refuse::unserved(service, Reason::NoBackend)?);
+                return Ok(());
+            }
+            deliver::route_on(packet, datagram)?;
+            translate(packet, datagram, change)?;
+            return published::enter(tables, datagram, service, way);
+        }
+        if local.ifindex == 0 {
+            return Err(Reason::NotPublished);
+        }
+    }
     deliver::route_on(packet, datagram)?;
     translate(packet, datagram, change)?;
-    if tables.serves(datagram.key.destination)
-        && let Some(service) = lookup::published(tables, datagram, datagram.key.destination_port)
-    {
-        return published::enter(tables, datagram, service, way);
-    }
     *way = Way::Settled(leave(packet, tables, datagram, 0)?);
     Ok(())
 }

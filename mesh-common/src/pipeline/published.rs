@@ -3,7 +3,7 @@
 use super::{
     Step, Way, balance,
     datagram::Datagram,
-    deliver, lookup, outside,
+    deliver, lookup, newcomer, outside,
     remember::remember,
     second_chance::{self, Errand},
     too_big,
@@ -11,8 +11,11 @@ use super::{
     tunnel::{self, RETURN_MAC, Tunnel},
 };
 use crate::{
-    Packet, Reason, Tables, Verdict,
-    abi::{Family, Flow, FlowKey, MacKey, NodeIndex, Outcome, Service, Space, settings_flags},
+    Packet, Reason, Refusal, Tables, Verdict,
+    abi::{
+        Family, Flow, FlowKey, MacKey, NodeIndex, Outcome, Service, Space, VNI_MAX, flow_flags,
+        settings_flags,
+    },
 };
 
 /// A client's packet at the node that it enters by.
@@ -93,7 +96,7 @@ pub(super) fn forward<P: Packet, T: Tables>(
         if !to.errand.is_first() {
             return Err(Reason::TooBig);
         }
-        return too_big::answer(packet, datagram, &datagram.key.destination, mtu);
+        return Ok(Verdict::refuse(Refusal::too_big(mtu)));
     }
     let source = if to.source == [0; 6] { network.gateway_mac } else { to.source };
     let tunnel = Tunnel { node, vni: to.vni, destination: to.mac, source, errand: to.errand };
@@ -123,7 +126,17 @@ pub(super) struct Arrival {
 struct Landing {
     change: Rewrite,
     mac: [u8; 6],
+    /// The packet may prove its flow, which is new.
+    may_prove: bool,
+    /// Its client came by another node before.
+    is_moved: bool,
     ifindex: u32,
+}
+
+impl Landing {
+    /// None yet.
+    const NOWHERE: Self =
+        Self { change: Rewrite::NONE, mac: [0; 6], may_prove: false, is_moved: false, ifindex: 0 };
 }
 
 /// A client's packet at the node of a backend. `None` if it is to be passed on, where `onward` then says.
@@ -138,9 +151,8 @@ pub(super) fn deliver<P: Packet, T: Tables>(
     if !datagram.has_ports {
         return Err(Reason::Portless);
     }
-    let mut landing = Landing { change: Rewrite::NONE, mac: [0; 6], ifindex: 0 };
-    let known = resume(tables, datagram, arrival, &mut landing)?;
-    if known == Known::No {
+    let mut landing = Landing::NOWHERE;
+    if !resume(tables, datagram, arrival, &mut landing)? {
         if second_chance::ask(tables, datagram, arrival, onward)? {
             onward.tunnel = arrival.tunnel;
             return Ok(None);
@@ -149,9 +161,15 @@ pub(super) fn deliver<P: Packet, T: Tables>(
         if !outside::find_port(tables, &datagram.key, &mut landing.change, arrival.vni) {
             return Err(Reason::NoPort);
         }
+        datagram.key_in(Space::Published, arrival.vni);
+        open(tables, &mut datagram.key, &landing.change, arrival);
+        newcomer::queue(tables, &datagram.key);
     }
-    if known != Known::Yes {
-        open(tables, datagram.key_in(Space::Published, arrival.vni), &landing.change, arrival);
+    if landing.may_prove {
+        newcomer::prove(tables, &datagram.key);
+    }
+    if landing.is_moved {
+        enter_by(tables, &mut datagram.key, arrival.entry);
     }
     let network = tables.network(arrival.vni).ok_or(Reason::UnknownNetwork)?;
     deliver::unwrap(packet, datagram, usize::from(arrival.tunnel))?;
@@ -160,45 +178,35 @@ pub(super) fn deliver<P: Packet, T: Tables>(
     deliver::hand_over(packet, datagram, network.gateway_mac, landing.mac, landing.ifindex).map(Some)
 }
 
-/// Whether a node knows a packet's flow.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Known {
-    /// It does not, or the flow's task is gone.
-    No,
-    Yes,
-    /// Its client came by another entry node before.
-    ByAnotherEntry,
-}
-
-/// Finds what becomes of a packet whose flow this node knows.
+/// Finds what becomes of a packet whose flow this node knows. False if it does not, or the flow's task is gone.
 #[inline(never)]
 fn resume<T: Tables>(
     tables: &T,
     datagram: &mut Datagram,
     arrival: &Arrival,
     landing: &mut Landing,
-) -> Result<Known, Reason> {
+) -> Result<bool, Reason> {
     let settings = tables.settings().ok_or(Reason::NotAttached)?;
     let Some(flow) = tables.flow(datagram.key_in(Space::Published, arrival.vni)) else {
-        return Ok(Known::No);
+        return Ok(false);
     };
     if balance::is_over(&flow, datagram)
         || balance::is_stale(tables, &flow, datagram) && !arrival.errand.is_last()
     {
-        return Ok(Known::No);
+        return Ok(false);
     }
     let endpoint = lookup::endpoint(tables, arrival.vni, &flow.destination)
         .filter(|endpoint| endpoint.ifindex != 0)
         .filter(|endpoint| settings.flags & settings_flags::FORGETFUL == 0 || endpoint.mac == arrival.mac);
-    let Some(endpoint) = endpoint else { return Ok(Known::No) };
+    let Some(endpoint) = endpoint else { return Ok(false) };
     landing.change = Rewrite::from(&*flow);
     landing.mac = endpoint.mac;
     landing.ifindex = endpoint.ifindex;
-    if flow.node != arrival.entry {
-        return Ok(Known::ByAnotherEntry);
-    }
     balance::mark(tables, &flow, datagram);
-    Ok(Known::Yes)
+    landing.may_prove = newcomer::may_prove(&flow, datagram);
+    // A router's error may come by any node.
+    landing.is_moved = flow.node != arrival.entry && datagram.may_open();
+    Ok(true)
 }
 
 /// Finds what becomes of a packet that opens a flow to the backend that it was sent to.
@@ -241,7 +249,7 @@ fn take<T: Tables>(
 
 /// Remembers a flow: what its packets become, and that its answers leave by the entry node.
 #[inline(never)]
-fn open<T: Tables>(tables: &T, key: &FlowKey, change: &Rewrite, arrival: &Arrival) {
+fn open<T: Tables>(tables: &T, key: &mut FlowKey, change: &Rewrite, arrival: &Arrival) {
     let mut flow = Flow {
         source: change.source,
         destination: change.destination,
@@ -250,9 +258,20 @@ fn open<T: Tables>(tables: &T, key: &FlowKey, change: &Rewrite, arrival: &Arriva
         node: arrival.entry,
         seen: tables.now(),
         service: arrival.service,
+        flags: flow_flags::NEW,
         ..Flow::default()
     };
     remember(tables, key, &mut flow, FlowKey::scope(Space::Network, arrival.vni));
+}
+
+/// Remembers of a known flow that its client now comes by another node, which its answers leave by.
+#[inline(never)]
+fn enter_by<T: Tables>(tables: &T, key: &mut FlowKey, entry: NodeIndex) {
+    let back = FlowKey::scope(Space::Network, key.scope & VNI_MAX);
+    if let Some(flow) = tables.flow(key) {
+        let mut flow = Flow { node: entry, ..*flow };
+        remember(tables, key, &mut flow, back);
+    }
 }
 
 /// How a task's answer returns to its client.
@@ -295,7 +314,7 @@ fn may_go_straight<T: Tables>(tables: &T, datagram: &Datagram, entry: NodeIndex)
     }
     // The entry node may be gone, and its client have asked at an address that this node has as well.
     settings.flags & settings_flags::RETURN_DIRECT != 0
-        || tables.serves(key.source) && tables.node(entry).is_none_or(|node| node.ifindex == 0)
+        || tables.is_local(key.source) && tables.node(entry).is_none_or(|node| node.ifindex == 0)
 }
 
 /// How a task's answer to a client came to its entry node.
@@ -318,8 +337,13 @@ pub(super) fn returned<P: Packet, T: Tables>(
     let key = &datagram.key;
     // Clients speak to this node's addresses; its own processes and tasks, and they alone, to the alias.
     let is_here = lookup::is_here(tables, &key.destination);
-    let was_asked = tables.serves(key.source) || key.source.is_host_alias() && is_here;
-    if !datagram.has_ports || !was_asked || lookup::published(tables, datagram, key.source_port).is_none() {
+    let was_asked = if key.source.is_host_alias() {
+        is_here && lookup::asked(tables, datagram, &key.source, key.source_port).is_some()
+    } else {
+        let flags = tables.local(key.source).map_or(0, |local| local.flags);
+        lookup::published(tables, datagram, &key.source, key.source_port, flags).is_some()
+    };
+    if !datagram.has_ports || !was_asked {
         return Err(Reason::ReturnForged);
     }
     if is_here && !T::DELIVERS {

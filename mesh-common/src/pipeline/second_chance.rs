@@ -155,8 +155,9 @@ fn follow_history<T: Tables>(
     onward: &mut Forward,
     is_here: bool,
 ) -> Result<bool, Reason> {
-    let service =
-        lookup::published(tables, datagram, datagram.key.destination_port).ok_or(Reason::NotPublished)?;
+    let key = &datagram.key;
+    let service = lookup::asked(tables, datagram, &key.destination, key.destination_port)
+        .ok_or(Reason::NotPublished)?;
     let Some(slot) = balance::slot(tables, settings, service, datagram) else { return Ok(false) };
     let current = tables.backend(slot.current()).ok_or(Reason::NoBackend)?;
     let [latest, oldest] = slot.before();

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use mesh_common::{
     Reason, Verdict,
     abi::{Address, Family, HOST_ALIAS_V4, HOST_ALIAS_V6, Outcome, Scheduler, network_flags, settings_flags},
-    native::{Buffer, Choice, Member, NodeTables, Target},
+    native::{Buffer, Choice, Member, NodeTables, Target, finish},
     pipeline,
     wire::protocol,
 };
@@ -51,6 +51,8 @@ pub(crate) const TCP_C: (u16, u16) = (80, 8080);
 pub(crate) const TCP_A: (u16, u16) = (90, 9090);
 pub(crate) const TCP_RR: (u16, u16) = (81, 81);
 pub(crate) const UDP_C: (u16, u16) = (53, 5353);
+/// A port that is published, over TCP and UDP, for a service that nobody serves.
+pub(crate) const PORT_NOBODY: u16 = 99;
 
 /// A client outside of the mesh.
 pub(crate) fn client(family: Family) -> IpAddr {
@@ -272,6 +274,10 @@ impl Mesh {
             let mut packet = Buffer::new(frame);
             let verdict = pipeline::from_underlay(&mut packet, &tables.at_xdp());
             if verdict.outcome() != Outcome::Pass {
+                if verdict.refusal().is_some() {
+                    assert_eq!(packet.bytes(), frame, "what is refused is untouched");
+                }
+                let verdict = finish(&mut packet, &tables.at_xdp(), verdict, UPLINK);
                 return (verdict, packet.into_bytes());
             }
             assert_eq!(packet.bytes(), frame, "what XDP passes on is untouched");
@@ -286,9 +292,15 @@ impl Mesh {
         if matches!(verdict.outcome(), Outcome::Deliver | Outcome::Host) {
             assert_eq!(packet.card_sum(), Some(packet.sum()), "the card's sum of {:02x?}", packet.bytes());
         }
-        if verdict.outcome() == Outcome::Pass {
-            assert_eq!(packet.bytes(), frame, "what passes on is untouched");
+        if matches!(verdict.outcome(), Outcome::Pass | Outcome::Refuse) {
+            assert_eq!(packet.bytes(), frame, "what passes on or is refused is untouched");
         }
+        let ingress = match entry {
+            Entry::Task(ifindex) => ifindex,
+            Entry::Node => GATE,
+            Entry::Wire => UPLINK,
+        };
+        let verdict = finish(&mut packet, &tables.at_tc(), verdict, ingress);
         (verdict, packet.into_bytes())
     }
 }
@@ -355,9 +367,15 @@ impl Journey {
     /// What a node tells whoever had sent the packet that was too long for it.
     #[track_caller]
     pub(crate) fn too_big_for(&self, node: u32) -> &[u8] {
+        self.refused_by(node, Reason::TooBig)
+    }
+
+    /// What a node tells whoever had sent the packet that it refuses.
+    #[track_caller]
+    pub(crate) fn refused_by(&self, node: u32, reason: Reason) -> &[u8] {
         match &self.end {
-            End::Refused { node: at, reason: Reason::TooBig, frame } if *at == node => frame,
-            other => panic!("not too big for node {node}: {other:?}"),
+            End::Refused { node: at, reason: why, frame } if (*at, *why) == (node, reason) => frame,
+            other => panic!("not refused by node {node} because of {reason:?}: {other:?}"),
         }
     }
 
@@ -435,5 +453,8 @@ fn add_services(node: &mut NodeTables) {
         // The same port as the client's, by not naming one.
         node.add_service(port((TCP_RR.0, 0), protocol::TCP), choice(Scheduler::Rr), &[b, c, d]);
         node.add_service(port(UDP_C, protocol::UDP), choice(Scheduler::Mh), &[c; 7]);
+        for protocol in [protocol::TCP, protocol::UDP] {
+            node.add_service(port((PORT_NOBODY, 0), protocol), choice(Scheduler::Mh), &[]);
+        }
     }
 }

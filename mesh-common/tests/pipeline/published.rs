@@ -2,13 +2,13 @@
 
 use mesh_common::{
     Reason,
-    abi::{Family, Space},
+    abi::{Family, Local, Space, local_flags},
 };
 
 use crate::{
     mesh::{
         A, B, BLUE, C, D, FAMILIES, GATEWAY_MAC, HOST_MAC, MTU, Mesh, TCP_A, TCP_C, TCP_RR, Task, UDP_C,
-        alias, client, node_address,
+        UPLINK, alias, client, node_address,
     },
     message::{ACK, Body, CE, ECT_0, FIN, Message, SYN, Tunnel},
 };
@@ -112,7 +112,7 @@ fn a_client_that_comes_by_another_node_is_answered_by_that() {
         let anycast = node_address(family, 77);
         let mut mesh = mesh;
         for node in mesh.all() {
-            node.locals.insert(anycast.into(), 1);
+            node.locals.insert(anycast.into(), Local { ifindex: 1, flags: local_flags::SERVES, alias: 0 });
         }
         let sent = Message::tcp(client(family), 50000, anycast, TCP_C.0, SYN);
         there_and_back(&mesh, 1, &sent, C, TCP_C.1);
@@ -334,7 +334,7 @@ fn a_request_too_long_for_the_tunnel() {
         };
         assert_eq!(answer.body, body);
         let sent = long.frame([0; 6], [0; 6]);
-        assert_eq!(answer.payload, sent[14..14 + 68], "it quotes what was sent");
+        assert_eq!(answer.payload, sent[14..14 + 548], "it quotes what was sent");
         assert!(MTU as usize <= room);
     }
 }
@@ -358,7 +358,9 @@ fn at_an_address_that_is_not_served_they_are_left_to_the_node() {
     for (mut mesh, family) in Mesh::each_with_family() {
         let [(before, _), _] = to_c(family, 1);
         let answer = mesh.wire_brings(1, &before).at_task(C, GATEWAY_MAC).reply();
-        mesh.node_mut(1).locals.insert(node_address(family, 1).into(), 0);
+        mesh.node_mut(1)
+            .locals
+            .insert(node_address(family, 1).into(), Local { ifindex: UPLINK, flags: 0, alias: 0 });
         mesh.task_sends(C, &answer).is_lost(1, Reason::ReturnForged);
         for (sent, _) in to_c(family, 1) {
             mesh.wire_brings(1, &sent).is_left_to_stack(1);

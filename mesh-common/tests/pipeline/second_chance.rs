@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use mesh_common::{
     Reason,
     abi::{
-        Address, BackendIndex, EndpointKey, Family, ForwardingAddress, ServiceKey, Slot, Space, node_mac,
-        settings_flags,
+        Address, BackendIndex, EndpointKey, Family, ForwardingAddress, Local, ServiceKey, Slot, Space,
+        local_flags, node_mac, settings_flags,
     },
     wire::protocol,
 };
@@ -55,7 +55,7 @@ fn set_ring(
 fn first(mesh: &mut Mesh, family: Family, by: u8, from: u16) -> Message {
     let anycast = node_address(family, 77);
     for node in mesh.all() {
-        node.locals.insert(anycast.into(), 1);
+        node.locals.insert(anycast.into(), Local { ifindex: 1, flags: local_flags::SERVES, alias: 0 });
     }
     match by {
         protocol::TCP => Message::tcp(client(family), from, anycast, TCP_C.0, SYN),

@@ -54,7 +54,7 @@ fn in_turn() {
             }
         }
         let unknown = first.by_port(1).with_flags(ACK);
-        mesh.task_sends(A, &unknown).is_lost(1, Reason::NoFlow);
+        mesh.task_sends(A, &unknown).refused_by(1, Reason::NoFlow);
         let [_, datagram] = requests(family, VIP_RR);
         mesh.task_sends(A, &datagram).at_task(B, A.mac());
     }
@@ -136,8 +136,8 @@ fn virtual_ips_and_gateways_answer_ping() {
 fn what_a_virtual_ip_cannot_take() {
     for (mesh, family) in Mesh::each_with_family() {
         let [request, datagram] = requests(family, VIP_NOBODY);
-        mesh.task_sends(A, &request).is_lost(1, Reason::NoBackend);
-        mesh.task_sends(A, &datagram).is_lost(1, Reason::NoBackend);
+        mesh.task_sends(A, &request).refused_by(1, Reason::NoBackend);
+        mesh.task_sends(A, &datagram).refused_by(1, Reason::NoBackend);
         let answer = Message::ask(address(family, VIP_C), A.address(family), 5).reply();
         mesh.task_sends(A, &answer).is_lost(1, Reason::Portless);
         let sctp = Message { body: crate::message::Body::Other(132), ..request.to(address(family, VIP_C)) };

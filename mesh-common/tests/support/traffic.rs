@@ -2,8 +2,7 @@
 
 use mesh_common::{
     abi::{
-        Address, Family, FlowKey, ForwardingAddress, HOST_ALIAS_V4, HOST_ALIAS_V6, MASQUERADE_PORTS, Space,
-        VNI_MAX, node_mac,
+        Address, Family, FlowKey, ForwardingAddress, MASQUERADE_PORTS, Space, VNI_MAX, host_alias, node_mac,
     },
     native::{Buffer, Member},
     wire::protocol,
@@ -11,7 +10,7 @@ use mesh_common::{
 
 use super::{
     random::Random,
-    world::{PUBLISHED, World, ip, neighbour_mac, parse},
+    world::{ALIAS, PUBLISHED, World, ip, neighbour_mac, parse},
 };
 
 /// What an answer to a client that returns through its entry node is addressed to, inside its tunnel.
@@ -129,7 +128,7 @@ fn from_endpoint(random: &mut Random, world: &World) -> (Entry, Vec<u8>) {
 fn from_host(random: &mut Random, world: &World) -> Vec<u8> {
     let mac = world.node.settings.host_mac;
     let source = random.pick(&world.locals());
-    let alias = alias(source.family());
+    let alias = host_alias(source.family(), random.pick(&[0, 0, ALIAS]));
     let destination = match random.below(10) {
         0 => random.pick(&anybody(world, source.family())),
         _ => alias,
@@ -204,7 +203,9 @@ fn from_tunnel(random: &mut Random, world: &World) -> Vec<u8> {
         }
         4..6 => {
             // An answer to a client of this node's.
-            let source = random.pick(&world.locals());
+            let local = random.pick(&world.locals());
+            let own_alias = host_alias(local.family(), random.pick(&[0, ALIAS]));
+            let source = random.pick(&[local, local, local, own_alias]);
             let destination = match random.below(4) {
                 0 => alias(source.family()),
                 1 => random.pick(&anybody(world, source.family())),
@@ -414,10 +415,7 @@ fn family(random: &mut Random) -> Family {
 }
 
 const fn alias(family: Family) -> Address {
-    match family {
-        Family::V4 => HOST_ALIAS_V4,
-        Family::V6 => HOST_ALIAS_V6,
-    }
+    host_alias(family, 0)
 }
 
 fn client(random: &mut Random, world: &World, family: Family) -> Address {

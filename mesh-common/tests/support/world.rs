@@ -8,8 +8,9 @@ use std::{
 
 use mesh_common::{
     abi::{
-        Address, BackendIndex, Family, HOST_ALIAS_V4, HOST_ALIAS_V6, NodeIndex, Scheduler, Slot,
-        network_flags, settings_flags,
+        Address, BackendIndex, Family, Flow, FlowKey, HOST_ALIAS_V4, HOST_ALIAS_V6, Local, NodeIndex,
+        Scheduler, ServiceKey, Slot, Space, host_alias, local_flags, network_flags, service_flags,
+        settings_flags,
     },
     native::{Choice, Member, NodeTables, Subnet, Target, Way},
     wire::protocol,
@@ -49,6 +50,12 @@ pub(crate) const ADDRESSES: [&str; 2] = ["192.0.2.1/24", "2001:db8::1/64"];
 pub(crate) const ON_LOOPBACK: [&str; 2] = ["198.51.100.10", "2001:db8:a::10"];
 /// Addresses of the node's at which published ports do not answer.
 pub(crate) const NOT_SERVED: [&str; 2] = ["198.51.100.20", "2001:db8:a::20"];
+/// Addresses that are routed to the node and on no interface of it.
+pub(crate) const EXTERNAL: [&str; 2] = ["198.51.100.30", "2001:db8:a::30"];
+/// The number of the alias by which the node's own processes reach what is published there.
+pub(crate) const ALIAS: u32 = 7;
+/// The clients that may ask for [`RESTRICTED`].
+pub(crate) const ALLOWED: [&str; 2] = ["203.0.113.0/30", "2001:db8:f::/126"];
 /// What is reached by the routers, and the routers.
 pub(crate) const OUTSIDE: [(&str, &str); 2] =
     [("203.0.113.0/24", "192.0.2.254"), ("2001:db8:f::/48", "2001:db8::fe")];
@@ -68,13 +75,23 @@ pub(crate) const fn neighbour_mac(last: u8) -> [u8; 6] {
 }
 
 /// Ports that clients ask for: published over TCP, and over UDP, by Maglev hashing and by round robin.
-pub(crate) const PUBLISHED: [(u16, u16, u8, Scheduler); 5] = [
+pub(crate) const PUBLISHED: [(u16, u16, u8, Scheduler); 8] = [
     (80, 8080, protocol::TCP, Scheduler::Mh),
     (81, 0, protocol::TCP, Scheduler::Rr),
     (53, 5353, protocol::UDP, Scheduler::Mh),
     (54, 0, protocol::UDP, Scheduler::Rr),
     (82, 8082, protocol::TCP, Scheduler::Rr),
+    (AT_EXTERNAL, 8083, protocol::TCP, Scheduler::Mh),
+    (RESTRICTED, 8084, protocol::TCP, Scheduler::Mh),
+    (ELSEWHERE, 8085, protocol::UDP, Scheduler::Mh),
 ];
+
+/// The one of these ports that is published at the external addresses alone.
+const AT_EXTERNAL: u16 = 83;
+/// The one that not everybody may ask for.
+const RESTRICTED: u16 = 84;
+/// The one that other nodes answer on.
+const ELSEWHERE: u16 = 85;
 
 #[derive(Clone, Debug)]
 pub(crate) struct World {
@@ -109,6 +126,7 @@ impl World {
         world.add_networks(random);
         world.add_members(random, interfaces);
         world.add_services(random);
+        world.add_broken_flows(random);
         world.add_history(random);
         world.node.set_clock(1000);
         world
@@ -212,10 +230,79 @@ impl World {
                 let ring = self.ring(random, None, family);
                 let target = Target::Published { port, target_port, protocol, family };
                 self.node.add_service(target, choice(scheduler), &ring);
+                let of_family = |address: &Address| address.family() == family;
+                let key = ServiceKey {
+                    address: Address::UNSPECIFIED,
+                    scope: 0,
+                    port: port.to_be_bytes(),
+                    protocol,
+                    family: family as u8,
+                };
+                match port {
+                    AT_EXTERNAL => {
+                        for address in
+                            EXTERNAL.map(|text| Address::from(ip(text))).into_iter().filter(of_family)
+                        {
+                            self.node.limit(&key, address, 0);
+                            let at = ServiceKey { address, ..key };
+                            if let Some(service) = self.node.services.get(&at).copied() {
+                                let alias = ServiceKey { address: host_alias(family, ALIAS), ..key };
+                                self.node.services.insert(alias, service);
+                            }
+                        }
+                    }
+                    RESTRICTED => self.node.restrict(&key, &ALLOWED.map(parse)),
+                    ELSEWHERE => self.node.limit(&key, Address::UNSPECIFIED, ServiceKey::ELSEWHERE),
+                    _ => {}
+                }
+            }
+        }
+        let mut keys: Vec<ServiceKey> = self.node.services.keys().copied().collect();
+        keys.sort_unstable();
+        for key in keys {
+            if random.one_in(5)
+                && let Some(service) = self.node.services.get_mut(&key)
+            {
+                service.flags |= service_flags::SILENT;
             }
         }
         for service in 0..=id {
             self.node.set_cursor(service, random.pick(&[0, 1, 17, u64::MAX]));
+        }
+    }
+
+    /// Connections of this node's tasks to virtual IPs, whose backends are gone.
+    fn add_broken_flows(&mut self, random: &mut Random) {
+        for member in self.local_members() {
+            let vips: Vec<Address> =
+                self.vips.iter().filter(|(vni, _)| *vni == member.vni).map(|(_, vip)| *vip).collect();
+            if vips.is_empty() || !random.one_in(3) {
+                continue;
+            }
+            let vip = random.pick(&vips);
+            let Some(source) = member.address(vip.family()) else { continue };
+            let gone = match vip.family() {
+                Family::V4 => ip("10.0.9.77"),
+                Family::V6 => ip("fd00:9::77"),
+            };
+            let key = FlowKey {
+                source,
+                destination: vip,
+                source_port: [0x9c, random.byte()],
+                destination_port: [0, 80],
+                scope: FlowKey::scope(Space::Network, member.vni),
+                protocol: random.pick(&[protocol::TCP, protocol::TCP, protocol::UDP]),
+                reserved: [0; 7],
+            };
+            let flow = Flow {
+                source,
+                destination: gone.into(),
+                source_port: key.source_port,
+                destination_port: key.destination_port,
+                seen: 1000,
+                ..Flow::default()
+            };
+            self.node.set_flow(key, flow);
         }
     }
 
@@ -258,10 +345,10 @@ fn add_interfaces(node: &mut NodeTables, interfaces: &Interfaces) {
     let subnets: Vec<Subnet> = ADDRESSES.iter().map(|text| parse(text)).collect();
     node.add_uplink(interfaces.uplink, interfaces.uplink_mac, &subnets, 1500);
     for address in ON_LOOPBACK {
-        node.locals.insert(ip(address).into(), 1);
+        node.locals.insert(ip(address).into(), Local { ifindex: 1, flags: local_flags::SERVES, alias: 0 });
     }
     for address in NOT_SERVED {
-        node.locals.insert(ip(address).into(), 0);
+        node.locals.insert(ip(address).into(), Local { ifindex: 1, flags: 0, alias: 0 });
     }
     let by_uplink = |gateway| Way { ifindex: interfaces.uplink, mac: interfaces.uplink_mac, gateway };
     for (destination, router) in OUTSIDE {

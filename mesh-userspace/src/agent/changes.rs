@@ -61,6 +61,7 @@ fn create_service(spec: &mut Spec, asked: ServiceCreate) -> Result<String, Refus
         networks: asked.networks.iter().cloned().map(Given::from).collect(),
         scheduler: asked.scheduler,
         endpoint_mode: asked.endpoint_mode,
+        on_no_backend: asked.on_no_backend,
         ports: asked.ports.into_iter().map(Given::from).collect(),
         ..Service::default()
     };

@@ -6,12 +6,12 @@ use std::sync::{
 };
 
 use arc_swap::ArcSwap;
-use mesh_common::abi::{Counter, Flow, FlowKey, capacity};
+use mesh_common::abi::{Counter, Flow, FlowKey, Shortage, capacity};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
     Command,
-    flows::{SLICE, monotonic},
+    flows::{Counts, SLICE, monotonic},
     round::lock,
     state::Numbers,
     trace::Tracer,
@@ -37,7 +37,7 @@ pub(crate) struct AgentControl {
     pub(crate) datapath: Arc<Mutex<Datapath>>,
     pub(crate) tracer: Tracer,
     /// The flows that the last sweep left.
-    pub(crate) flows: Arc<AtomicUsize>,
+    pub(crate) flows: Arc<Counts>,
 }
 
 impl AgentControl {
@@ -96,16 +96,29 @@ impl Control for AgentControl {
     }
 
     async fn map_uses(&self) -> Result<Vec<MapUse>, Refusal> {
-        let flows = ("FLOWS", self.flows.load(Ordering::Relaxed), capacity::FLOWS);
-        let uses = Arc::clone(&self.published.load().uses);
-        Ok(uses
+        let counted = |count: &AtomicUsize| Some(count.load(Ordering::Relaxed));
+        let filled_by_programs = [
+            ("FLOWS", counted(&self.flows.all), capacity::FLOWS),
+            ("NEW_FLOWS", counted(&self.flows.new), capacity::NEW_FLOWS),
+            // The kernel does not tell how full these are.
+            ("DIALLED", None, capacity::DIALLED),
+            ("TRACES", None, capacity::TRACES),
+        ];
+        let shortages = lock(&self.datapath).per_cpu("SHORTAGES").and_then(|counts| counts.sums());
+        let shortages = shortages.map_err(|error| failed(&error))?;
+        let lost = |name: &str| {
+            Shortage::ALL.into_iter().zip(&shortages).find(|(of, _)| of.map() == name).map_or(0, |(_, n)| *n)
+        };
+        let filled_by_agent = Arc::clone(&self.published.load().uses);
+        Ok(filled_by_agent
             .iter()
-            .copied()
-            .chain([flows])
+            .map(|(name, entries, capacity)| (*name, Some(*entries), *capacity))
+            .chain(filled_by_programs)
             .map(|(name, entries, capacity)| MapUse {
                 name: name.to_owned(),
-                entries: entries as u64,
+                entries: entries.map(|entries| entries as u64),
                 capacity: capacity.into(),
+                lost: lost(name),
             })
             .collect())
     }

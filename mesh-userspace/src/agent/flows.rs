@@ -1,8 +1,8 @@
 //! Forgetting flows that are over, in small slices.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::atomic::AtomicUsize, time::Duration};
 
-use mesh_common::abi::{BackendIndex, Flow, FlowKey, Space, flow_flags};
+use mesh_common::abi::{BackendIndex, Flow, FlowKey, flow_flags};
 
 use crate::apply::{Flows, Map, MapError, Maps};
 
@@ -14,6 +14,10 @@ pub(crate) const QUIET_FOR: u64 = 180;
 /// time for an established connection.
 pub(crate) const IDLE_FOR: u64 = 900;
 
+/// A flow of which nothing proved that there is somebody at its other end is given up after so many quiet seconds: about as
+/// long as a Linux server goes on answering a SYN that nobody confirms (`tcp_synack_retries`).
+pub(crate) const NEW_FOR: u64 = 60;
+
 /// How many flows are looked at before others have their turn.
 pub(crate) const SLICE: usize = 256;
 
@@ -23,6 +27,15 @@ const TCP: u8 = 6;
 pub(crate) fn monotonic() -> Duration {
     // Linux always has this clock.
     nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from)
+}
+
+/// What the last sweep left.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    /// Directions of flows.
+    pub(crate) all: AtomicUsize,
+    /// Flows that have not proved themselves.
+    pub(crate) new: AtomicUsize,
 }
 
 /// A walk over all flows, a slice at a time.
@@ -60,6 +73,8 @@ pub(crate) struct Sweep {
     pub(crate) removed: usize,
     /// The flows that are left.
     pub(crate) left: usize,
+    /// Those of them that have not proved themselves, without the directions of their answers.
+    pub(crate) new: usize,
     /// Whether room was short when the last sweep ended.
     short_of_room: bool,
 }
@@ -68,7 +83,7 @@ impl Sweep {
     /// A sweep that follows one that left so many flows.
     pub(crate) const fn after(left: usize) -> Self {
         let short_of_room = left >= Flows::CAPACITY as usize / 4 * 3;
-        Self { walk: Walk { next: None, seen: 0 }, removed: 0, left: 0, short_of_room }
+        Self { walk: Walk { next: None, seen: 0 }, removed: 0, left: 0, new: 0, short_of_room }
     }
 
     /// Looks at the next slice; says whether there is more. `now` is in seconds of the monotonic clock, and `gone`
@@ -85,7 +100,7 @@ impl Sweep {
         let (keys, more) = self.walk.slice(maps)?;
         for key in keys {
             let Some(flow) = maps.get::<Flows>(&key)? else { continue };
-            let back_key = reverse(&key, &flow);
+            let back_key = flow.back_key(&key);
             let back = match &back_key {
                 Some(back_key) => maps.get::<Flows>(back_key)?,
                 None => None,
@@ -95,6 +110,7 @@ impl Sweep {
                 || maps.get::<Flows>(&key)? != Some(flow)
             {
                 self.left += 1;
+                self.new += usize::from(flow.flags & flow_flags::NEW != 0);
                 continue;
             }
             // Both directions at once: what is left of a conversation would not be known for one that is over.
@@ -118,43 +134,19 @@ impl Sweep {
     ) -> bool {
         let seen = back.map_or(flow.seen, |back| back.seen.max(flow.seen));
         let quiet = now.saturating_sub(seen);
+        let flags = flow.flags | back.map_or(0, |back| back.flags);
+        if flags & flow_flags::NEW != 0 && quiet > NEW_FOR {
+            return true;
+        }
         if key.protocol != TCP {
             // What speaks without a connection would stay with a backend that is gone for as long as it speaks.
             return quiet > QUIET_FOR || gone.contains(&flow.backend);
         }
-        let is_reset = (flow.flags | back.map_or(0, |back| back.flags)) & flow_flags::RST != 0;
+        let is_reset = flags & flow_flags::RST != 0;
         let has_fin = |flow: &Flow| flow.flags & flow_flags::FIN != 0;
         let is_closed = is_reset || has_fin(flow) && back.is_none_or(has_fin);
         is_closed && quiet > CLOSED_FOR || self.short_of_room && quiet > IDLE_FOR
     }
-}
-
-/// The key of a flow's other direction; none for what an entry node remembers, which sees one direction alone.
-fn reverse(key: &FlowKey, flow: &Flow) -> Option<FlowKey> {
-    const VNI: u32 = (1 << 24) - 1;
-    let vni = key.scope & VNI;
-    let space = key.scope >> 24;
-    let scope = if space == Space::Published as u32 {
-        FlowKey::scope(Space::Network, vni)
-    } else if space == Space::Outside as u32 {
-        FlowKey::scope(Space::Network, flow.vni)
-    } else if space != Space::Network as u32 {
-        return None;
-    } else if flow.flags & flow_flags::ROUTE != 0 {
-        FlowKey::scope(Space::Outside, 0)
-    } else if flow.flags & flow_flags::REPLY != 0 && flow.node != 0 {
-        FlowKey::scope(Space::Published, vni)
-    } else {
-        FlowKey::scope(Space::Network, vni)
-    };
-    Some(FlowKey {
-        source: flow.destination,
-        destination: flow.source,
-        source_port: flow.destination_port,
-        destination_port: flow.source_port,
-        scope,
-        ..*key
-    })
 }
 
 #[cfg(test)]
@@ -212,8 +204,8 @@ mod tests {
             seen: NOW - back.0,
             ..forward
         };
-        assert_eq!(reverse(&key, &forward), Some(back_key));
-        assert_eq!(reverse(&back_key, &backward), Some(key));
+        assert_eq!(forward.back_key(&key), Some(back_key));
+        assert_eq!(backward.back_key(&back_key), Some(key));
         maps.insert::<Flows>(&key, &forward).unwrap();
         maps.insert::<Flows>(&back_key, &backward).unwrap();
         key
@@ -227,7 +219,7 @@ mod tests {
 
     #[test]
     fn only_what_is_over_is_forgotten() {
-        use flow_flags::{FIN, RST};
+        use flow_flags::{ANSWERED, FIN, NEW, RST};
         for (protocol, there, back, stays, why) in [
             (6, (100, FIN), (100, FIN), false, "closed on both sides"),
             (6, (50, FIN), (100, FIN), true, "closed just now"),
@@ -238,6 +230,10 @@ mod tests {
             (UDP, (181, 0), (181, 0), false, "quiet"),
             (UDP, (500, 0), (3, 0), true, "one side speaks"),
             (1, (181, 0), (181, 0), false, "an old ping"),
+            (6, (61, NEW), (61, 0), false, "a SYN whose client was never heard of again"),
+            (6, (500, NEW), (59, 0), true, "the server still answers a SYN"),
+            (UDP, (61, NEW), (61, ANSWERED), false, "a question that was answered"),
+            (UDP, (59, NEW), (59, 0), true, "a question just asked"),
         ] {
             let mut maps = MemoryMaps::default();
             let key = conversation(&mut maps, 4000, protocol, there, back);
@@ -245,6 +241,17 @@ mod tests {
             assert_eq!(maps.get::<Flows>(&key).unwrap().is_some(), stays, "{why}");
             assert_eq!((after.removed, after.left), if stays { (0, 2) } else { (2, 0) }, "{why}");
         }
+    }
+
+    #[test]
+    fn new_flows_are_counted() {
+        let mut maps = MemoryMaps::default();
+        for n in 0..700 {
+            let flags = if n % 3 == 0 { flow_flags::NEW } else { 0 };
+            conversation(&mut maps, n, UDP, (1, flags), (1, 0));
+        }
+        let after = sweep(&mut maps, Sweep::default(), &[]);
+        assert_eq!((after.new, after.left), (700_usize.div_ceil(3), 1400));
     }
 
     #[test]
@@ -279,22 +286,5 @@ mod tests {
         }
         let after = sweep(&mut maps, Sweep::default(), &[]);
         assert_eq!((after.removed, after.left), (2 * over, 1400 - 2 * over));
-    }
-
-    #[test]
-    fn the_other_direction_is_found_in_each_space() {
-        let address = |last| Address::from_v4([10, 0, 9, last]);
-        let key = |space, vni| FlowKey { scope: FlowKey::scope(space, vni), ..FlowKey::default() };
-        let flow = Flow { source: address(1), destination: address(2), ..Flow::default() };
-        let scope = |key: FlowKey, flow: Flow| reverse(&key, &flow).map(|key| key.scope);
-        let network = FlowKey::scope(Space::Network, 7);
-        assert_eq!(scope(key(Space::Published, 7), Flow { node: 2, ..flow }), Some(network));
-        let reply = Flow { node: 2, flags: flow_flags::REPLY, ..flow };
-        assert_eq!(scope(key(Space::Network, 7), reply), Some(FlowKey::scope(Space::Published, 7)));
-        let masqueraded = Flow { flags: flow_flags::ROUTE, ..flow };
-        assert_eq!(scope(key(Space::Network, 7), masqueraded), Some(FlowKey::scope(Space::Outside, 0)));
-        let answer = Flow { flags: flow_flags::REPLY, vni: 7, ..flow };
-        assert_eq!(scope(key(Space::Outside, 0), answer), Some(network));
-        assert_eq!(scope(key(Space::Entry, 0), flow), None);
     }
 }

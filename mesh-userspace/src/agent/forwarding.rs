@@ -62,9 +62,10 @@ fn word(
     flow: &Flow,
     now: u64,
 ) -> Option<Word> {
-    let is_over = flow.flags & (flow_flags::FIN | flow_flags::RST) != 0
+    // A new flow finds its backend again by its ring, and a flood of such is not to be told about.
+    let is_none = flow.flags & (flow_flags::FIN | flow_flags::RST | flow_flags::NEW) != 0
         || key.protocol == UDP && now.saturating_sub(flow.seen) > UDP_IDLE;
-    if key.scope >> 24 != Space::Published as u32 || is_over {
+    if key.scope >> 24 != Space::Published as u32 || is_none {
         return None;
     }
     let settings = contents.settings.get(&0)?;
@@ -89,18 +90,16 @@ fn word(
     Some(Word { to: contents.nodes.get(&current.node)?.address.into(), vni, mac: current.mac, address })
 }
 
-/// The service that a client's packet with this key asks for, as nodes find it for which the address is another's.
+/// The service that a client's packet with this key asks for, as the node finds it that delivers the packet.
 fn published<'a>(contents: &'a MapContents, key: &FlowKey) -> Option<&'a Service> {
-    let family = key.source.family() as u8;
-    let of = |address| ServiceKey {
-        address,
-        scope: 0,
-        port: key.destination_port,
-        protocol: key.protocol,
-        family,
+    let of = |address, scope| {
+        let family = key.source.family() as u8;
+        let port = key.destination_port;
+        contents.services.get(&ServiceKey { address, scope, port, protocol: key.protocol, family })
     };
-    let services = &contents.services;
-    services.get(&of(key.destination)).or_else(|| services.get(&of(Address::UNSPECIFIED)))
+    [0, ServiceKey::ELSEWHERE]
+        .into_iter()
+        .find_map(|scope| of(key.destination, scope).or_else(|| of(Address::UNSPECIFIED, scope)))
 }
 
 impl Word {

@@ -8,6 +8,7 @@ mod forwarding;
 mod lock;
 mod namespaces;
 mod round;
+mod settling;
 mod state;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -18,10 +19,7 @@ mod watch;
 
 use std::{
     path::{Path, PathBuf},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, atomic::Ordering},
     time::{Duration, SystemTime},
 };
 
@@ -40,7 +38,7 @@ pub use round::RoundError;
 
 use control::{AgentControl, Published};
 use desired::Desired;
-use flows::{Sweep, monotonic};
+use flows::{Counts, Sweep, monotonic};
 use lock::{NamespaceLock, RunDirectory};
 use namespaces::NamespaceWatch;
 use round::{Kernel, Outcome, lock};
@@ -50,8 +48,9 @@ use watch::FileWatch;
 
 use crate::{
     api::{self, BindError, Change, Changed, Refusal, RefusalKind},
-    datapath::{Datapath, DatapathError, Report},
+    datapath::{Datapath, DatapathError, Progress, Report},
     links::{LinkError, Links},
+    plan,
     spec::Faults,
     table,
 };
@@ -130,7 +129,7 @@ pub async fn run(options: Options, object: &'static [u8]) -> Result<(), AgentErr
     let links = Links::open().await?;
     let _namespace = NamespaceLock::take()?;
     let cookie = links.namespace().cookie()?;
-    let datapath = Datapath::open(&run_dir, object, cookie)?;
+    let datapath = Datapath::open(&run_dir, object, cookie, plan::slots_for(desired.table()))?;
     let mut agent = Agent::new(desired, links, datapath);
     let first = agent.take_over(object, cookie).await?;
     agent.run(first, &options, &run_dir).await
@@ -146,7 +145,7 @@ struct Agent {
     commands: mpsc::Receiver<Command>,
     sender: mpsc::Sender<Command>,
     tracer: Tracer,
-    flows: Arc<AtomicUsize>,
+    flows: Arc<Counts>,
     /// Told when a ring has changed.
     rings_changed: Arc<Notify>,
 }
@@ -183,10 +182,13 @@ impl Agent {
             let outcome = self.round().await;
             let mut datapath = lock(&self.datapath);
             let published = outcome.inspect_err(|_| datapath.abandon())?;
-            let Some(report) = datapath.commit(object, cookie)? else { return Ok(published) };
-            tell(&report);
-            if !report.attach_again {
-                return Ok(published);
+            match datapath.commit(object, cookie)? {
+                Progress::Attach => {}
+                Progress::Done(report) => {
+                    tell(&report);
+                    return Ok(published);
+                }
+                Progress::Nothing => return Ok(published),
             }
         }
     }
@@ -357,6 +359,7 @@ impl Agent {
 
     async fn round(&mut self) -> Result<Published, RoundError> {
         self.kernel.trace_every = self.tracer.every();
+        self.kernel.revision = self.desired.revision();
         let outcome: Outcome = self.kernel.round(self.desired.table(), self.desired.node()).await?;
         let numbers = Arc::new(Numbers::new(self.desired.table(), &outcome));
         let snapshot = state::snapshot(&self.desired, self.started, &outcome, Arc::clone(&numbers));
@@ -380,6 +383,10 @@ impl Agent {
 
 /// Says what came of a take-over.
 fn tell(report: &Report) {
+    if report.carried.is_empty() && report.fresh.is_empty() {
+        tracing::info!(maps = report.kept.len(), "took over the tables of an earlier meshd as they are");
+        return;
+    }
     tracing::info!(
         kept = report.kept.join(", "),
         carried = report.carried.join(", "),
@@ -398,11 +405,11 @@ fn tell(report: &Report) {
 }
 
 /// Forgets flows that are over, again and again.
-async fn sweep(datapath: Arc<Mutex<Datapath>>, published: Arc<ArcSwap<Published>>, left: Arc<AtomicUsize>) {
+async fn sweep(datapath: Arc<Mutex<Datapath>>, published: Arc<ArcSwap<Published>>, counts: Arc<Counts>) {
     loop {
         sleep(SWEEP_EVERY).await;
         let gone = published.load().numbers.gone();
-        let mut sweep = Sweep::after(left.load(Ordering::Relaxed));
+        let mut sweep = Sweep::after(counts.all.load(Ordering::Relaxed));
         loop {
             let more = {
                 let datapath = lock(&datapath);
@@ -417,7 +424,8 @@ async fn sweep(datapath: Arc<Mutex<Datapath>>, published: Arc<ArcSwap<Published>
                 }
             }
         }
-        left.store(sweep.left, Ordering::Relaxed);
+        counts.all.store(sweep.left, Ordering::Relaxed);
+        counts.new.store(sweep.new, Ordering::Relaxed);
         if sweep.removed > 0 {
             tracing::debug!(removed = sweep.removed, left = sweep.left, "flows that are over were forgotten");
         }

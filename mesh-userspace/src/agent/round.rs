@@ -2,18 +2,21 @@
 //! changes nothing.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
 };
 
-use mesh_common::abi::{HOST_ALIAS_V4, HOST_ALIAS_V6};
+use ipnet::IpNet;
+use mesh_common::abi::{Family, HOST_ALIASES_V4, HOST_ALIASES_V6, host_alias};
 
+use super::{EVERY, settling::Settling};
 use crate::{
     apply::{self, MapContents, MapError, Operation},
-    datapath::{Attached, Datapath, DatapathError, XdpOutcome},
+    datapath::{Attached, Datapath, DatapathError, KernelMaps, XdpOutcome},
     links::{self, Gate, GateWay, LinkError, Links},
-    plan::{self, EndpointLink, GateFacts, GateLink, Hook, NodeFacts, Plan, PlanError},
+    plan::{self, EndpointLink, GateFacts, GateLink, Hook, NodeFacts, Plan, PlanError, RingCache},
     problem::Problem,
     table::{Table, XdpMode},
 };
@@ -68,6 +71,16 @@ pub(crate) struct Kernel {
     pub(super) datapath: Arc<Mutex<Datapath>>,
     /// What was last written to the maps; none when that is not known.
     known: Option<Arc<MapContents>>,
+    /// When the maps were last compared with what is known.
+    compared: Option<Instant>,
+    /// Of which [`revision`](Self::revision) the maps are.
+    applied: u64,
+    rings: RingCache,
+    settling: Settling,
+    /// The node's own pair of interfaces, as it was last seen.
+    gate: Option<GateFacts>,
+    /// Counts the tables: with another one, there is something new to do.
+    pub(crate) revision: u64,
     /// Entries that were found altered, and put right.
     pub(crate) repaired: u64,
     /// One packet in this many is to be traced; 0 for none.
@@ -80,8 +93,20 @@ pub(crate) fn lock(datapath: &Mutex<Datapath>) -> MutexGuard<'_, Datapath> {
 }
 
 impl Kernel {
-    pub(crate) const fn new(links: Links, datapath: Arc<Mutex<Datapath>>) -> Self {
-        Self { links, datapath, known: None, repaired: 0, trace_every: 0 }
+    pub(crate) fn new(links: Links, datapath: Arc<Mutex<Datapath>>) -> Self {
+        Self {
+            links,
+            datapath,
+            known: None,
+            compared: None,
+            applied: 0,
+            rings: RingCache::default(),
+            settling: Settling::default(),
+            gate: None,
+            revision: 0,
+            repaired: 0,
+            trace_every: 0,
+        }
     }
 
     /// Makes the node what the table says that it should be, as far as it can be now.
@@ -91,10 +116,14 @@ impl Kernel {
     pub(crate) async fn round(&mut self, table: &Table, node: &str) -> Result<Outcome, RoundError> {
         let mut problems = Vec::new();
 
-        let before = plan::plan(table, node, &self.facts(table, node, None).await?)?;
-        let linked = self.ensure_links(&before, &mut problems).await?;
+        let found = self.facts(table, node, self.gate).await?;
+        let mut plan = plan::plan(table, node, &found, &mut self.rings)?;
+        let linked = self.ensure_links(&plan, &mut problems).await?;
         let facts = self.facts(table, node, linked.gate).await?;
-        let mut plan = plan::plan(table, node, &facts)?;
+        self.gate = linked.gate;
+        if facts != found {
+            plan = plan::plan(table, node, &facts, &mut self.rings)?;
+        }
         plan.settings.trace_every = self.trace_every;
         problems.extend(plan.problems.iter().cloned());
 
@@ -171,8 +200,10 @@ impl Kernel {
     /// keep the others back.
     async fn ensure_links(&self, plan: &Plan, problems: &mut Vec<Problem>) -> Result<Linked, LinkError> {
         let mut linked = Linked::default();
+        let wanted: BTreeSet<&str> =
+            plan.links.endpoints.values().map(|wanted| wanted.host_name.as_str()).collect();
         for listed in self.links.list_endpoints().await? {
-            if plan.links.endpoints.values().all(|wanted| wanted.host_name != listed.name)
+            if !wanted.contains(listed.name.as_str())
                 && let Err(error) = self.links.remove_endpoint(&listed.name).await
             {
                 problems.push(Problem::new(format!("interface {}", listed.name), sentence(&error)));
@@ -201,10 +232,37 @@ impl Kernel {
     }
 
     fn apply(&mut self, plan: &Plan) -> Result<(), ApplyError> {
-        let mut datapath = lock(&self.datapath);
+        let datapath = Arc::clone(&self.datapath);
+        let mut datapath = lock(&datapath);
         datapath.flush_log();
         let mut maps = datapath.kernel_maps();
-        let found = apply::read(&maps, self.known.as_deref())?;
+        let now = Instant::now();
+        let found = self.found(&maps, now)?;
+        let base = self.known.as_ref().unwrap_or(&found);
+        let wanted = apply::lower(plan, base, &self.settling.settled(now))?;
+        let operations = apply::diff(&found, &wanted);
+        if !operations.is_empty() {
+            tracing::debug!(writes = operations.len(), "writing to the kernel maps");
+        }
+        apply::execute(&mut maps, &operations)?;
+        self.settling.note(&wanted, now);
+        self.known = Some(Arc::new(wanted));
+        self.applied = self.revision;
+        Ok(())
+    }
+
+    /// What the maps hold. A round that has something new to do trusts what was written last, so that it is done at
+    /// once; others look.
+    fn found(&mut self, maps: &KernelMaps<'_>, now: Instant) -> Result<Arc<MapContents>, MapError> {
+        let is_recent = self.compared.is_some_and(|then| now.saturating_duration_since(then) < 2 * EVERY);
+        if let Some(known) = &self.known
+            && self.revision != self.applied
+            && is_recent
+        {
+            return Ok(Arc::clone(known));
+        }
+        let found = apply::read(maps, self.known.as_deref())?;
+        self.compared = Some(now);
         if let Some(known) = &self.known {
             let drift = apply::diff(&found, known);
             if !drift.is_empty() {
@@ -218,15 +276,7 @@ impl Kernel {
                 self.repaired += drift.len() as u64;
             }
         }
-        let base = self.known.as_deref().unwrap_or(&found);
-        let wanted = apply::lower(plan, base)?;
-        let operations = apply::diff(&found, &wanted);
-        if !operations.is_empty() {
-            tracing::debug!(writes = operations.len(), "writing to the kernel maps");
-        }
-        apply::execute(&mut maps, &operations)?;
-        self.known = Some(Arc::new(wanted));
-        Ok(())
+        Ok(Arc::new(found))
     }
 
     /// Puts each program where it belongs, and nowhere else.
@@ -321,12 +371,21 @@ fn endpoint_link(name: &str, wanted: &EndpointLink) -> links::EndpointLink {
 }
 
 fn gate_way(wanted: &GateLink) -> Gate {
-    let way = |alias, source: IpAddr, own| GateWay { alias: IpAddr::from(alias), source, own };
+    let way = |family, source: IpAddr, own| {
+        let (first, bits) = match family {
+            Family::V4 => (HOST_ALIASES_V4, 24),
+            Family::V6 => (HOST_ALIASES_V6, 64),
+        };
+        let alias = IpAddr::from(host_alias(family, 0));
+        // Too long a prefix is none of either family's: then there would be the first address alone.
+        let aliases = IpNet::new(first.into(), bits).unwrap_or_else(|_| IpNet::from(IpAddr::from(first)));
+        GateWay { alias, aliases, source, own }
+    };
     Gate {
         mtu: wanted.mtu,
         ways: vec![
-            way(HOST_ALIAS_V4, wanted.v4.address.into(), wanted.v4.on_mesh0),
-            way(HOST_ALIAS_V6, wanted.v6.address.into(), wanted.v6.on_mesh0),
+            way(Family::V4, wanted.v4.address.into(), wanted.v4.on_mesh0),
+            way(Family::V6, wanted.v6.address.into(), wanted.v6.on_mesh0),
         ],
     }
 }

@@ -79,7 +79,7 @@ impl Lookup for Numbers {
     }
 
     fn slot(&self, index: u32) -> Option<abi::Slot> {
-        self.contents.slots.get(&index).copied()
+        self.contents.slots.get(index)
     }
 
     fn backend(&self, index: BackendIndex) -> Option<abi::Backend> {
@@ -142,7 +142,7 @@ pub(crate) fn snapshot(
 }
 
 fn serving(plan: &Plan) -> Vec<IpAddr> {
-    let serving = plan.locals.iter().filter(|(_, ifindex)| **ifindex != 0);
+    let serving = plan.locals.iter().filter(|(_, local)| local.flags & abi::local_flags::SERVES != 0);
     serving.map(|(address, _)| IpAddr::from(*address)).collect()
 }
 

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fs, path::Path};
 
-use mesh_common::abi::Address;
+use mesh_common::abi::{Address, capacity};
 
 use super::{
     round::{Kernel, Outcome, lock},
@@ -64,7 +64,7 @@ impl Case {
                 let object = fs::read(env!("MESH_EBPF_OBJECT")).unwrap();
                 let links = Links::open().await.unwrap();
                 let cookie = links.namespace().cookie().unwrap();
-                let datapath = Datapath::open(&self.run_dir(), &object, cookie).unwrap();
+                let datapath = Datapath::open(&self.run_dir(), &object, cookie, capacity::SLOTS).unwrap();
                 work(&mut Kernel::new(links, std::sync::Arc::new(datapath.into()))).await
             })
         };

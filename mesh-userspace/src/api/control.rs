@@ -124,7 +124,7 @@ pub trait Lookup: Send + Sync {
 /// The flows of this node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FlowDump {
-    /// The map's entries.
+    /// The map's entries, in the order of their keys.
     pub entries: Vec<(abi::FlowKey, abi::Flow)>,
     /// Seconds of the kernel's monotonic clock when they were read, the clock of [`abi::Flow::seen`].
     pub now: u64,

@@ -73,8 +73,9 @@ pub(super) fn router<C: Control>(control: Arc<C>, stopped: watch::Receiver<bool>
         .with_state(Api { control, stopped })
 }
 
-async fn status<C: Control>(State(api): State<Api<C>>) -> Json<Status> {
-    Json(views::status(&api.control.snapshot(), SystemTime::now()))
+async fn status<C: Control>(State(api): State<Api<C>>) -> Answer<Status> {
+    let maps = api.control.map_uses().await?;
+    Ok(Json(views::status(&api.control.snapshot(), maps, SystemTime::now())))
 }
 
 async fn nodes<C: Control>(State(api): State<Api<C>>) -> Json<Vec<Node>> {

@@ -1,15 +1,27 @@
 //! The difference between the contents that maps have and those they should have, and its execution.
 
-use super::maps::{
-    Attachments, Backends, Endpoints, Entry, Locals, Map, MapContents, MapError, Maps, Networks,
-    NodeSettings, Nodes, Peers, Services, Slots, Stations, Subnets, Uplinks,
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
 };
 
-/// A change to one entry of a map.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+use mesh_common::abi::Slot;
+
+use super::{
+    maps::{
+        Allowed, Attachments, Backends, Endpoints, Entry, Locals, Map, MapContents, MapError, Maps, Networks,
+        NodeSettings, Nodes, Peers, SLOTS, Services, Stations, Subnets, Targets, Uplinks,
+    },
+    slots::{Block, Blocks},
+};
+
+/// A change to one entry of a map, or to the slots of one ring.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Operation {
     /// Write the entry, in the place of what is there.
     Put(Entry),
+    /// Write the slots from this one on.
+    Fill(u32, Arc<Block>),
     /// Remove the entry, whatever its value is.
     Remove(Entry),
 }
@@ -20,6 +32,7 @@ impl Operation {
     pub const fn map(&self) -> &'static str {
         match self {
             Self::Put(entry) | Self::Remove(entry) => entry.map(),
+            Self::Fill(..) => SLOTS,
         }
     }
 }
@@ -28,15 +41,18 @@ impl Operation {
 /// there: what is named is written first, and removed last.
 #[must_use]
 pub fn diff(current: &MapContents, wanted: &MapContents) -> Vec<Operation> {
-    let mut operations = Vec::new();
-    current.missing_from(wanted, |entry| operations.push(Operation::Put(entry)));
-    let mut removals = Vec::new();
-    current.left_over_from(wanted, |entry| {
-        // Slots that no service names are free as they are.
-        if !matches!(entry, Entry::Slots(..)) {
-            removals.push(Operation::Remove(entry));
-        }
+    let (mut operations, mut services) = (Vec::new(), Vec::new());
+    current.missing_from(wanted, |entry| match entry {
+        // They name slots, which name what was written before them.
+        Entry::Services(..) => services.push(Operation::Put(entry)),
+        _ => operations.push(Operation::Put(entry)),
     });
+    let rings = wanted.slots.unlike(&current.slots);
+    operations.extend(rings.map(|(first, block)| Operation::Fill(first, Arc::clone(block))));
+    operations.extend(services);
+    // Slots that no service names are free as they are.
+    let mut removals = Vec::new();
+    current.left_over_from(wanted, |entry| removals.push(Operation::Remove(entry)));
     operations.extend(removals.into_iter().rev());
     operations
 }
@@ -49,6 +65,7 @@ pub fn execute(maps: &mut impl Maps, operations: &[Operation]) -> Result<(), Map
     for operation in operations {
         match operation {
             Operation::Put(entry) => entry.insert(maps)?,
+            Operation::Fill(first, block) => maps.write_slots(*first, block.slots())?,
             Operation::Remove(entry) => entry.remove(maps)?,
         }
     }
@@ -71,39 +88,61 @@ pub fn read(maps: &impl Maps, known: Option<&MapContents>) -> Result<MapContents
         subnets: maps.entries::<Subnets>()?.into_iter().collect(),
         endpoints: maps.entries::<Endpoints>()?.into_iter().collect(),
         stations: maps.entries::<Stations>()?.into_iter().collect(),
+        targets: maps.entries::<Targets>()?.into_iter().collect(),
         attachments: maps.entries::<Attachments>()?.into_iter().collect(),
         backends: array::<Backends>(maps, known.map(|known| known.backends.keys()))?,
+        allowed: maps.entries::<Allowed>()?.into_iter().collect(),
         services: maps.entries::<Services>()?.into_iter().collect(),
-        slots: Default::default(),
+        slots: Blocks::with_room(maps.slot_room()?),
     };
-    let known_services = known.into_iter().flat_map(|known| known.services.values());
-    let ranges: std::collections::BTreeSet<(u32, u32)> = contents
-        .services
-        .values()
-        .chain(known_services)
-        .map(|service| {
-            (service.first_slot, service.first_slot.saturating_add(service.slots).min(Slots::CAPACITY))
-        })
-        .collect();
-    for (first, end) in ranges {
-        for index in first..end {
-            if let Some(slot) = maps.get::<Slots>(&index)? {
-                contents.slots.insert(index, slot);
-            }
+    read_rings(maps, known, &mut contents)?;
+    Ok(contents)
+}
+
+/// Reads the rings of the services that were found, and of those that are known. What is as it is known is not read but
+/// compared.
+fn read_rings(
+    maps: &impl Maps,
+    known: Option<&MapContents>,
+    contents: &mut MapContents,
+) -> Result<(), MapError> {
+    let room = contents.slots.room();
+    for (first, block) in known.into_iter().flat_map(|known| known.slots.iter()) {
+        let slots = block.slots();
+        if maps.has_slots(first, slots)? {
+            contents.slots.insert(first, Arc::clone(block));
+        } else {
+            contents.slots.insert(first, Arc::new(block_at(maps, first, slots.len())?));
         }
     }
-    Ok(contents)
+    let places: BTreeSet<(u32, u32)> = contents
+        .services
+        .values()
+        .filter(|service| service.slots > 0 && contents.slots.of(service).is_none())
+        .map(|service| (service.first_slot, service.slots.min(room.saturating_sub(service.first_slot))))
+        .collect();
+    for (first, count) in places {
+        let block = block_at(maps, first, usize::try_from(count).unwrap_or(usize::MAX))?;
+        contents.slots.insert(first, Arc::new(block));
+    }
+    Ok(())
+}
+
+fn block_at(maps: &impl Maps, first: u32, count: usize) -> Result<Block, MapError> {
+    let mut slots = vec![Slot::default(); count];
+    maps.read_slots(first, &mut slots)?;
+    Ok(Block::new(slots))
 }
 
 /// The entries of an array that are not zero: of these indices, or of all.
 fn array<'a, M: Map<Key = u32>>(
     maps: &impl Maps,
     indices: Option<impl Iterator<Item = &'a u32>>,
-) -> Result<std::collections::BTreeMap<u32, M::Value>, MapError> {
+) -> Result<BTreeMap<u32, M::Value>, MapError> {
     let Some(indices) = indices else {
         return Ok(maps.entries::<M>()?.into_iter().collect());
     };
-    let mut entries = std::collections::BTreeMap::new();
+    let mut entries = BTreeMap::new();
     for index in indices {
         if let Some(value) = maps.get::<M>(index)?
             && value != M::Value::default()

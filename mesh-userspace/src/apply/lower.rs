@@ -2,30 +2,41 @@
 //!
 //! Flows that are under way hold such numbers, so they stay for as long as they can: an entry of equal identity
 //! keeps its index, one that leaves keeps its entry until the table is full, and a ring that changes goes to
-//! free slots, so that one write of its service's entry switches from the old ring to the new.
+//! free slots, so that one write of its service's entry switches from the old ring to the new. The new one's slots
+//! remember whom they held in the old one.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashSet},
     net::IpAddr,
 };
 
 use mesh_common::abi::{
-    Address, Backend, Endpoint, MacKey, Node, NodeIndex, Service, ServiceKey, Settings, Slot, Station,
-    node_mac,
+    Address, AllowedKey, Backend, Endpoint, MacKey, Node, NodeIndex, Service, ServiceKey, Settings, Station,
+    node_mac, service_flags,
 };
 
-use super::maps::{Backends, Full, Map, MapContents, Nodes, Services, Slots};
-use crate::plan::{Plan, PlannedNode, SEED, ring::BackendId};
+use super::{
+    maps::{AllowedPrefix, Backends, Full, Map, MapContents, Nodes, Services},
+    rings,
+};
+use crate::plan::{Plan, PlannedNode, PlannedService, SEED, ring::BackendId};
 
 /// The contents of the maps that make a plan true, keeping the numbers that `current` gave.
 ///
+/// The rings of the services that are `settled` forget whom their slots held before: no flow lives there any more that
+/// could not be found otherwise.
+///
 /// # Errors
 /// When a map would have to hold more than it can.
-pub fn lower(plan: &Plan, current: &MapContents) -> Result<MapContents, Full> {
+pub fn lower(
+    plan: &Plan,
+    current: &MapContents,
+    settled: &BTreeSet<ServiceKey>,
+) -> Result<MapContents, Full> {
     let nodes = node_indices(plan, current)?;
     let node = |address: &IpAddr| nodes.get(address).copied().unwrap_or_default();
     let backends = backend_indices(plan, current)?;
-    let rings = place_rings(plan, current, &backends)?;
+    let rings = rings::place(plan, current, &backends, settled)?;
     let ids = service_ids(plan, current)?;
 
     let settings = Settings {
@@ -64,7 +75,7 @@ pub fn lower(plan: &Plan, current: &MapContents) -> Result<MapContents, Full> {
             target_port: service.target_port.to_be_bytes(),
             scheduler: service.scheduler as u8,
             reserved: 0,
-            flags: 0,
+            flags: flags(service),
             affinity: 0,
         };
         (*key, value)
@@ -84,13 +95,30 @@ pub fn lower(plan: &Plan, current: &MapContents) -> Result<MapContents, Full> {
         subnets: plan.subnets.clone(),
         endpoints: endpoints.collect(),
         stations: stations.chain(nodes_by_mac).collect(),
+        targets: plan.targets.iter().map(|key| (*key, 1)).collect(),
         attachments: plan.attachments.clone(),
         backends: backends_table(plan, current, &backends, node),
         slots: rings.slots,
+        allowed: allowed(plan, &ids),
         services: services.collect(),
     };
     contents.check_capacities()?;
     Ok(contents)
+}
+
+/// The ranges of clients that may ask, by the number of what they may ask for.
+fn allowed(plan: &Plan, ids: &BTreeMap<ServiceKey, u32>) -> BTreeMap<AllowedPrefix, u32> {
+    let mut allowed = BTreeMap::new();
+    for (key, service) in &plan.services {
+        let Some(id) = ids.get(key) else { continue };
+        for range in &service.sources {
+            let host_bits = u32::from(range.max_prefix_len() - range.prefix_len());
+            let key =
+                AllowedKey { service: id.to_be_bytes(), address: Address::from(range.network()).octets() };
+            allowed.insert(AllowedPrefix { prefix_len: 32 + 128 - host_bits, key }, 1);
+        }
+    }
+    allowed
 }
 
 /// Gives each identity an index: the one it had, else the first that was never used, else one that was left by
@@ -101,14 +129,15 @@ fn assign<M: Map<Key = u32>, I: Ord + Copy>(
     wanted: impl Iterator<Item = I> + Clone,
     spread: impl Fn(&I) -> u32,
 ) -> Result<BTreeMap<I, u32>, Full> {
-    let mut had: BTreeMap<I, u32> = BTreeMap::new();
-    for (index, value) in current.range(1..) {
-        if let Some(identity) = identity(value) {
-            had.entry(identity).or_insert(*index);
-        }
-    }
-    let mut assigned: BTreeMap<I, u32> = wanted.clone().filter_map(|id| Some((id, *had.get(&id)?))).collect();
-    let mut taken: BTreeSet<u32> = assigned.values().copied().collect();
+    let mut had: Vec<(I, u32)> =
+        current.range(1..).filter_map(|(index, value)| Some((identity(value)?, *index))).collect();
+    // Of two entries of one identity the first counts.
+    had.sort_unstable();
+    had.dedup_by_key(|(identity, _)| *identity);
+    let index_of =
+        |id: &I| had.binary_search_by_key(id, |(identity, _)| *identity).ok().and_then(|at| had.get(at));
+    let mut assigned: BTreeMap<I, u32> = wanted.clone().filter_map(|id| index_of(&id).copied()).collect();
+    let mut taken: HashSet<u32> = assigned.values().copied().collect();
     let mut unused = (1..M::CAPACITY).filter(|index| !current.contains_key(index));
     for id in wanted {
         if assigned.contains_key(&id) {
@@ -151,6 +180,12 @@ fn nodes_table(
     nodes
 }
 
+/// The [`service_flags`] of a service.
+fn flags(service: &PlannedService) -> u32 {
+    let silent = if service.silent { service_flags::SILENT } else { 0 };
+    silent | if service.sources.is_empty() { 0 } else { service_flags::RESTRICTED }
+}
+
 fn node_entry(address: IpAddr, node: &PlannedNode) -> Node {
     let address = Address::from(address);
     Node { address, ifindex: node.ifindex, mtu: node.mtu, mac: node_mac(address), reserved: [0; 2] }
@@ -175,21 +210,19 @@ fn backends_table(
     indices: &BTreeMap<BackendId, u32>,
     node: impl Fn(&IpAddr) -> NodeIndex,
 ) -> BTreeMap<u32, Backend> {
-    let mut backends: BTreeMap<u32, Backend> =
-        current.backends.range(1..).map(|(index, backend)| (*index, *backend)).collect();
-    for (id, backend) in &plan.backends {
-        if let Some(index) = indices.get(id) {
-            let value = Backend {
-                address: Address::from(id.address),
-                vni: id.vni,
-                node: node(&backend.node),
-                mac: backend.mac,
-                reserved: [0; 2],
-            };
-            backends.insert(*index, value);
-        }
-    }
-    backends
+    let left = current.backends.range(1..).map(|(index, backend)| (*index, *backend));
+    let wanted = plan.backends.iter().filter_map(|(id, backend)| {
+        let value = Backend {
+            address: Address::from(id.address),
+            vni: id.vni,
+            node: node(&backend.node),
+            mac: backend.mac,
+            reserved: [0; 2],
+        };
+        Some((*indices.get(id)?, value))
+    });
+    // Of two under one index the later one stays.
+    left.chain(wanted).collect()
 }
 
 /// A number that is different for most identities.
@@ -226,86 +259,4 @@ fn service_ids(plan: &Plan, current: &MapContents) -> Result<BTreeMap<ServiceKey
         }
     }
     Ok(ids)
-}
-
-/// Where the rings lie.
-#[derive(Default)]
-struct Rings {
-    /// The first slot and the number of slots.
-    places: BTreeMap<ServiceKey, (u32, u32)>,
-    slots: BTreeMap<u32, Slot>,
-}
-
-/// Places each service's ring: where it lies already, beside an equal one that lies already, or in free slots.
-fn place_rings(
-    plan: &Plan,
-    current: &MapContents,
-    backends: &BTreeMap<BackendId, u32>,
-) -> Result<Rings, Full> {
-    let mut rings = Rings::default();
-    let mut placed: HashMap<Vec<u32>, u32> = HashMap::new();
-    let mut moving = Vec::new();
-    for (key, service) in &plan.services {
-        let slots: Vec<u32> = service
-            .ring
-            .slots()
-            .map(|id| id.and_then(|id| backends.get(&id)).copied().unwrap_or_default())
-            .collect();
-        match current.services.get(key) {
-            _ if slots.is_empty() => {}
-            Some(old) if lies_at(current, old, &slots) => {
-                rings.place(*key, old.first_slot, slots, &mut placed);
-            }
-            _ => moving.push((*key, slots)),
-        }
-    }
-    // The rings that are left are read until the services' entries are switched: they are free the next time.
-    let mut used: BTreeMap<u32, u32> = BTreeMap::new();
-    for service in current.services.values().filter(|service| service.slots > 0) {
-        let end = used.entry(service.first_slot).or_default();
-        *end = (*end).max(service.first_slot.saturating_add(service.slots));
-    }
-    for (key, slots) in moving {
-        let first = match placed.get(&slots) {
-            Some(first) => *first,
-            None => first_fit(&mut used, &slots).ok_or_else(Full::of::<Slots>)?,
-        };
-        rings.place(key, first, slots, &mut placed);
-    }
-    Ok(rings)
-}
-
-impl Rings {
-    fn place(&mut self, key: ServiceKey, first: u32, ring: Vec<u32>, placed: &mut HashMap<Vec<u32>, u32>) {
-        let slots = ring.iter().map(|backend| Slot::new(*backend, [0; 2]));
-        let count = u32::try_from(ring.len()).unwrap_or(u32::MAX);
-        self.slots.extend((first..).zip(slots));
-        self.places.insert(key, (first, count));
-        placed.insert(ring, first);
-    }
-}
-
-/// Whether a service's ring is this one already.
-fn lies_at(current: &MapContents, service: &Service, ring: &[u32]) -> bool {
-    let end = u64::from(service.first_slot) + u64::from(service.slots);
-    usize::try_from(service.slots) == Ok(ring.len())
-        && end <= u64::from(Slots::CAPACITY)
-        && (service.first_slot..)
-            .zip(ring)
-            .all(|(index, backend)| current.slots.get(&index) == Some(&Slot::new(*backend, [0; 2])))
-}
-
-/// Takes the first free room that is long enough. `used` holds where used ranges begin and end.
-fn first_fit(used: &mut BTreeMap<u32, u32>, ring: &[u32]) -> Option<u32> {
-    let length = u32::try_from(ring.len()).ok()?;
-    let mut first: u32 = 0;
-    for (start, end) in used.iter() {
-        if first.checked_add(length)? <= *start {
-            break;
-        }
-        first = first.max(*end);
-    }
-    let end = first.checked_add(length).filter(|end| *end <= Slots::CAPACITY)?;
-    used.insert(first, end);
-    Some(first)
 }

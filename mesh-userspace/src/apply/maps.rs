@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 
 use mesh_common::abi::{
-    self, Address, Attachment, Backend, Endpoint, EndpointKey, Flow, FlowKey, MacKey, Network, Pod, Service,
-    ServiceKey, Settings, Slot, Station, SubnetKey, Uplink, capacity,
+    self, Address, AllowedKey, Attachment, Backend, Endpoint, EndpointKey, Flow, FlowKey, Local, MacKey,
+    Network, Pod, Service, ServiceKey, Settings, Slot, Station, SubnetKey, TargetKey, Uplink, capacity,
 };
+
+use super::slots::Blocks;
 
 /// A subnet in the longest-prefix table, laid out as the kernel's `bpf_lpm_trie_key`: the prefix's bits, then
 /// the data.
@@ -21,6 +23,19 @@ pub struct SubnetPrefix {
 // SAFETY: a repr(C) structure of an integer and byte arrays, 4 + 20 bytes without padding (tested below).
 unsafe impl Pod for SubnetPrefix {}
 
+/// A range of clients in the longest-prefix table of those that may ask, laid out likewise.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AllowedPrefix {
+    /// The bits that count: 32 for the service's number, then those of the address as IPv6.
+    pub prefix_len: u32,
+    /// The service's number and the address.
+    pub key: AllowedKey,
+}
+
+// SAFETY: as above.
+unsafe impl Pod for AllowedPrefix {}
+
 /// What sort of map the kernel holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MapKind {
@@ -31,6 +46,9 @@ pub enum MapKind {
     /// A longest-prefix table.
     LpmTrie,
 }
+
+/// The name of the map of slots, which is written by the ring.
+pub const SLOTS: &str = "SLOTS";
 
 /// A kernel map.
 pub trait Map {
@@ -51,22 +69,33 @@ pub type Entries<M> = Vec<(<M as Map>::Key, <M as Map>::Value)>;
 
 /// A map has no room left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "The kernel map {map} is full: it takes {capacity} entries. Remove networks, services or endpoints that are no \
-     longer needed."
-)]
+#[error("The kernel map {map} is full: it takes {capacity} entries. {mend}")]
 pub struct Full {
     /// The map's name.
     pub map: &'static str,
     /// The most entries that it takes.
     pub capacity: u32,
+    /// What gives it room, as a sentence.
+    pub mend: &'static str,
 }
 
 impl Full {
     /// The error of a map.
     #[must_use]
     pub const fn of<M: Map>() -> Self {
-        Self { map: M::NAME, capacity: M::CAPACITY }
+        let mend = "Remove networks, services or endpoints that are no longer needed.";
+        Self { map: M::NAME, capacity: M::CAPACITY, mend }
+    }
+
+    /// The error of the table of slots, with room for so many.
+    #[must_use]
+    pub const fn of_slots(room: u32) -> Self {
+        let mend = if room < capacity::SLOTS_MOST {
+            "Restart meshd: it makes the map as great as the services need, and the data plane goes on."
+        } else {
+            "Remove services or endpoints that are no longer needed."
+        };
+        Self { map: SLOTS, capacity: room, mend }
     }
 }
 
@@ -120,6 +149,30 @@ pub trait Maps {
     /// # Errors
     /// When the kernel refuses.
     fn keys_after<M: Map>(&self, after: Option<&M::Key>, count: usize) -> Result<Vec<M::Key>, MapError>;
+
+    /// How many slots there are.
+    ///
+    /// # Errors
+    /// When the kernel's map is not there.
+    fn slot_room(&self) -> Result<u32, MapError>;
+
+    /// Reads slots from `first` on into all of `slots`.
+    ///
+    /// # Errors
+    /// When there are not so many.
+    fn read_slots(&self, first: u32, slots: &mut [Slot]) -> Result<(), MapError>;
+
+    /// Whether the slots from `first` on are these.
+    ///
+    /// # Errors
+    /// When there are not so many.
+    fn has_slots(&self, first: u32, slots: &[Slot]) -> Result<bool, MapError>;
+
+    /// Writes slots from `first` on, each in one step for the programs.
+    ///
+    /// # Errors
+    /// When there are not so many, or the kernel refuses.
+    fn write_slots(&mut self, first: u32, slots: &[Slot]) -> Result<(), MapError>;
 }
 
 /// Declares the maps that the plan fills, in the order in which they are written.
@@ -143,6 +196,8 @@ macro_rules! planned_maps {
         #[derive(Clone, Debug, Default, PartialEq, Eq)]
         pub struct MapContents {
             $($(#[$doc])* pub $field: BTreeMap<$key, $value>,)+
+            /// The slots of all rings.
+            pub slots: Blocks,
         }
 
         /// An entry of one of the maps.
@@ -179,7 +234,10 @@ macro_rules! planned_maps {
             /// Each map's name, how many of its entries are used, and how many there is room for.
             #[must_use]
             pub fn uses(&self) -> Vec<(&'static str, usize, u32)> {
-                vec![$(($name, self.$field.len(), <$map as Map>::CAPACITY),)+]
+                vec![
+                    $(($name, self.$field.len(), <$map as Map>::CAPACITY),)+
+                    (SLOTS, self.slots.len(), self.slots.room()),
+                ]
             }
 
             /// Says which map these contents would overflow, if any.
@@ -191,21 +249,17 @@ macro_rules! planned_maps {
             }
 
             /// Calls `visit` with the entries that `wanted` has and `self` has not, or not so, map by map in
-            /// the order in which maps are written.
+            /// the order in which maps are written. Slots are no entries.
             pub(super) fn missing_from(&self, wanted: &Self, mut visit: impl FnMut(Entry)) {
-                $(for (key, value) in &wanted.$field {
-                    if self.$field.get(key) != Some(value) {
-                        visit(Entry::$map(*key, *value));
-                    }
+                $(for (key, value) in unlike(&wanted.$field, &self.$field, |wanted, found| wanted == found) {
+                    visit(Entry::$map(*key, *value));
                 })+
             }
 
             /// Calls `visit` with the entries whose keys `self` has and `wanted` has not.
             pub(super) fn left_over_from(&self, wanted: &Self, mut visit: impl FnMut(Entry)) {
-                $(for (key, value) in &self.$field {
-                    if !wanted.$field.contains_key(key) {
-                        visit(Entry::$map(*key, *value));
-                    }
+                $(for (key, value) in unlike(&self.$field, &wanted.$field, |_, _| true) {
+                    visit(Entry::$map(*key, *value));
                 })+
             }
         }
@@ -219,8 +273,8 @@ planned_maps! {
     NodeSettings, settings: "SETTINGS" Array[1] u32 => Settings;
     /// The indices of the other nodes, by underlay address.
     Peers, peers: "PEERS" Hash[capacity::NODES] Address => u32;
-    /// The addresses of this node's own interfaces, with the interface.
-    Locals, locals: "LOCALS" Hash[capacity::LOCALS] Address => u32;
+    /// The addresses that packets come to this node for.
+    Locals, locals: "LOCALS" Hash[capacity::LOCALS] Address => Local;
     /// The interfaces to the outside world, by index.
     Uplinks, uplinks: "UPLINKS" Hash[capacity::UPLINKS] u32 => Uplink;
     /// The networks by VNI.
@@ -233,12 +287,27 @@ planned_maps! {
     Stations, stations: "STATIONS" Hash[capacity::ENDPOINTS] MacKey => Station;
     /// What hangs on the host sides of this node's endpoints, by interface index.
     Attachments, attachments: "ATTACHMENTS" Hash[capacity::LOCAL_ENDPOINTS] u32 => Attachment;
+    /// The ports at which tasks answer clients; the values say nothing.
+    Targets, targets: "TARGETS" Hash[capacity::TARGETS] TargetKey => u32;
     /// The backends by index, 0 unused; also those that left, for the flows that still name them.
     Backends, backends: "BACKENDS" Array[capacity::BACKENDS] u32 => Backend;
-    /// The slots of all rings.
-    Slots, slots: "SLOTS" Array[capacity::SLOTS] u32 => Slot;
+    /// The ranges of clients that may ask for services which not everybody may.
+    Allowed, allowed: "ALLOWED" LpmTrie[capacity::ALLOWED] AllowedPrefix => u32;
     /// Virtual IPs and published ports.
     Services, services: "SERVICES" Hash[capacity::SERVICES] ServiceKey => Service;
+}
+
+/// The entries of `one` that `other` has not, or not alike. Both are walked in their order: there may be a hundred thousand.
+fn unlike<'a, K: Ord, V>(
+    one: &'a BTreeMap<K, V>,
+    other: &'a BTreeMap<K, V>,
+    alike: impl Fn(&V, &V) -> bool + 'a,
+) -> impl Iterator<Item = (&'a K, &'a V)> {
+    let mut others = other.iter().peekable();
+    one.iter().filter(move |(key, value)| {
+        while others.next_if(|(other, _)| other < key).is_some() {}
+        others.next_if(|(other, _)| other == key).is_none_or(|(_, there)| !alike(value, there))
+    })
 }
 
 /// The flows, which the programs fill.
@@ -258,8 +327,22 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_is_unlike_is_found_in_one_walk() {
+        let one = BTreeMap::from([(1, 'a'), (3, 'b'), (4, 'c'), (6, 'd'), (9, 'e')]);
+        let other = BTreeMap::from([(0, 'a'), (3, 'b'), (4, 'x'), (5, 'c'), (9, 'e'), (10, 'f')]);
+        let keys = |alike: fn(&char, &char) -> bool| {
+            unlike(&one, &other, alike).map(|(key, _)| *key).collect::<Vec<_>>()
+        };
+        assert_eq!(keys(|one, other| one == other), [1, 4, 6]);
+        assert_eq!(keys(|_, _| true), [1, 6]);
+        assert_eq!(unlike(&one, &BTreeMap::new(), |_, _| true).count(), 5);
+    }
+
+    #[test]
     fn a_subnet_is_laid_out_as_the_kernel_wants_it() {
         assert_eq!(size_of::<SubnetPrefix>(), 4 + size_of::<SubnetKey>());
         assert_eq!(std::mem::offset_of!(SubnetPrefix, key), 4);
+        assert_eq!(size_of::<AllowedPrefix>(), 4 + size_of::<AllowedKey>());
+        assert_eq!(std::mem::offset_of!(AllowedPrefix, key), 4);
     }
 }

@@ -1,17 +1,25 @@
 //! From the contents that the maps have to those that they should have.
 
 mod diff;
+mod history;
 mod lower;
 mod maps;
 #[cfg(test)]
 pub(crate) mod memory;
+#[cfg(test)]
+mod remembered;
+mod rings;
+#[cfg(test)]
+mod scale;
+mod slots;
 #[cfg(test)]
 mod tests;
 
 pub use diff::{Operation, diff, execute, read};
 pub use lower::lower;
 pub use maps::{
-    Attachments, Backends, Endpoints, Entries, Entry, Flows, Full, Locals, Map, MapContents, MapError,
-    MapKind, Maps, Networks, NodeSettings, Nodes, Peers, Services, Slots, Stations, SubnetPrefix, Subnets,
-    Uplinks,
+    Allowed, AllowedPrefix, Attachments, Backends, Endpoints, Entries, Entry, Flows, Full, Locals, Map,
+    MapContents, MapError, MapKind, Maps, Networks, NodeSettings, Nodes, Peers, SLOTS, Services, Stations,
+    SubnetPrefix, Subnets, Targets, Uplinks,
 };
+pub use slots::{Block, Blocks};

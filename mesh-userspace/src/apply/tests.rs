@@ -5,14 +5,17 @@ use std::{
     net::IpAddr,
 };
 
-use mesh_common::abi::{Address, Backend, Node, Service, ServiceKey, Slot};
+use mesh_common::abi::{Address, Backend, Node, Service, ServiceKey, Slot, capacity};
 use proptest::prelude::*;
 
 use super::{memory::MemoryMaps, *};
 use crate::{
-    plan::{Plan, plan, ring::BackendId, testing::*},
+    plan::{Plan, ring::BackendId, testing::*},
     table::{Scheduler, Table},
 };
+
+/// No ring forgets.
+const NONE: BTreeSet<ServiceKey> = BTreeSet::new();
 
 /// The plan of `n1` for services with these tasks, each on the node of its number modulo 3; even services count
 /// by `mh`, odd ones by `rr`.
@@ -50,7 +53,7 @@ fn services(list: &[(u8, &[u8])]) -> BTreeMap<u8, BTreeSet<u8>> {
 fn resolve(contents: &MapContents, service: &Service) -> Result<Vec<(BackendId, IpAddr)>, String> {
     (service.first_slot..service.first_slot + service.slots)
         .map(|index| {
-            let slot = contents.slots.get(&index).ok_or(format!("slot {index} is not there"))?;
+            let slot = contents.slots.get(index).ok_or(format!("slot {index} is not there"))?;
             let backend =
                 contents.backends.get(&slot.current()).ok_or(format!("backend {} is not", slot.current()))?;
             let node = contents.nodes.get(&backend.node).ok_or(format!("node {} is not", backend.node))?;
@@ -97,13 +100,10 @@ fn check(plan: &Plan, contents: &MapContents) {
 /// or its new one.
 fn change(maps: &mut MemoryMaps, known: &MapContents, plan: &Plan) -> MapContents {
     let found = read(maps, Some(known)).unwrap();
-    let wanted = lower(plan, known).unwrap();
+    let wanted = lower(plan, known, &NONE).unwrap();
     check(plan, &wanted);
     for operation in diff(&found, &wanted) {
         execute(maps, &[operation]).unwrap();
-        if matches!(operation, Operation::Put(Entry::Slots(..))) {
-            continue; // Only checked from time to time: they are many, and no service may name them yet.
-        }
         let now = read(maps, Some(&wanted)).unwrap();
         for (key, service) in &now.services {
             let ring = resolve(&now, service).unwrap();
@@ -113,7 +113,7 @@ fn change(maps: &mut MemoryMaps, known: &MapContents, plan: &Plan) -> MapContent
         }
     }
     let after = read(maps, None).unwrap();
-    let named = |contents: &MapContents| MapContents { slots: BTreeMap::new(), ..contents.clone() };
+    let named = |contents: &MapContents| MapContents { slots: Blocks::default(), ..contents.clone() };
     assert_eq!(named(&after), named(&wanted), "the maps hold what is wanted");
     wanted
 }
@@ -124,10 +124,10 @@ fn a_second_round_changes_nothing() {
     let mut maps = MemoryMaps::default();
     let first = change(&mut maps, &MapContents::default(), &plan);
     let writes = maps.writes;
-    assert!(diff(&read(&maps, Some(&first)).unwrap(), &lower(&plan, &first).unwrap()).is_empty());
+    assert!(diff(&read(&maps, Some(&first)).unwrap(), &lower(&plan, &first, &NONE).unwrap()).is_empty());
     // A restarted agent reads the same from the kernel alone.
     let read_anew = read(&maps, None).unwrap();
-    assert_eq!(lower(&plan, &read_anew).unwrap(), first);
+    assert_eq!(lower(&plan, &read_anew, &NONE).unwrap(), first);
     assert_eq!(maps.writes, writes);
 }
 
@@ -137,13 +137,13 @@ fn a_backend_that_joins_touches_its_own_service_alone() {
     let before =
         change(&mut maps, &MapContents::default(), &plan_of(&services(&[(2, &[1, 2]), (4, &[1, 2])])));
     let plan = plan_of(&services(&[(2, &[1, 2, 3]), (4, &[1, 2])]));
-    let wanted = lower(&plan, &before).unwrap();
+    let wanted = lower(&plan, &before, &NONE).unwrap();
     let touched: BTreeSet<String> = diff(&before, &wanted)
         .into_iter()
         .map(|operation| match operation {
             Operation::Put(Entry::Services(key, _)) => format!("service {}", u16::from_be_bytes(key.port)),
-            Operation::Put(entry) => entry.map().to_owned(),
             Operation::Remove(entry) => format!("removed {}", entry.map()),
+            other => other.map().to_owned(),
         })
         .collect();
     assert_eq!(
@@ -159,48 +159,53 @@ fn a_backend_that_joins_touches_its_own_service_alone() {
 fn a_changed_ring_leaves_the_slots_of_the_old_one_alone_until_the_next_time() {
     let mut maps = MemoryMaps::default();
     let before = change(&mut maps, &MapContents::default(), &plan_of(&services(&[(2, &[1, 2])])));
-    let after = lower(&plan_of(&services(&[(2, &[1, 2, 3])])), &before).unwrap();
-    let old: BTreeSet<u32> = before.slots.keys().copied().collect();
-    assert!(after.slots.keys().all(|index| !old.contains(index)));
-    let again = lower(&plan_of(&services(&[(2, &[1])])), &after).unwrap();
-    assert!(again.slots.keys().all(|index| old.contains(index)), "the first room is used again");
+    let after = lower(&plan_of(&services(&[(2, &[1, 2, 3])])), &before, &NONE).unwrap();
+    let old = firsts(&before);
+    assert!(firsts(&after).is_disjoint(&old));
+    let again = lower(&plan_of(&services(&[(2, &[1])])), &after, &NONE).unwrap();
+    assert_eq!(firsts(&again), old, "the first room is used again");
+}
+
+/// Where the rings begin.
+fn firsts(contents: &MapContents) -> BTreeSet<u32> {
+    contents.slots.iter().map(|(first, _)| first).collect()
 }
 
 #[test]
 fn one_that_left_keeps_its_number_for_its_return() {
     let both = plan_of(&services(&[(2, &[1, 2])]));
-    let before = lower(&both, &MapContents::default()).unwrap();
-    let without = lower(&plan_of(&services(&[(2, &[2]), (4, &[1])])), &before).unwrap();
+    let before = lower(&both, &MapContents::default(), &NONE).unwrap();
+    let without = lower(&plan_of(&services(&[(2, &[2]), (4, &[1])])), &before, &NONE).unwrap();
     let index_of = |contents: &MapContents, last: u8| {
         let address = Address::from(ip(&format!("10.0.9.{last}")));
         contents.backends.iter().find(|(_, backend)| backend.address == address).map(|(index, _)| *index)
     };
     assert_eq!(index_of(&without, 117), index_of(&before, 117), "it is still there for its flows");
     assert_ne!(index_of(&without, 133), index_of(&before, 117));
-    let back = lower(&both, &without).unwrap();
+    let back = lower(&both, &without, &NONE).unwrap();
     assert_eq!(index_of(&back, 117), index_of(&before, 117));
 }
 
 #[test]
 fn the_number_of_a_service_that_left_is_not_given_to_the_next() {
-    let before = lower(&plan_of(&services(&[(2, &[1])])), &MapContents::default()).unwrap();
-    let after = lower(&plan_of(&services(&[(3, &[1])])), &before).unwrap();
-    let later = lower(&plan_of(&services(&[(4, &[1])])), &after).unwrap();
+    let before = lower(&plan_of(&services(&[(2, &[1])])), &MapContents::default(), &NONE).unwrap();
+    let after = lower(&plan_of(&services(&[(3, &[1])])), &before, &NONE).unwrap();
+    let later = lower(&plan_of(&services(&[(4, &[1])])), &after, &NONE).unwrap();
     let ids = |contents: &MapContents| {
         contents.services.values().map(|service| service.id).collect::<BTreeSet<_>>()
     };
     assert_eq!((ids(&before).len(), ids(&later).len()), (3, 3));
     assert!(ids(&before).is_disjoint(&ids(&later)));
-    let back = lower(&plan_of(&services(&[(2, &[1])])), &later).unwrap();
+    let back = lower(&plan_of(&services(&[(2, &[1])])), &later, &NONE).unwrap();
     assert_eq!(ids(&back), ids(&before));
 }
 
 #[test]
 fn a_node_that_left_keeps_its_index_but_no_way() {
     let mut table = table_of(&services(&[(2, &[1])]));
-    let before = lower(&plan(&table, "n1", &facts()).unwrap(), &MapContents::default()).unwrap();
+    let before = lower(&plan(&table, "n1", &facts()).unwrap(), &MapContents::default(), &NONE).unwrap();
     table.nodes.remove("n3");
-    let after = lower(&plan(&table, "n1", &facts()).unwrap(), &before).unwrap();
+    let after = lower(&plan(&table, "n1", &facts()).unwrap(), &before, &NONE).unwrap();
     let n3 = Address::from(ip("192.0.2.3"));
     let (index, node) = after.nodes.iter().find(|(_, node)| node.address == n3).unwrap();
     assert_eq!((before.nodes[index].address, node.ifindex), (n3, 0));
@@ -215,7 +220,7 @@ fn left_numbers_are_used_again_when_no_fresh_one_is_left() {
         current.nodes.insert(index, Node { address, ifindex: 2, mtu: 1500, ..Node::default() });
     }
     let plan = plan_of(&BTreeMap::new());
-    let after = lower(&plan, &current).unwrap();
+    let after = lower(&plan, &current, &NONE).unwrap();
     check(&plan, &after);
     assert_eq!(after.nodes.len(), 1023);
 }
@@ -229,8 +234,8 @@ fn a_full_table_names_its_map() {
         let address = IpAddr::from((0x0a00_0001 + n).to_be_bytes());
         table.nodes.insert(format!("x{n}"), crate::table::Node { address, ..node });
     }
-    let error = lower(&plan(&table, "n1", &facts()).unwrap(), &MapContents::default()).unwrap_err();
-    assert_eq!(error, Full { map: "NODES", capacity: 1024 });
+    let error = lower(&plan(&table, "n1", &facts()).unwrap(), &MapContents::default(), &NONE).unwrap_err();
+    assert_eq!(error, Full::of::<Nodes>());
     assert!(error.to_string().starts_with("The kernel map NODES is full: it takes 1024 entries."));
 }
 
@@ -238,10 +243,10 @@ fn a_full_table_names_its_map() {
 fn slots_run_out_with_a_name_too() {
     let mut current = MapContents::default();
     let hog = ServiceKey { scope: 1, family: 4, ..ServiceKey::default() };
-    let slots = Slots::CAPACITY - 100;
+    let slots = capacity::SLOTS - 100;
     current.services.insert(hog, Service { id: 1, first_slot: 0, slots, ..Service::default() });
     let plan = plan_of(&services(&[(2, &[1])]));
-    assert_eq!(lower(&plan, &current).unwrap_err(), Full { map: "SLOTS", capacity: Slots::CAPACITY });
+    assert_eq!(lower(&plan, &current, &NONE).unwrap_err(), Full::of_slots(capacity::SLOTS));
 }
 
 #[test]
@@ -252,13 +257,13 @@ fn drift_is_put_right_in_place() {
     let (key, service) = known.services.iter().find(|(_, service)| service.slots > 100).unwrap();
 
     maps.remove::<Services>(key).unwrap();
-    maps.insert::<Slots>(&(service.first_slot + 5), &Slot::new(999, [0; 2])).unwrap();
+    maps.write_slots(service.first_slot + 5, &[Slot::new(999, [0; 2])]).unwrap();
     maps.insert::<Backends>(&1, &Backend::default()).unwrap();
     maps.insert::<Peers>(&Address::from(ip("203.0.113.1")), &3).unwrap();
     maps.remove::<NodeSettings>(&0).unwrap();
 
     let found = read(&maps, Some(&known)).unwrap();
-    let operations = diff(&found, &lower(&plan, &known).unwrap());
+    let operations = diff(&found, &lower(&plan, &known, &NONE).unwrap());
     assert_eq!(operations.len(), 5, "{operations:?}");
     execute(&mut maps, &operations).unwrap();
     assert_eq!(read(&maps, Some(&known)).unwrap(), known);
@@ -272,12 +277,12 @@ fn a_refused_write_stops_the_change_and_the_next_round_completes_it() {
         let mut maps = MemoryMaps::default();
         let known = change(&mut maps, &MapContents::default(), &old);
         maps.fail_after = Some(allowed);
-        let operations = diff(&read(&maps, Some(&known)).unwrap(), &lower(&new, &known).unwrap());
+        let operations = diff(&read(&maps, Some(&known)).unwrap(), &lower(&new, &known, &NONE).unwrap());
         assert!(matches!(execute(&mut maps, &operations), Err(MapError::Kernel { .. })), "{allowed}");
         maps.fail_after = None;
         // What was written last is not known any more: it is read anew.
         let found = read(&maps, None).unwrap();
-        let wanted = lower(&new, &found).unwrap();
+        let wanted = lower(&new, &found, &NONE).unwrap();
         execute(&mut maps, &diff(&found, &wanted)).unwrap();
         check(&new, &wanted);
         let after = read(&maps, None).unwrap();
@@ -288,7 +293,7 @@ fn a_refused_write_stops_the_change_and_the_next_round_completes_it() {
 #[test]
 fn what_is_named_is_written_first_and_removed_last() {
     let plan = plan_of(&services(&[(2, &[1])]));
-    let contents = lower(&plan, &MapContents::default()).unwrap();
+    let contents = lower(&plan, &MapContents::default(), &NONE).unwrap();
     let order = |operations: Vec<Operation>| {
         let mut names: Vec<&str> = operations.iter().map(Operation::map).collect();
         names.dedup();
@@ -307,6 +312,7 @@ fn what_is_named_is_written_first_and_removed_last() {
             "SUBNETS",
             "ENDPOINTS",
             "STATIONS",
+            "TARGETS",
             "BACKENDS",
             "SLOTS",
             "SERVICES"

@@ -8,7 +8,8 @@ use serde::de::{DeserializeOwned, IntoDeserializer, value::Error as WordError};
 
 use crate::{
     api::types::{Place, Vip},
-    table::{Protocol, PublishMode, PublishedPort},
+    spec::{self, host_ip},
+    table::{Protocol, PublishedPort},
 };
 
 /// One of a few words, each of which is a value of `T` as it stands in the file and in the API.
@@ -23,8 +24,8 @@ fn word<T: DeserializeOwned>(text: &str) -> Result<T, WordError> {
     T::deserialize(text.into_deserializer())
 }
 
-/// A port that nodes answer on, in Docker's short form (`53:5353/udp`) or its long one
-/// (`published=53,target=5353,protocol=udp,mode=host`).
+/// A port that nodes answer on, in Docker's short form (`53:5353/udp`, `192.0.2.1:53:5353`) or its long one
+/// (`published=53,target=5353,protocol=udp,mode=host,host_ip=192.0.2.1,node=n1,source=10.0.0.0/8`).
 pub(super) fn port(text: &str) -> Result<PublishedPort, String> {
     if text.contains('=') { long_port(text) } else { short_port(text) }
 }
@@ -34,6 +35,10 @@ fn short_port(text: &str) -> Result<PublishedPort, String> {
         Some((ports, protocol)) => (ports, protocol_of(protocol)?),
         None => (text, Protocol::default()),
     };
+    let (host_ip, ports) = match host_ip(ports, text)? {
+        Some((address, ports)) => (Some(address), ports),
+        None => (None, ports),
+    };
     let (published, target) = ports
         .split_once(':')
         .ok_or_else(|| format!("it names one port; write PUBLISHED:TARGET, such as {text}:{text}"))?;
@@ -41,26 +46,36 @@ fn short_port(text: &str) -> Result<PublishedPort, String> {
         published: port_number(published)?,
         target: port_number(target)?,
         protocol,
-        mode: PublishMode::default(),
+        host_ip,
+        ..PublishedPort::default()
     })
 }
 
 fn long_port(text: &str) -> Result<PublishedPort, String> {
     let (mut published, mut target) = (None, None);
-    let (mut protocol, mut mode) = (Protocol::default(), PublishMode::default());
+    let mut port = PublishedPort::default();
     for field in text.split(',') {
         match field.split_once('=') {
             Some(("published", value)) => published = Some(port_number(value)?),
             Some(("target", value)) => target = Some(port_number(value)?),
-            Some(("protocol", value)) => protocol = protocol_of(value)?,
+            Some(("protocol", value)) => port.protocol = protocol_of(value)?,
             Some(("mode", value)) => {
-                mode = word(value).map_err(|_| format!("`{value}` is no mode; use ingress or host"))?;
+                port.mode = word(value).map_err(|_| format!("`{value}` is no mode; use ingress or host"))?;
             }
-            _ => return Err(format!("`{field}` is none of published=, target=, protocol= and mode=")),
+            Some(("host_ip", value)) => port.host_ip = Some(address(value)?),
+            Some(("interface", value)) => port.interface = Some(value.to_owned()),
+            Some(("node", value)) => port.nodes.push(value.to_owned()),
+            Some(("source", value)) => port.sources.push(source(value)?),
+            _ => {
+                return Err(format!(
+                    "`{field}` is none of published=, target=, protocol=, mode=, host_ip=, interface=, node= and \
+                     source="
+                ));
+            }
         }
     }
     let published = published.ok_or("the published port is missing; add published=PORT")?;
-    Ok(PublishedPort { published, target: target.unwrap_or(published), protocol, mode })
+    Ok(PublishedPort { published, target: target.unwrap_or(published), ..port })
 }
 
 fn port_number(text: &str) -> Result<u16, String> {
@@ -72,6 +87,11 @@ fn port_number(text: &str) -> Result<u16, String> {
 
 fn protocol_of(text: &str) -> Result<Protocol, String> {
     word(text).map_err(|_| format!("`{text}` is no protocol that can be published; use tcp or udp"))
+}
+
+/// A range of clients.
+pub(super) fn source(text: &str) -> Result<IpNet, String> {
+    spec::source(text).map_err(|mend| format!("`{text}` is no range of clients; {mend}"))
 }
 
 /// An address.
@@ -115,9 +135,10 @@ pub(super) fn place_with_port(text: &str) -> Result<Place, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::table::PublishMode;
 
     fn published(published: u16, target: u16, protocol: Protocol, mode: PublishMode) -> PublishedPort {
-        PublishedPort { published, target, protocol, mode }
+        PublishedPort { published, target, protocol, mode, ..PublishedPort::default() }
     }
 
     #[test]
@@ -134,6 +155,28 @@ mod tests {
     }
 
     #[test]
+    fn limits_of_ports() {
+        let plain = published(80, 8080, Protocol::Tcp, PublishMode::Ingress);
+        assert_eq!(
+            port("192.0.2.1:80:8080"),
+            Ok(PublishedPort { host_ip: Some("192.0.2.1".parse().unwrap()), ..plain.clone() })
+        );
+        assert_eq!(
+            port("[2001:db8::1]:80:8080/tcp"),
+            Ok(PublishedPort { host_ip: Some("2001:db8::1".parse().unwrap()), ..plain.clone() })
+        );
+        assert_eq!(
+            port("published=80,target=8080,interface=eth0,node=n1,node=n2,source=10.0.0.0/8,source=::1"),
+            Ok(PublishedPort {
+                interface: Some("eth0".to_owned()),
+                nodes: vec!["n1".to_owned(), "n2".to_owned()],
+                sources: vec!["10.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()],
+                ..plain
+            })
+        );
+    }
+
+    #[test]
     fn wrong_ports_say_what_would_be_right() {
         for (text, says) in [
             ("80", "write PUBLISHED:TARGET, such as 80:80"),
@@ -142,7 +185,9 @@ mod tests {
             ("80:80/sctp", "use tcp or udp"),
             ("target=80", "add published=PORT"),
             ("published=80,mode=all", "use ingress or host"),
-            ("published=80,source=1", "`source=1` is none of"),
+            ("published=80,colour=1", "`colour=1` is none of"),
+            ("published=80,source=1", "`1` is no range of clients"),
+            ("2001:db8::1:80:80", "the address \"2001:db8::1\""),
             ("published=80,", "`` is none of"),
         ] {
             let error = port(text).unwrap_err();

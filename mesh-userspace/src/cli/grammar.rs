@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use super::args::{self, words};
 use crate::{
     api::types::{Place, Vip},
-    table::{EndpointMode, Protocol, PublishedPort, Scheduler},
+    table::{EndpointMode, OnNoBackend, Protocol, PublishedPort, Scheduler},
 };
 
 /// Ask and steer the mesh daemon of this node.
@@ -256,6 +256,7 @@ Examples:
   meshctl services create search --network blue --publish 9200:9200
   meshctl services create dns --network blue --publish 53:5353/udp --scheduler rr
   meshctl services create agent --network blue --publish published=9100,target=9100,mode=host
+  meshctl services create admin --network blue --publish 192.0.2.1:9443:443 --source 10.0.0.0/8
   meshctl services create search --network blue --vip 10.0.9.2 --vip fd00:9::2")]
     Create {
         /// Its name
@@ -263,9 +264,13 @@ Examples:
         /// A network that it has a virtual IP on
         #[arg(long = "network", value_name = "NETWORK")]
         networks: Vec<String>,
-        /// A port that nodes answer on: 9200:80, 53:5353/udp, or published=9100,target=9100,protocol=tcp,mode=host
+        /// A port that nodes answer on: 9200:80, 53:5353/udp, 192.0.2.1:9200:80 or [2001:db8::1]:9200:80 for one address,
+        /// or published=9100,target=9100,protocol=tcp,mode=host with any of host_ip=, interface=, node= and source=
         #[arg(long = "publish", short = 'p', value_name = "PORT", value_parser = args::port)]
         ports: Vec<PublishedPort>,
+        /// A range of clients that may ask for the ports, such as 10.0.0.0/8; everybody may where none is given
+        #[arg(long = "source", value_name = "CIDR", requires = "ports", value_parser = args::source)]
+        sources: Vec<IpNet>,
         /// How a backend is chosen: mh hashes each flow and keeps no state, rr takes them in turn
         #[arg(long, default_value = "mh", value_parser = words::<Scheduler>(&["mh", "rr"]))]
         scheduler: Scheduler,
@@ -273,6 +278,10 @@ Examples:
         #[arg(long, value_name = "MODE", default_value = "vip")]
         #[arg(value_parser = words::<EndpointMode>(&["vip", "dnsrr"]))]
         endpoint_mode: EndpointMode,
+        /// What becomes of a request while it has no backend: reject tells its client at once, drop says nothing
+        #[arg(long, value_name = "WAY", default_value = "reject")]
+        #[arg(value_parser = words::<OnNoBackend>(&["reject", "drop"]))]
+        on_no_backend: OnNoBackend,
         /// A virtual IP, chosen where none is given; NETWORK=ADDRESS where networks share addresses
         #[arg(long = "vip", value_name = "ADDRESS", value_parser = args::vip)]
         vips: Vec<Vip>,

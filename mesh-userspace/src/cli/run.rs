@@ -157,14 +157,28 @@ async fn services(client: &Client, screen: &Screen, command: &Services) -> Resul
             let tasks = client.tasks(&of.name).await?;
             Ok(screen.show(&tasks[..], |tasks, paint| render::backends(tasks, Some(&of.name), paint))?)
         }
-        Services::Create { name, networks, ports, scheduler, endpoint_mode, vips } => {
+        Services::Create {
+            name,
+            networks,
+            ports,
+            sources,
+            scheduler,
+            endpoint_mode,
+            on_no_backend,
+            vips,
+        } => {
+            let mut ports = ports.clone();
+            for port in &mut ports {
+                port.sources.extend(sources);
+            }
             let body = ServiceCreate {
                 name: name.clone(),
                 networks: networks.clone(),
                 vips: vips.clone(),
                 scheduler: *scheduler,
                 endpoint_mode: *endpoint_mode,
-                ports: ports.clone(),
+                on_no_backend: *on_no_backend,
+                ports,
             };
             let service = client.create_service(&body).await?;
             Ok(screen.show(&service, |service, _| render::service_created(service))?)

@@ -10,8 +10,12 @@ use super::{
 use crate::{
     spec::{
         self, Endpoint, Given, Network, Service, Spec, Unreadable, listed, nearest, published_ports, quoted,
+        source,
     },
-    table::{Continuity, EndpointMode, Protocol, PublishMode, PublishedPort, ReturnPath, Scheduler, XdpMode},
+    table::{
+        Continuity, EndpointMode, OnNoBackend, Protocol, PublishMode, PublishedPort, ReturnPath, Scheduler,
+        XdpMode,
+    },
 };
 
 const ADDRESS: &str = "an IP address such as 192.0.2.1 or 2001:db8::1";
@@ -221,6 +225,11 @@ fn service(reader: &mut Reader, entry: &Entry) -> (Service, bool) {
         let mode = one_of(reader, node, &format!("{who}'s endpoint mode"), &modes);
         service.endpoint_mode = mode.map(|mode| mode.value).unwrap_or_default();
     }
+    if let Some(node) = keys.take("on_no_backend") {
+        let ways = [("reject", OnNoBackend::Reject), ("drop", OnNoBackend::Drop)];
+        let way = one_of(reader, node, &format!("{who}'s on_no_backend"), &ways);
+        service.on_no_backend = way.map(|way| way.value).unwrap_or_default();
+    }
     if let Some(node) = keys.take("ports") {
         let what = format!("The list of {}'s ports", lower(&who));
         for item in reader.list(node, &what, "a list such as [\"9200:9200\"]") {
@@ -228,14 +237,12 @@ fn service(reader: &mut Reader, entry: &Entry) -> (Service, bool) {
         }
     }
     if let Some(entry) = keys.entry("external") {
-        reader.fault(
-            entry.at,
-            format!(
-                "{who} has external addresses, which are not supported yet; remove them, and publish ports."
-            ),
-        );
         for item in reader.one_or_many(&entry.value) {
-            address(reader, item, &format!("An external address of {}", lower(&who)));
+            service.external.extend(address(
+                reader,
+                item,
+                &format!("An external address of {}", lower(&who)),
+            ));
         }
     }
     if let Some(entry) = keys.entry("backends") {
@@ -355,9 +362,47 @@ fn long_port(reader: &mut Reader, node: &Node, who: &str) -> Option<Given<Publis
                 .map(|mode| mode.value)
         }
     };
+    let before = reader.faults.count();
+    let host_ip = keys
+        .take("host_ip")
+        .and_then(|node| address(reader, node, &format!("The host_ip of a port of {}", lower(who))));
+    let interface = keys
+        .take("interface")
+        .and_then(|node| reader.name(node, &format!("The interface of a port of {}", lower(who))));
+    let mut nodes = Vec::new();
+    if let Some(node) = keys.take("nodes") {
+        for item in reader.one_or_many(node) {
+            nodes.extend(reader.name(item, &format!("A node of a port of {}", lower(who))));
+        }
+    }
+    let mut sources = Vec::new();
+    if let Some(node) = keys.take("sources") {
+        for item in reader.one_or_many(node) {
+            let what = format!("A source of a port of {}", lower(who));
+            let want = "an address, or one with a prefix length, such as 10.0.0.0/8 or 2001:db8::/32";
+            sources.extend(reader.value(item, &what, want, |text| source(text).ok()));
+        }
+        if sources.is_empty() && reader.faults.count() == before {
+            reader.fault(
+                node.at,
+                format!("A port of {} admits no source; name some, or leave sources out.", lower(who)),
+            );
+        }
+    }
+    // What should have been a limit and could not be read must not be none.
+    let is_sound = reader.faults.count() == before;
     keys.finish(reader);
-    let port = PublishedPort { published: published?, target: target?, protocol: protocol?, mode: mode? };
-    Some(reader.given(node.at, port))
+    let port = PublishedPort {
+        published: published?,
+        target: target?,
+        protocol: protocol?,
+        mode: mode?,
+        host_ip: host_ip.map(|address| address.value),
+        interface: interface.map(|interface| interface.value),
+        nodes: nodes.into_iter().map(|node| node.value).collect(),
+        sources: sources.into_iter().map(|source| source.value).collect(),
+    };
+    is_sound.then(|| reader.given(node.at, port))
 }
 
 /// A port's number, which Compose also allows in quotes.

@@ -1,11 +1,11 @@
 //! The maps by their types: keys and values of [`mesh_common::abi`].
 
-use std::{fmt::Debug, os::fd::AsFd};
+use std::fmt::Debug;
 
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, RingBuf, lpm_trie};
 use mesh_common::abi::Pod;
 
-use super::{Datapath, DatapathError, error::chain, sys};
+use super::{Datapath, DatapathError, error::chain};
 
 /// A type of the ABI as aya takes it.
 #[repr(transparent)]
@@ -27,7 +27,6 @@ pub struct HashTable<'a, K: Pod, V: Pod> {
 pub struct ArrayTable<'a, V: Pod> {
     name: &'a str,
     map: Array<&'a mut MapData, Raw<V>>,
-    descriptor: std::os::fd::OwnedFd,
 }
 
 /// A table searched by the longest prefix.
@@ -56,16 +55,8 @@ impl Datapath {
     /// The array `name`.
     pub fn array<V: Pod>(&mut self, name: &str) -> Result<ArrayTable<'_, V>, DatapathError> {
         let (name, map) = self.map_mut(name)?;
-        let Map::Array(data) = &*map else {
-            return Err(DatapathError::Shape { map: name.to_owned(), why: "it is no array".into() });
-        };
-        let descriptor = data
-            .fd()
-            .as_fd()
-            .try_clone_to_owned()
-            .map_err(|source| DatapathError::File { doing: format!("open the map {name} again"), source })?;
         let map = Array::try_from(map).map_err(|error| shape(name, &error))?;
-        Ok(ArrayTable { name, map, descriptor })
+        Ok(ArrayTable { name, map })
     }
 
     /// The longest-prefix table `name`.
@@ -157,25 +148,6 @@ impl<V: Pod> ArrayTable<'_, V> {
     pub fn set(&mut self, index: u32, value: &V) -> Result<(), DatapathError> {
         let capacity = self.len();
         self.map.set(index, Raw(*value), 0).map_err(|error| write_fault(self.name, capacity, &index, &error))
-    }
-
-    /// Sets the entries from `first` on, in one system call.
-    pub fn write(&mut self, first: u32, values: &[V]) -> Result<(), DatapathError> {
-        let end = u32::try_from(values.len()).ok().and_then(|count| first.checked_add(count));
-        let Some(end) = end.filter(|end| *end <= self.len()) else {
-            return Err(DatapathError::Full {
-                map: self.name.to_owned(),
-                key: format!("a run of {} from {first} on", values.len()),
-                capacity: self.len(),
-            });
-        };
-        if values.is_empty() {
-            return Ok(());
-        }
-        // SAFETY: the type is nothing but its bytes (Pod), without padding.
-        let bytes = unsafe { std::slice::from_raw_parts(values.as_ptr().cast::<u8>(), size_of_val(values)) };
-        sys::update_array(self.descriptor.as_fd(), first, end - first, bytes)
-            .map_err(|error| entry("write", self.name, &first, &error))
     }
 }
 
@@ -271,7 +243,7 @@ fn capacity(name: &str, map: &Map) -> Result<u32, DatapathError> {
     }
 }
 
-fn missing(name: &str) -> DatapathError {
+pub(super) fn missing(name: &str) -> DatapathError {
     DatapathError::Missing { what: "map", name: name.to_owned() }
 }
 

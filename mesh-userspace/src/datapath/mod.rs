@@ -24,17 +24,21 @@ mod layout;
 mod log;
 mod map;
 mod planned;
+mod slots;
 mod sys;
 mod takeover;
 
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, os::fd::AsFd, path::Path};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::Map,
+    maps::{Map, ProgramArray},
     programs::{Program, ProgramError},
 };
 
@@ -42,12 +46,17 @@ pub use attach::{Attached, Hook, XdpOutcome};
 pub use error::DatapathError;
 pub use map::{ArrayTable, HashTable, PerCpuTable, Raw, TrieTable};
 pub use planned::KernelMaps;
-pub use takeover::Report;
+pub use takeover::{Progress, Report};
 
 use self::log::ProgramLog;
+use crate::apply::SLOTS;
 use bpffs::BpfFs;
 use error::chain;
-use takeover::{MAPS, NEXT, Preparation, TakeOver};
+use slots::SlotTable;
+use takeover::{Bridge, MAPS, NEXT, Preparation, TakeOver};
+
+/// The arrays of programs that other programs call, and the only program in each.
+const TAIL_CALLS: [(&str, &str); 2] = [("REFUSE_TC", "refuse_tc"), ("REFUSE_XDP", "refuse_xdp")];
 
 /// The loaded object. What it has pinned and attached stays when this is dropped.
 #[derive(Debug)]
@@ -55,9 +64,12 @@ pub struct Datapath {
     fs: BpfFs,
     ebpf: Ebpf,
     maps: BTreeMap<String, Map>,
+    slots: SlotTable,
     log: Option<ProgramLog>,
     /// The take-over of another layout's data plane, until it is committed.
     takeover: Option<TakeOver>,
+    /// What came of one whose programs bridge still.
+    bridged: Option<Report>,
 }
 
 impl Datapath {
@@ -65,53 +77,76 @@ impl Datapath {
     /// `run_dir` if they are laid out as the object wants them. In the place of all others it makes new ones, with
     /// what the earlier ones hold; see [`Datapath::commit`].
     ///
+    /// There will be room for `slots` slots of rings, or for more if the pinned table has it. A smaller one counts as laid
+    /// out otherwise.
+    ///
     /// The object's bytes must be aligned to four, as `aya::include_bytes_aligned!` makes them.
-    pub fn open(run_dir: &Path, object: &[u8], netns_cookie: u64) -> Result<Self, DatapathError> {
+    pub fn open(run_dir: &Path, object: &[u8], netns_cookie: u64, slots: u32) -> Result<Self, DatapathError> {
         let fs = BpfFs::open(run_dir)?;
         fs.make_directory(attach::LINKS)?;
         fs.keep_only(&[MAPS, NEXT, attach::LINKS])?;
-        let preparation = Preparation::new(&fs, object)?;
-        Self::load(&fs, object, netns_cookie, &preparation)
-            .and_then(|(ebpf, maps, log)| {
-                let takeover = preparation.fill(&fs)?;
-                Ok((ebpf, maps, log, takeover))
-            })
-            .inspect_err(|_| give_up(&fs))
-            .and_then(|(ebpf, maps, log, takeover)| {
-                let datapath = Self { fs, ebpf, maps, log, takeover };
-                datapath.sweep()?;
-                Ok(datapath)
-            })
+        let preparation = Preparation::new(&fs, object, slots)?;
+        let bridge = if preparation.bridges() { Bridge::Before } else { Bridge::Alone };
+        let paths = preparation.paths(&fs);
+        let (loaded, takeover) = Self::load(object, netns_cookie, &paths, preparation.entries(SLOTS), bridge)
+            .and_then(|loaded| Ok((loaded, preparation.fill(&fs)?)))
+            .inspect_err(|_| give_up(&fs))?;
+        let Loaded { ebpf, maps, slots, log } = loaded;
+        let datapath = Self { fs, ebpf, maps, slots, log, takeover, bridged: None };
+        datapath.sweep()?;
+        Ok(datapath)
     }
 
-    /// Whether the maps of another layout are still those that hold, and new ones stand beside them.
+    /// Whether the tables of another layout are still those that hold, and new ones stand beside them.
     #[must_use]
     pub fn is_taking_over(&self) -> bool {
-        self.takeover.is_some()
+        self.takeover.as_ref().is_some_and(TakeOver::renews)
     }
 
-    /// Ends a take-over, once the tables are filled and the programs attached: carries over what has changed since, and
-    /// makes the new maps those that hold. Returns what came of it; none if there was nothing to take over.
-    ///
-    /// The programs may have to be attached once more after it: see [`Report::attach_again`].
+    /// Takes the next step of a take-over, once the tables are filled and the programs attached: carries over what has
+    /// changed since, and makes the new maps those that hold. Programs that bridge are replaced by others, step by step,
+    /// which are to be attached in turn.
     ///
     /// # Errors
-    /// When programs of the earlier agent still run, or the kernel refuses. Nothing of what holds is changed then.
-    pub fn commit(&mut self, object: &[u8], netns_cookie: u64) -> Result<Option<Report>, DatapathError> {
-        let Some(mut takeover) = self.takeover.take() else { return Ok(None) };
-        let settled = self.settle(&mut takeover).inspect_err(|_| give_up(&self.fs));
-        settled?;
-        let bridges = takeover.bridges;
-        let mut report = takeover.commit(&self.fs)?;
-        if bridges {
-            // The same programs without the bridge; they find everything pinned.
-            let preparation = Preparation::new(&self.fs, object)?;
-            let (ebpf, maps, log) = Self::load(&self.fs, object, netns_cookie, &preparation)?;
-            self.takeover = preparation.fill(&self.fs)?;
-            (self.ebpf, self.maps, self.log) = (ebpf, maps, log);
-            report.attach_again = true;
+    /// When programs of the earlier agent still run, or the kernel refuses. What holds is not changed then.
+    pub fn commit(&mut self, object: &[u8], netns_cookie: u64) -> Result<Progress, DatapathError> {
+        let Some(mut takeover) = self.takeover.take() else { return Ok(Progress::Nothing) };
+        self.check_replaced(&takeover)?;
+        let slots = Some(self.slots.count());
+        match takeover.bridge {
+            Bridge::Before => {
+                // While the older table of flows is still pinned.
+                let loaded = takeover
+                    .settle()
+                    .and_then(|()| Self::load(object, netns_cookie, &takeover.paths, slots, Bridge::After))
+                    .inspect_err(|_| give_up(&self.fs))?;
+                self.replace(loaded);
+                takeover.commit(&self.fs)?;
+                takeover.bridge = Bridge::After;
+                self.takeover = Some(takeover);
+                Ok(Progress::Attach)
+            }
+            Bridge::After => {
+                // Everything is pinned, as at any other start.
+                let preparation = Preparation::new(&self.fs, object, self.slots.count())?;
+                let paths = preparation.paths(&self.fs);
+                let loaded = Self::load(object, netns_cookie, &paths, slots, Bridge::Alone)?;
+                self.takeover = preparation.fill(&self.fs)?;
+                self.replace(loaded);
+                self.bridged = Some(takeover.report());
+                Ok(Progress::Attach)
+            }
+            Bridge::Alone => {
+                takeover.settle().inspect_err(|_| give_up(&self.fs))?;
+                takeover.commit(&self.fs)?;
+                Ok(Progress::Done(self.bridged.take().unwrap_or_else(|| takeover.report())))
+            }
         }
-        Ok(Some(report))
+    }
+
+    fn replace(&mut self, loaded: Loaded) {
+        let Loaded { ebpf, maps, slots, log } = loaded;
+        (self.ebpf, self.maps, self.slots, self.log) = (ebpf, maps, slots, log);
     }
 
     /// Gives a take-over up: what held holds on.
@@ -121,38 +156,37 @@ impl Datapath {
         }
     }
 
-    fn settle(&mut self, takeover: &mut TakeOver) -> Result<(), DatapathError> {
-        let links = self.foreign()?;
-        if !links.is_empty() {
-            return Err(DatapathError::NotReplaced { links });
+    /// Whether no program of another agent's, or of a step before, runs where it would miss the new tables.
+    fn check_replaced(&self, takeover: &TakeOver) -> Result<(), DatapathError> {
+        if !takeover.renews() {
+            return Ok(());
         }
-        takeover.settle()?;
-        if takeover.bridges {
-            // From here on the new table of flows is the one that is read.
-            let phase = self.maps.get("PHASE");
-            let Some(Map::Array(phase)) = phase else {
-                return Err(DatapathError::Missing { what: "map", name: "PHASE".to_owned() });
-            };
-            sys::update(phase.fd().as_fd(), &0_u32, &1_u32).map_err(takeover::phase_fault)?;
+        let links = self.foreign().inspect_err(|_| give_up(&self.fs))?;
+        if links.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        give_up(&self.fs);
+        Err(DatapathError::NotReplaced { links })
     }
 
-    /// Loads the object with the maps that were prepared.
+    /// Loads the object, with the maps at these paths, room for so many slots, and programs that bridge so.
     fn load(
-        fs: &BpfFs,
         object: &[u8],
         netns_cookie: u64,
-        preparation: &Preparation,
+        paths: &[(String, PathBuf)],
+        slots: Option<u32>,
+        bridge: Bridge,
     ) -> Result<Loaded, DatapathError> {
-        let paths = preparation.paths(fs);
-        let bridging = u32::from(preparation.bridges());
         let mut loader = EbpfLoader::new();
-        for (name, path) in &paths {
+        for (name, path) in paths {
             loader.map_pin_path(name.as_str(), path.as_path());
         }
+        if let Some(slots) = slots {
+            loader.map_max_entries(SLOTS, slots);
+        }
+        let bridge = bridge as u32;
         loader.override_global("NETNS_COOKIE", &netns_cookie, true);
-        loader.override_global("BRIDGING", &bridging, true);
+        loader.override_global("BRIDGING", &bridge, true);
         let mut ebpf = loader.load(object).map_err(|error| DatapathError::Load { why: chain(&error) })?;
         let mut programs: Vec<(&str, &mut Program)> = ebpf.programs_mut().collect();
         programs.sort_unstable_by_key(|(name, _)| *name);
@@ -161,8 +195,12 @@ impl Datapath {
         }
         let log = ProgramLog::of(&mut ebpf);
         let names: Vec<String> = ebpf.maps().map(|(name, _)| name.to_owned()).collect();
-        let maps = names.into_iter().filter_map(|name| ebpf.take_map(&name).map(|map| (name, map))).collect();
-        Ok((ebpf, maps, log))
+        let mut maps: BTreeMap<String, Map> =
+            names.into_iter().filter_map(|name| ebpf.take_map(&name).map(|map| (name, map))).collect();
+        // Before anything is attached that calls them.
+        set_tail_calls(&ebpf, &mut maps)?;
+        let slots = SlotTable::of(maps.get(SLOTS).ok_or_else(|| map::missing(SLOTS))?)?;
+        Ok(Loaded { ebpf, maps, slots, log })
     }
 
     /// Tells what the programs have logged.
@@ -180,7 +218,12 @@ impl Datapath {
 }
 
 /// The object in the kernel, its maps by name, and what its programs say.
-type Loaded = (Ebpf, BTreeMap<String, Map>, Option<ProgramLog>);
+struct Loaded {
+    ebpf: Ebpf,
+    maps: BTreeMap<String, Map>,
+    slots: SlotTable,
+    log: Option<ProgramLog>,
+}
 
 /// Takes the maps away that were made for a take-over that came to nothing.
 fn give_up(fs: &BpfFs) {
@@ -211,6 +254,23 @@ fn load(name: &str, program: &mut Program) -> Result<(), DatapathError> {
         },
         other => DatapathError::Load { why: format!("the program {name}: {}", chain(&other)) },
     })
+}
+
+/// Puts the programs that others call into their arrays, in the place of those of an agent before. An array forgets its
+/// programs when no agent has it open and no pin is left of it.
+fn set_tail_calls(ebpf: &Ebpf, maps: &mut BTreeMap<String, Map>) -> Result<(), DatapathError> {
+    for (array, name) in TAIL_CALLS {
+        let missing = |what, name: &str| DatapathError::Missing { what, name: name.to_owned() };
+        let fault =
+            |why| DatapathError::Load { why: format!("the program {name} in the map {array}: {why}") };
+        let program = ebpf.program(name).ok_or_else(|| missing("program", name))?;
+        let program = program.fd().map_err(|error| fault(chain(&error)))?;
+        let map = maps.get_mut(array).ok_or_else(|| missing("map", array))?;
+        ProgramArray::try_from(map)
+            .and_then(|mut map| map.set(0, program, 0))
+            .map_err(|error| fault(chain(&error)))?;
+    }
+    Ok(())
 }
 
 /// The end of the verifier's log, which says what it refused and where; the whole may have megabytes.

@@ -7,14 +7,18 @@ use std::{
 };
 
 use aya::maps::{Map as KernelMap, MapData};
+use mesh_common::abi::Slot;
 use nix::libc;
 
-use super::{Datapath, sys};
+use super::{Datapath, slots::SlotTable, sys};
 use crate::apply::{Entries, Full, Map, MapError, MapKind, Maps};
 
 /// The kernel's maps by name, open.
 #[derive(Debug)]
-pub struct KernelMaps<'a>(BTreeMap<&'a str, Open<'a>>);
+pub struct KernelMaps<'a> {
+    open: BTreeMap<&'a str, Open<'a>>,
+    slots: &'a SlotTable,
+}
 
 #[derive(Clone, Copy, Debug)]
 struct Open<'a> {
@@ -27,7 +31,8 @@ impl Datapath {
     /// The maps for the plan.
     #[must_use]
     pub fn kernel_maps(&self) -> KernelMaps<'_> {
-        KernelMaps(self.maps.iter().filter_map(|(name, map)| Some((name.as_str(), open(map)?))).collect())
+        let open = self.maps.iter().filter_map(|(name, map)| Some((name.as_str(), open(map)?)));
+        KernelMaps { open: open.collect(), slots: &self.slots }
     }
 }
 
@@ -48,7 +53,7 @@ impl<'a> KernelMaps<'a> {
     /// The map's descriptor, once it is sure that its keys and values are as long as the types say.
     fn fd<M: Map>(&self, action: &'static str) -> Result<BorrowedFd<'a>, MapError> {
         let expected = (size_of::<M::Key>(), size_of::<M::Value>());
-        match self.0.get(M::NAME) {
+        match self.open.get(M::NAME) {
             Some(open) if open.sizes == expected => Ok(open.fd),
             Some(open) => Err(fault::<M>(action)(io::Error::other(format!(
                 "its keys and values have {:?} bytes, not {expected:?}; build the eBPF object again",
@@ -108,6 +113,22 @@ impl Maps for KernelMaps<'_> {
             keys.push(key);
         }
         Ok(keys)
+    }
+
+    fn slot_room(&self) -> Result<u32, MapError> {
+        Ok(self.slots.count())
+    }
+
+    fn read_slots(&self, first: u32, slots: &mut [Slot]) -> Result<(), MapError> {
+        self.slots.read(first, slots)
+    }
+
+    fn has_slots(&self, first: u32, slots: &[Slot]) -> Result<bool, MapError> {
+        self.slots.has(first, slots)
+    }
+
+    fn write_slots(&mut self, first: u32, slots: &[Slot]) -> Result<(), MapError> {
+        self.slots.write(first, slots)
     }
 }
 

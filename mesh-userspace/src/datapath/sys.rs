@@ -1,5 +1,5 @@
 //! The system calls that aya has no way for: links by interface index, without its silent fallback for XDP;
-//! links of control groups, replaced in place; what a link hangs on; arrays written by the batch.
+//! links of control groups, replaced in place; what a link hangs on.
 
 use std::{
     ffi::CString,
@@ -142,17 +142,6 @@ pub(super) fn map_facts(map: &OwnedFd) -> io::Result<bpf_map_info> {
     let mut info: bpf_map_info = unsafe { std::mem::zeroed() };
     object_info(map.as_fd(), &mut info)?;
     Ok(info)
-}
-
-/// Writes the entries of an array map from `first` on; `values` are theirs, each of the map's value size.
-pub(super) fn update_array(map: BorrowedFd<'_>, first: u32, count: u32, values: &[u8]) -> io::Result<()> {
-    let keys: Vec<u32> = (first..first.saturating_add(count)).collect();
-    let mut attr = empty_attr();
-    attr.batch.map_fd = raw(map);
-    attr.batch.keys = keys.as_ptr() as u64;
-    attr.batch.values = values.as_ptr() as u64;
-    attr.batch.count = count;
-    bpf(bpf_cmd::BPF_MAP_UPDATE_BATCH, &mut attr).map(drop)
 }
 
 /// A new file system of this type, mounted nowhere; its root as a descriptor that lives as long as it is open.

@@ -15,7 +15,7 @@
 //! ```
 
 use std::{
-    fs, io,
+    fs,
     os::fd::{AsFd, OwnedFd},
     path::PathBuf,
     time::{Duration, Instant},
@@ -30,6 +30,7 @@ use super::{
     layout::{Layout, pinned_maps},
     sys,
 };
+use crate::apply::SLOTS;
 
 /// The directory of the maps' pins.
 pub(super) const MAPS: &str = "maps";
@@ -39,7 +40,7 @@ pub(super) const NEXT: &str = "next";
 /// The tables by whose numbers the others, and the flows, name things.
 const NUMBERED: [&str; 4] = ["NODES", "BACKENDS", "SLOTS", "SERVICES"];
 /// Arrays and hashes that the programs fill, besides those with an order of last use.
-const FILLED_BY_PROGRAMS: [&str; 1] = ["CURSORS"];
+const FILLED_BY_PROGRAMS: [&str; 3] = ["CURSORS", "NEW_FLOWS", "NEW_FLOWS_TURN"];
 /// The tables of flows that programs bridge, and the maps in the object that stand for the older ones.
 const BRIDGED: [(&str, &str); 1] = [(carry::FLOWS, "FLOWS_BEFORE")];
 
@@ -89,8 +90,8 @@ pub(super) struct Preparation {
 }
 
 impl Preparation {
-    /// Compares what the object wants with what is pinned. Nothing that holds is changed.
-    pub(super) fn new(fs: &BpfFs, object: &[u8]) -> Result<Self, DatapathError> {
+    /// Compares what the object wants, with room for so many slots, with what is pinned. Nothing that holds is changed.
+    pub(super) fn new(fs: &BpfFs, object: &[u8], slots: u32) -> Result<Self, DatapathError> {
         for directory in [MAPS, NEXT] {
             fs.make_directory(directory)?;
         }
@@ -108,8 +109,15 @@ impl Preparation {
                 }
             }
         }
-        let wanted = pinned_maps(object)?.into_iter().map(|(name, layout)| {
+        let wanted = pinned_maps(object)?.into_iter().map(|(name, mut layout)| {
             let of_name = || pins.iter().filter(|(map, ..)| *map == name);
+            if name == SLOTS {
+                // The only map that grows with what it holds, and it never shrinks.
+                let found =
+                    of_name().filter(|(_, found, _)| Layout { entries: layout.entries, ..*found } == layout);
+                layout.entries =
+                    found.map(|(_, found, _)| found.entries).max().unwrap_or_default().max(slots);
+            }
             // An array of programs belongs to those that were loaded with it.
             let is_kept = !layout.is(bpf_map_type::BPF_MAP_TYPE_PROG_ARRAY)
                 && of_name().any(|(_, found, _)| *found == layout);
@@ -158,6 +166,11 @@ impl Preparation {
         }
     }
 
+    /// How many entries a map is to have.
+    pub(super) fn entries(&self, name: &str) -> Option<u32> {
+        self.wanted.iter().find(|map| map.name == name).map(|map| map.layout.entries)
+    }
+
     /// Where the loader finds a map, or pins the one that it makes.
     pub(super) fn paths(&self, fs: &BpfFs) -> Vec<(String, PathBuf)> {
         let mut paths: Vec<(String, PathBuf)> = self
@@ -193,15 +206,14 @@ impl Preparation {
             // Of an agent that ended just after it had committed.
             let names: Vec<String> = self.wanted.iter().map(|map| map.layout.pin_name(&map.name)).collect();
             fs.keep_only_in(MAPS, &names)?;
-            if !self.is_first {
-                tracing::info!(maps = names.len(), "took over the maps of an earlier meshd as they are");
-            }
             return Ok(None);
         }
-        let bridges = self.bridges();
+        let bridge = if self.bridges() { Bridge::Before } else { Bridge::Alone };
+        let paths = self.paths(fs);
         let mut takeover = TakeOver {
             began: Instant::now(),
-            bridges,
+            bridge,
+            paths,
             again: Vec::new(),
             pins: self.wanted.iter().map(|map| map.layout.pin_name(&map.name)).collect(),
             report: Report { loss: self.loss, ..Report::default() },
@@ -234,7 +246,9 @@ impl Carried {
 #[derive(Debug)]
 pub(super) struct TakeOver {
     began: Instant,
-    pub(super) bridges: bool,
+    pub(super) bridge: Bridge,
+    /// As [`Preparation::paths`] gave them.
+    pub(super) paths: Vec<(String, PathBuf)>,
     again: Vec<Carried>,
     /// The names of the pins that are to be there in the end.
     pins: Vec<String>,
@@ -258,8 +272,28 @@ pub struct Report {
     pub took: Duration,
     /// Why flows were lost, if they were.
     pub loss: Option<String>,
-    /// Whether there are other programs now, which are to be attached in the place of those that bridged.
-    pub attach_again: bool,
+}
+
+/// How the programs treat two tables of flows, by the numbers of the eBPF crate's `bridge`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Bridge {
+    /// There is one alone.
+    Alone = 0,
+    /// They read the older and write both.
+    Before = 1,
+    /// They read the new one and write both.
+    After = 2,
+}
+
+/// What there is to do after a step of a take-over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// There are other programs now, which are to be attached in the place of those before.
+    Attach,
+    /// It is done; this came of it.
+    Done(Report),
+    /// There was nothing to take over.
+    Nothing,
 }
 
 impl TakeOver {
@@ -267,6 +301,9 @@ impl TakeOver {
         let Wanted { name, layout, earlier, is_kept } = map;
         if is_kept {
             self.report.kept.push(name);
+            return Ok(());
+        }
+        if layout.is(bpf_map_type::BPF_MAP_TYPE_PROG_ARRAY) {
             return Ok(());
         }
         let filled = filled(&name, &layout);
@@ -297,6 +334,11 @@ impl TakeOver {
         Ok(())
     }
 
+    /// Whether there are new tables, rather than only other programs.
+    pub(super) fn renews(&self) -> bool {
+        !(self.report.carried.is_empty() && self.report.fresh.is_empty())
+    }
+
     /// Carries over what the programs wrote since, until nothing is left to carry. All programs must have been replaced.
     pub(super) fn settle(&mut self) -> Result<(), DatapathError> {
         for _ in 0..PASSES {
@@ -321,20 +363,19 @@ impl TakeOver {
     }
 
     /// Makes the new maps those that hold.
-    pub(super) fn commit(self, fs: &BpfFs) -> Result<Report, DatapathError> {
+    pub(super) fn commit(&mut self, fs: &BpfFs) -> Result<(), DatapathError> {
         for pin in fs.list(NEXT)? {
             fs::rename(fs.path(NEXT).join(&pin), fs.path(MAPS).join(&pin)).map_err(|source| {
                 DatapathError::File { doing: format!("make {pin} the pin that holds"), source }
             })?;
         }
         fs.keep_only_in(MAPS, &self.pins)?;
-        let mut report = self.report;
-        report.took = self.began.elapsed();
-        Ok(report)
+        self.report.took = self.began.elapsed();
+        Ok(())
     }
-}
 
-/// What a map that cannot be written to says.
-pub(super) fn phase_fault(source: io::Error) -> DatapathError {
-    DatapathError::Carry { map: "PHASE".to_owned(), source }
+    /// What came of it.
+    pub(super) fn report(self) -> Report {
+        self.report
+    }
 }

@@ -11,7 +11,7 @@ use std::{
 use aya::maps::{HashMap as KernelHashMap, MapData, MapInfo};
 use mesh_common::abi::{
     Address, Endpoint, EndpointKey, Flow, FlowKey, Node as MeshNode, Service, ServiceKey, Settings, Slot,
-    SubnetKey,
+    SubnetKey, capacity,
 };
 use nix::{
     mount::{MsFlags, mount},
@@ -19,7 +19,7 @@ use nix::{
 };
 
 use super::{layout::Layout, *};
-use crate::{scratch::Scratch, table::XdpMode};
+use crate::{apply::Maps as _, scratch::Scratch, table::XdpMode};
 
 /// A run directory that goes with the test, and everything under it.
 struct RunDir(PathBuf);
@@ -64,7 +64,7 @@ impl Node {
 
     fn open(&self) -> Datapath {
         let cookie = self.scratch.namespace().cookie().unwrap();
-        Datapath::open(&self.run_dir.0, &object(), cookie).unwrap()
+        Datapath::open(&self.run_dir.0, &object(), cookie, capacity::SLOTS).unwrap()
     }
 
     /// Runs `work` inside.
@@ -146,6 +146,41 @@ fn a_restart_takes_over_maps_and_links() {
     }
 }
 
+/// What is refused is answered also while no agent runs, and by the next one's program as soon as that is there.
+#[test]
+fn programs_that_others_call_outlive_the_agent() {
+    let node = Node::new();
+    node.inside(|| {
+        let called = |fs: &BpfFs| {
+            TAIL_CALLS.map(|(array, _)| {
+                let is_its = |pin: &String| Layout::parse(pin).is_some_and(|(map, _)| map == array);
+                let pin = fs.list(MAPS).unwrap().into_iter().find(is_its).unwrap();
+                let array = sys::get_pinned(&fs.path(MAPS).join(pin)).unwrap();
+                sys::lookup::<u32, u32>(array.as_fd(), &0).unwrap()
+            })
+        };
+        let numbers = |datapath: &Datapath| {
+            TAIL_CALLS.map(|(_, name)| {
+                let program = datapath.ebpf.program(name).unwrap().fd().unwrap();
+                Some(sys::program_number(program.as_fd()).unwrap())
+            })
+        };
+        let first = node.open();
+        let before = numbers(&first);
+        assert_eq!(called(&first.fs), before);
+        drop(first);
+        let fs = BpfFs::open(&node.run_dir.0).unwrap();
+        assert_eq!(called(&fs), before);
+        // Those that call them may still be an agent's before.
+        let mut second = node.open();
+        assert_ne!(numbers(&second), before);
+        assert_eq!(called(&fs), before);
+        assert!(!second.is_taking_over());
+        commit(&mut second);
+        assert_eq!(called(&fs), numbers(&second));
+    });
+}
+
 #[test]
 fn a_link_goes_with_its_interface() {
     let node = Node::new();
@@ -219,7 +254,7 @@ fn xdp_runs_in_the_way_that_was_asked_for_or_says_why_not() {
 
         // Somebody else's program stays.
         let other = RunDir::new();
-        let second = Datapath::open(&other.0, &object(), 1).unwrap();
+        let second = Datapath::open(&other.0, &object(), 1, capacity::SLOTS).unwrap();
         let XdpOutcome::Unavailable { why } = second.attach_underlay(up0, XdpMode::Native).unwrap() else {
             panic!("two XDP programs on one interface");
         };
@@ -288,6 +323,17 @@ fn removing_leaves_nothing_behind() {
     Datapath::remove(Path::new("/no/such/run/dir")).unwrap();
 }
 
+/// Takes a take-over to its end, where no program is attached or each is attached again.
+fn commit(datapath: &mut Datapath) -> Report {
+    loop {
+        match datapath.commit(&object(), 1).unwrap() {
+            Progress::Attach => {}
+            Progress::Done(report) => return report,
+            Progress::Nothing => panic!("there was nothing to take over"),
+        }
+    }
+}
+
 /// The only pin of a map.
 fn pin_of(datapath: &Datapath, map: &str) -> String {
     let pins = datapath.fs.list(MAPS).unwrap();
@@ -326,7 +372,7 @@ fn what_is_no_map_of_the_meshs_is_not_taken_over() {
     let node = Node::new();
     {
         let datapath = node.open();
-        let pin = datapath.fs.path(MAPS).join(pin_of(&datapath, "LOCALS"));
+        let pin = datapath.fs.path(MAPS).join(pin_of(&datapath, "PEERS"));
         fs::remove_file(&pin).unwrap();
         let other: KernelHashMap<MapData, u32, u32> = KernelHashMap::create(16, 0).unwrap();
         other.pin(&pin).unwrap();
@@ -334,10 +380,10 @@ fn what_is_no_map_of_the_meshs_is_not_taken_over() {
     }
     let mut datapath = node.open();
     assert!(datapath.is_taking_over());
-    let report = datapath.commit(&object(), 1).unwrap().unwrap();
-    assert_eq!((report.fresh, report.loss), (vec!["LOCALS".to_owned()], None));
-    datapath.hash("LOCALS").unwrap().insert(&Address([1, 2]), &7_u32).unwrap();
-    pin_of(&datapath, "LOCALS");
+    let report = commit(&mut datapath);
+    assert_eq!((report.fresh, report.loss), (vec!["PEERS".to_owned()], None));
+    datapath.hash("PEERS").unwrap().insert(&Address([1, 2]), &7_u32).unwrap();
+    pin_of(&datapath, "PEERS");
     assert!(!datapath.fs.path("v0").exists());
     assert!(!node.open().is_taking_over());
 }
@@ -366,10 +412,10 @@ fn tables_of_another_layout_are_carried_over_and_given_up_with_the_take_over() {
         assert!(!datapath.fs.list(NEXT).unwrap().is_empty());
     }
     let mut datapath = node.open();
-    let report = datapath.commit(&object(), 1).unwrap().unwrap();
+    let report = commit(&mut datapath);
     // The agent's tables name things by each other's numbers, and go together; the flows stay where they are.
     assert!(report.carried.contains(&"SERVICES".to_owned()) && report.carried.contains(&"NODES".to_owned()));
-    assert!(report.kept.contains(&"FLOWS".to_owned()) && !report.attach_again, "{report:?}");
+    assert!(report.kept.contains(&"FLOWS".to_owned()), "{report:?}");
     assert_eq!(datapath.array::<MeshNode>("NODES").unwrap().get(5).unwrap().map(|node| node.mtu), Some(1400));
     let mut found = datapath.hash::<ServiceKey, Service>("SERVICES").unwrap().entries().unwrap();
     found.sort_unstable_by_key(|(key, _)| *key);
@@ -390,7 +436,7 @@ fn tables_that_cannot_be_read_take_the_numbers_and_the_flows_with_them() {
         replace_pin(&datapath, "SERVICES", |layout| layout.version = 999, no_services());
     }
     let mut datapath = node.open();
-    let report = datapath.commit(&object(), 1).unwrap().unwrap();
+    let report = commit(&mut datapath);
     assert!(report.loss.as_ref().is_some_and(|loss| loss.contains("SERVICES")), "{report:?}");
     assert!(report.kept.is_empty() && report.carried.is_empty(), "{report:?}");
     assert_eq!(datapath.hash::<FlowKey, Flow>("FLOWS").unwrap().entries().unwrap().len(), 0);
@@ -406,7 +452,7 @@ fn programs_that_are_not_replaced_keep_a_take_over_back() {
         datapath.attach_endpoint(up0).unwrap();
         replace_pin(
             &datapath,
-            "LOCALS",
+            "PEERS",
             |layout| layout.entries = 64,
             [(Raw(Address([1, 2])), 3_u32)].into_iter(),
         );
@@ -417,7 +463,7 @@ fn programs_that_are_not_replaced_keep_a_take_over_back() {
         assert_eq!((next.fs.list(MAPS).unwrap(), next.fs.list(NEXT).unwrap()), (before, Vec::new()));
         let mut next = node.open();
         next.attach_endpoint(up0).unwrap();
-        assert!(next.commit(&object(), 1).unwrap().is_some());
+        commit(&mut next);
     });
 }
 
@@ -459,16 +505,24 @@ fn maps_are_written_and_read_by_their_types() {
     assert!(subnets.remove(&prefix, 32 + 120).unwrap());
     assert!(!subnets.remove(&prefix, 32 + 120).unwrap());
 
-    let mut slots = datapath.array::<Slot>("SLOTS").unwrap();
-    let ring: Vec<Slot> = (0..65_537).map(|n| Slot::new(n, [n + 1, 0])).collect();
-    slots.write(100, &ring).unwrap();
-    for n in [0, 1, 65_536] {
+    let mut maps = datapath.kernel_maps();
+    let ring: Vec<Slot> = (0..65_536).map(|n| Slot::new(n, [n + 1, 0])).collect();
+    maps.write_slots(100, &ring).unwrap();
+    assert!(maps.has_slots(100, &ring).unwrap() && !maps.has_slots(101, &ring).unwrap());
+    let mut read = vec![Slot::default(); 2];
+    maps.read_slots(99, &mut read).unwrap();
+    assert_eq!(read, [Slot::default(), ring[0]]);
+    let room = maps.slot_room().unwrap();
+    let text = maps.write_slots(room - 1, &ring[..2]).unwrap_err().to_string();
+    assert!(text.contains("SLOTS is full") && text.contains("Restart meshd"), "{text}");
+    // What is mapped is what the kernel has.
+    let slots = datapath.array::<Slot>("SLOTS").unwrap();
+    assert_eq!(slots.len(), room);
+    for n in [0, 1, 65_535] {
         assert_eq!(slots.get(100 + n).unwrap(), Some(Slot::new(n, [n + 1, 0])));
     }
     assert_eq!(slots.get(99).unwrap(), Some(Slot::default()));
-    assert_eq!(slots.get(slots.len()).unwrap(), None);
-    let text = slots.write(slots.len() - 1, &ring[..2]).unwrap_err().to_string();
-    assert!(text.contains("SLOTS is full") && text.contains("raise"), "{text}");
+    assert_eq!(slots.get(room).unwrap(), None);
 
     let sums = datapath.per_cpu::<u64>("DROPS").unwrap().sums().unwrap();
     assert!(sums.len() >= mesh_common::Reason::ALL.len());
@@ -477,6 +531,37 @@ fn maps_are_written_and_read_by_their_types() {
     assert!(text.contains("ENDPOINTS") && text.contains("key size"), "{text}");
     let text = datapath.hash::<u32, u32>("NOTHING").unwrap_err().to_string();
     assert!(text.contains("no map NOTHING"), "{text}");
+}
+
+#[test]
+fn a_table_of_slots_grows_with_what_it_holds_and_never_shrinks() {
+    let node = Node::new();
+    let up1 = node.index("up1");
+    let open = |slots| {
+        let cookie = node.scratch.namespace().cookie().unwrap();
+        Datapath::open(&node.run_dir.0, &object(), cookie, slots).unwrap()
+    };
+    let ring: Vec<Slot> = (0..1024).map(|n| Slot::new(n, [7, 8])).collect();
+    let first = capacity::SLOTS - 1024;
+    node.inside(|| {
+        let datapath = open(capacity::SLOTS);
+        datapath.kernel_maps().write_slots(first, &ring).unwrap();
+        datapath.attach_endpoint(up1).unwrap();
+        let [old] = &datapath.attached().unwrap()[..] else { panic!("one program was attached") };
+
+        let mut datapath = open(3 << 18);
+        assert_eq!(datapath.kernel_maps().slot_room().unwrap(), 3 << 18);
+        assert!(datapath.kernel_maps().has_slots(first, &ring).unwrap());
+        datapath.attach_endpoint(up1).unwrap();
+        commit(&mut datapath);
+        let [new] = &datapath.attached().unwrap()[..] else { panic!("one program is attached") };
+        assert_eq!(new.link_id, old.link_id);
+        assert_ne!(new.program_id, old.program_id);
+
+        let datapath = open(capacity::SLOTS);
+        assert_eq!(datapath.kernel_maps().slot_room().unwrap(), 3 << 18);
+        assert!(datapath.kernel_maps().has_slots(first, &ring).unwrap());
+    });
 }
 
 #[test]
@@ -504,7 +589,7 @@ fn a_full_map_says_which_and_what_had_no_place() {
 #[test]
 fn what_is_no_object_is_refused() {
     let run_dir = RunDir::new();
-    let error = Datapath::open(&run_dir.0, b"\x7fELF and nothing more", 0).unwrap_err();
+    let error = Datapath::open(&run_dir.0, b"\x7fELF and nothing more", 0, 1).unwrap_err();
     assert!(error.to_string().starts_with("could not load the eBPF object: "), "{error}");
 }
 

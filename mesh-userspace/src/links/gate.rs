@@ -29,6 +29,8 @@ pub struct Gate {
 pub struct GateWay {
     /// The address, on-link on `mesh0`.
     pub alias: IpAddr,
+    /// The other addresses that lead there, by way of the first.
+    pub aliases: IpNet,
     /// The address that the node's own packets to it carry as their source.
     pub source: IpAddr,
     /// Whether `mesh0` itself holds that source; otherwise another interface of the node does.
@@ -126,43 +128,42 @@ impl Links {
         self.find_gate().await?.ok_or_else(|| LinkError::Vanished { name: GATE_NAME.into() })
     }
 
-    /// Makes the way's alias the only host route by the gate in its family, or leaves none.
+    /// Makes the way's routes, to its alias and by that to the others, the only ones by the gate in its family to a host or
+    /// to the others, or leaves none.
     async fn ensure_way(&self, link: &Link, ipv6: bool, way: Option<&GateWay>) -> Result<(), LinkError> {
-        let mut right = false;
+        let mut missing: Vec<(IpNet, Option<IpAddr>)> = way.map_or_else(Vec::new, |way| {
+            vec![(IpNet::from(way.alias), None), (way.aliases, Some(way.alias))]
+        });
         for route in self.netlink.routes(ipv6).await? {
             // The routes of the gate's own addresses are the kernel's, in the table `local` or by prefix.
             let own = |way: &GateWay| way.own && route.destination == IpNet::from(way.source);
             if route.interfaces != [link.index]
                 || way.is_some_and(own)
                 || route.destination.prefix_len() != route.destination.max_prefix_len()
+                    && way.is_none_or(|way| route.destination != way.aliases)
             {
                 continue;
             }
-            let fits = |way: &GateWay| {
-                route.destination == IpNet::from(way.alias)
-                    && route.gateway.is_none()
-                    && route.source == Some(way.source)
+            let is_wanted = |wanted: &(IpNet, Option<IpAddr>)| {
+                *wanted == (route.destination, route.gateway)
+                    && way.is_some_and(|way| route.source == Some(way.source))
             };
-            if way.is_some_and(fits) {
-                right = true;
-            } else {
-                self.netlink.delete_route(&route).await?;
+            match missing.iter().position(is_wanted) {
+                Some(index) => drop(missing.remove(index)),
+                None => self.netlink.delete_route(&route).await?,
             }
         }
-        match way.filter(|_| !right) {
-            Some(way) => {
-                let alias = IpNet::from(way.alias);
-                if self.netlink.add_route(link, alias, None, Some(way.source)).await? {
-                    return Ok(());
-                }
-                Err(LinkError::Kernel {
-                    doing: format!("add a route to {alias} by the interface {}", link.name),
+        for (destination, gateway) in missing {
+            let source = way.map(|way| way.source);
+            if !self.netlink.add_route(link, destination, gateway, source).await? {
+                return Err(LinkError::Kernel {
+                    doing: format!("add a route to {destination} by the interface {}", link.name),
                     source: std::io::Error::other(format!(
-                        "there is one already: remove it with `ip route del {alias}`"
+                        "there is one already: remove it with `ip route del {destination}`"
                     )),
-                })
+                });
             }
-            None => Ok(()),
         }
+        Ok(())
     }
 }

@@ -289,11 +289,13 @@ async fn the_gate_is_made_mended_and_removed() {
         ways: vec![
             GateWay {
                 alias: "169.254.77.1".parse().unwrap(),
+                aliases: "169.254.78.0/24".parse().unwrap(),
                 source: "192.0.2.1".parse().unwrap(),
                 own: false,
             },
             GateWay {
                 alias: "fdfe:6d65:7368::1".parse().unwrap(),
+                aliases: "fdfe:6d65:7368:1::/64".parse().unwrap(),
                 source: "fdfe:6d65:7368::ffff:c000:201".parse().unwrap(),
                 own: true,
             },
@@ -307,6 +309,10 @@ async fn the_gate_is_made_mended_and_removed() {
         let v6 = links.route_to("fdfe:6d65:7368::1".parse().unwrap()).await.unwrap().unwrap();
         assert_eq!(v6.ifindex, facts.mesh0_ifindex);
         assert_eq!(v6.source, Some("fdfe:6d65:7368::ffff:c000:201".parse().unwrap()));
+        for (one, by) in [("169.254.78.9", "169.254.77.1"), ("fdfe:6d65:7368:1::9", "fdfe:6d65:7368::1")] {
+            let route = links.route_to(one.parse().unwrap()).await.unwrap().unwrap();
+            assert_eq!((route.ifindex, route.gateway), (facts.mesh0_ifindex, Some(by.parse().unwrap())));
+        }
         let host = links.observe().await.unwrap();
         let outer = host.interfaces.iter().find(|link| link.index == facts.host_ifindex).unwrap();
         assert_eq!((outer.name.as_str(), outer.mtu, outer.up), ("mesh0-gate", 1450, true));
@@ -329,6 +335,9 @@ async fn the_gate_is_made_mended_and_removed() {
     let drifts: &[&[&str]] = &[
         &["route", "del", "169.254.77.1"],
         &["-6", "route", "del", "fdfe:6d65:7368::1"],
+        &["route", "del", "169.254.78.0/24"],
+        &["-6", "route", "del", "fdfe:6d65:7368:1::/64"],
+        &["route", "replace", "169.254.78.0/24", "dev", "mesh0"],
         &["neighbour", "del", "169.254.77.1", "dev", "mesh0"],
         &["neighbour", "replace", "169.254.77.1", "lladdr", "02:00:00:00:00:01", "dev", "mesh0"],
         &["address", "flush", "dev", "mesh0"],

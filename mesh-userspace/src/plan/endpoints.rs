@@ -8,21 +8,19 @@ use super::{NodeFacts, PlannedEndpoint, PlannedStation, services::family};
 use crate::table::{Endpoint, Table};
 
 pub(super) fn all(table: &Table, node: &str, facts: &NodeFacts) -> BTreeMap<EndpointKey, PlannedEndpoint> {
-    let mut all = BTreeMap::new();
-    for (name, endpoint) in &table.endpoints {
-        let (Some(network), Some(home)) =
-            (table.networks.get(&endpoint.network), table.nodes.get(&endpoint.node))
-        else {
-            continue;
-        };
+    let of = |(name, endpoint): (&String, &Endpoint)| {
+        let (network, home) = (table.networks.get(&endpoint.network)?, table.nodes.get(&endpoint.node)?);
         let ifindex =
             if endpoint.node == node { facts.attached.get(name).copied().unwrap_or_default() } else { 0 };
-        for address in &endpoint.addresses {
-            let key = EndpointKey { address: Address::from(*address), vni: network.vni, reserved: 0 };
-            all.insert(key, PlannedEndpoint { mac: endpoint.mac, node: home.address, ifindex });
-        }
-    }
-    all
+        let planned = PlannedEndpoint { mac: endpoint.mac, node: home.address, ifindex };
+        let key = |address: &IpAddr| EndpointKey {
+            address: Address::from(*address),
+            vni: network.vni,
+            reserved: 0,
+        };
+        Some(endpoint.addresses.iter().map(|address| (key(address), planned)).collect::<Vec<_>>())
+    };
+    table.endpoints.iter().filter_map(of).flatten().collect()
 }
 
 /// The endpoints of all nodes, by MAC address.

@@ -1,6 +1,7 @@
 //! From the table and the facts of a node to everything that the node should be: pure, and the same for the
 //! same input.
 
+mod aliases;
 mod endpoints;
 mod facts;
 mod links;
@@ -8,27 +9,36 @@ mod natural;
 mod nodes;
 mod programs;
 pub mod ring;
+mod rings;
 mod services;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
 
+use ipnet::IpNet;
 use mesh_common::abi::{
-    Address, Attachment, EndpointKey, MacKey, Network, Scheduler, ServiceKey, Uplink, settings_flags,
+    Address, Attachment, EndpointKey, Local, MacKey, Network, Scheduler, ServiceKey, TargetKey, Uplink,
+    capacity, settings_flags,
 };
 
 pub use facts::{GateFacts, Interface, LocalAddress, NodeFacts, NodeRoute};
 pub use links::{EndpointLink, GateLink, GateSource, Links, host_interface};
 pub use programs::Hook;
+pub use rings::RingCache;
 
 use crate::{
     apply::SubnetPrefix,
     problem::Problem,
     table::{Continuity, Options, ReturnPath, Table},
 };
+use aliases::Aliases;
 use ring::{BackendId, Ring};
 
 /// The seed of every flow hash and of every ring. One for all clusters, until a cluster can agree on its own.
@@ -42,8 +52,8 @@ pub struct Plan {
     pub settings: PlannedSettings,
     /// The nodes by underlay address, this one included.
     pub nodes: BTreeMap<IpAddr, PlannedNode>,
-    /// The addresses of this node's own interfaces, with the interface, or 0 where published ports do not answer.
-    pub locals: BTreeMap<Address, u32>,
+    /// The addresses that packets come to this node for.
+    pub locals: BTreeMap<Address, Local>,
     /// The interfaces to the outside world, by index.
     pub uplinks: BTreeMap<u32, Uplink>,
     /// The networks by VNI.
@@ -60,6 +70,8 @@ pub struct Plan {
     pub backends: BTreeMap<BackendId, PlannedBackend>,
     /// Virtual IPs and published ports.
     pub services: BTreeMap<ServiceKey, PlannedService>,
+    /// The ports at which tasks answer clients.
+    pub targets: BTreeSet<TargetKey>,
     /// The links that this node should have.
     pub links: Links,
     /// What hangs on which interface.
@@ -136,6 +148,10 @@ pub struct PlannedService {
     pub target_port: u16,
     /// How a backend is chosen.
     pub scheduler: Scheduler,
+    /// The clients that may ask; empty for each.
+    pub sources: Vec<IpNet>,
+    /// What no backend takes is lost without an answer.
+    pub silent: bool,
     /// The ring that it is chosen from.
     pub ring: Arc<Ring>,
 }
@@ -161,11 +177,21 @@ fn known_nodes(known: &[String]) -> String {
     if known.is_empty() { String::new() } else { format!(": {}", known.join(", ")) }
 }
 
-/// Plans what `node` should be, given the desired state and what is true of the node at the moment.
+/// How many slots the kernel's table should have for the rings of these services: room for them, for those that change
+/// meanwhile (a changed ring goes beside the old one), and for a good many more.
+#[must_use]
+pub fn slots_for(table: &Table) -> u32 {
+    let wanted = services::slots(table);
+    let with_headroom = wanted.saturating_add(wanted / 4).next_multiple_of(u64::from(capacity::SLOTS));
+    u32::try_from(with_headroom).unwrap_or(u32::MAX).clamp(capacity::SLOTS, capacity::SLOTS_MOST)
+}
+
+/// Plans what `node` should be, given the desired state and what is true of the node at the moment. `rings` keeps the
+/// services' rings from one plan to the next.
 ///
 /// # Errors
 /// When the table does not have the node.
-pub fn plan(table: &Table, node: &str, facts: &NodeFacts) -> Result<Plan, PlanError> {
+pub fn plan(table: &Table, node: &str, facts: &NodeFacts, rings: &mut RingCache) -> Result<Plan, PlanError> {
     let Some(this) = table.nodes.get(node) else {
         return Err(PlanError::UnknownNode {
             node: node.to_owned(),
@@ -177,7 +203,8 @@ pub fn plan(table: &Table, node: &str, facts: &NodeFacts) -> Result<Plan, PlanEr
     let networks = nodes::networks(table, &underlay);
     let links = links::links(table, node, this, facts, &networks);
     let local = endpoints::local(table, node, facts);
-    let services = services::services(table, node);
+    let aliases = Aliases::of(table);
+    let services = services::services(table, node, facts, &aliases, rings);
     Ok(Plan {
         settings: PlannedSettings {
             address: this.address,
@@ -189,7 +216,7 @@ pub fn plan(table: &Table, node: &str, facts: &NodeFacts) -> Result<Plan, PlanEr
         },
         hooks: programs::hooks(table, node, facts, &underlay.uplinks),
         nodes: underlay.nodes,
-        locals: underlay.locals,
+        locals: nodes::locals(table, facts, &services.services, &aliases),
         uplinks: underlay.uplinks,
         networks,
         subnets: nodes::subnets(table),
@@ -198,6 +225,7 @@ pub fn plan(table: &Table, node: &str, facts: &NodeFacts) -> Result<Plan, PlanEr
         attachments: local.attachments,
         backends: services.backends,
         services: services.services,
+        targets: services.targets,
         links,
         problems,
     })

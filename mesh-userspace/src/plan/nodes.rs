@@ -2,9 +2,9 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use mesh_common::abi::{Address, Network, SubnetKey, Uplink, network_flags};
+use mesh_common::abi::{Address, Local, Network, ServiceKey, SubnetKey, Uplink, local_flags, network_flags};
 
-use super::{Interface, NodeFacts, PlannedNode};
+use super::{Interface, NodeFacts, PlannedNode, PlannedService, aliases::Aliases};
 use crate::{
     apply::SubnetPrefix,
     problem::Problem,
@@ -24,7 +24,6 @@ const LEAST_MTU_V6: u32 = 1280;
 #[derive(Debug)]
 pub(super) struct Underlay {
     pub(super) nodes: BTreeMap<IpAddr, PlannedNode>,
-    pub(super) locals: BTreeMap<Address, u32>,
     pub(super) uplinks: BTreeMap<u32, Uplink>,
     /// Bytes of the longest inner IP packet that reaches every node.
     pub(super) inner_mtu: u32,
@@ -53,7 +52,7 @@ pub(super) fn underlay(
             ),
         ));
     }
-    Underlay { locals: locals(table, own, &uplinks, facts), inner_mtu, nodes, uplinks }
+    Underlay { inner_mtu, nodes, uplinks }
 }
 
 /// The interface that carries this node's tunnels: the one that holds its address.
@@ -213,27 +212,30 @@ fn inner_mtu(nodes: &BTreeMap<IpAddr, PlannedNode>) -> u32 {
         .unwrap_or(USUAL_MTU - OVERHEAD_V6)
 }
 
-/// This node's own addresses with their interfaces, or 0 where published ports do not answer (docs/decisions/0008).
-fn locals(
+/// The addresses that packets come to this node for: its own, at which published ports answer or do not
+/// (docs/decisions/0008), and those that are routed to several nodes.
+pub(super) fn locals(
     table: &Table,
-    own: Option<&Interface>,
-    uplinks: &BTreeMap<u32, Uplink>,
     facts: &NodeFacts,
-) -> BTreeMap<Address, u32> {
-    let mut locals = BTreeMap::new();
+    services: &BTreeMap<ServiceKey, PlannedService>,
+    aliases: &Aliases,
+) -> BTreeMap<Address, Local> {
+    let mut locals: BTreeMap<Address, Local> = BTreeMap::new();
     for local in &facts.addresses {
         let serves = !local.address.is_loopback() && serves(table, facts, local.ifindex);
-        let ifindex = if serves { local.ifindex } else { 0 };
-        // Two interfaces may have the same link-local address.
-        locals
-            .entry(Address::from(local.address))
-            .and_modify(|known: &mut u32| *known = ifindex.max(*known))
-            .or_insert(ifindex);
+        let flags = if serves { local_flags::SERVES } else { 0 };
+        // Two interfaces may have the same link-local address: the one that serves, or else the last.
+        let known = locals.entry(Address::from(local.address)).or_default();
+        if flags >= known.flags {
+            *known = Local { ifindex: local.ifindex, flags, alias: 0 };
+        }
     }
-    // Those that the world routes here, on whichever interface they may be.
-    let by = own.map(|interface| interface.index).or_else(|| uplinks.keys().next().copied());
-    for address in table.services.values().flat_map(|service| &service.external) {
-        locals.insert(Address::from(*address), by.unwrap_or_default());
+    for address in services.keys().filter(|key| key.scope == 0).map(|key| key.address) {
+        if !address.is_unspecified() && !address.is_host_alias() {
+            let local = locals.entry(address).or_default();
+            local.flags |= local_flags::OWN;
+            local.alias = aliases.number(address.into()).unwrap_or_default();
+        }
     }
     locals
 }

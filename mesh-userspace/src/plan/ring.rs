@@ -6,8 +6,11 @@
 //! moves few slots between the others.
 //!
 //! A ring depends on nothing but the backends' identities, weights and the seed: it is equal on every node.
+//!
+//! The sizes are powers of two, where the paper's are primes (docs/decisions/0009): so a slot of a ring is exactly two
+//! slots of one of twice the size, and what a slot held before is known across growth and shrinking.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, ops::RangeInclusive};
 
 use mesh_common::abi::Address;
 
@@ -37,12 +40,8 @@ pub struct Ring {
     slots: Vec<u32>,
 }
 
-/// The sizes of Maglev tables: primes at least four times apart, each with the greatest total weight that still
-/// leaves 100 slots for a unit of it.
-///
-/// Few sizes far apart, because a table of another size has all its slots elsewhere: as long as the size
-/// stays, a backend that joins or leaves disturbs next to nothing.
-const SIZES: [u32; 6] = [1009, 4099, 16411, 65537, 262_147, 1_048_573];
+/// The slots of the smallest Maglev table and of the greatest, as powers of two; each in between is a size as well.
+const SIZES: RangeInclusive<u32> = 10..=20;
 
 /// The slots that a unit of weight has at least.
 const SLOTS_PER_UNIT: u64 = 100;
@@ -63,34 +62,33 @@ impl Ring {
         }
         let size = size_for(total);
         let heaviest = members.iter().map(|backend| u64::from(backend.weight)).max().unwrap_or(1);
-        let mut walks: Vec<Walk> = shares(&members, total, size)
+        let mut walks: Vec<Walk> = shares(&members, total, u64::from(size))
             .into_iter()
             .zip(&members)
             .map(|(share, member)| Walk::new(seed, member, share, size))
             .collect();
 
-        const FREE: u32 = u32::MAX;
-        let mut slots = vec![FREE; usize::try_from(size).unwrap_or(usize::MAX)];
-        let mut round = 0;
-        while walks.iter().any(|walk| walk.share > 0) {
+        let mut slots = vec![0; usize::try_from(size).unwrap_or(usize::MAX)];
+        // A bit for each slot, one while it is free: all of them stay in the processor's first cache.
+        let mut free = vec![u64::MAX; slots.len() / 64];
+        let mut left = size;
+        while left > 0 {
             for (position, walk) in (0..).zip(&mut walks) {
                 // A backend of half the heaviest weight has a turn in every second round, and so on.
-                let due = (round + 1) * walk.weight / heaviest > round * walk.weight / heaviest;
-                if !due || walk.share == 0 {
+                walk.credit += walk.weight;
+                if walk.credit < heaviest {
+                    continue;
+                }
+                walk.credit -= heaviest;
+                if walk.share == 0 {
                     continue;
                 }
                 walk.share -= 1;
-                // The size is prime, so the walk passes every slot; and as many are free as shares are left.
-                for _ in 0..size {
-                    if let Some(slot) = slots.get_mut(walk.next())
-                        && *slot == FREE
-                    {
-                        *slot = position;
-                        break;
-                    }
+                left -= 1;
+                if let Some(slot) = walk.take(&mut free).and_then(|slot| slots.get_mut(slot)) {
+                    *slot = position;
                 }
             }
-            round += 1;
         }
         Self { backends: members.into_iter().map(|member| member.id).collect(), slots }
     }
@@ -121,6 +119,12 @@ impl Ring {
         self.slots.is_empty()
     }
 
+    /// What each slot holds, as a position in [`backends`](Self::backends).
+    #[must_use]
+    pub fn positions(&self) -> &[u32] {
+        &self.slots
+    }
+
     /// The backend of each slot.
     pub fn slots(&self) -> impl ExactSizeIterator<Item = Option<BackendId>> + '_ {
         self.slots.iter().map(|position| self.backends.get(usize::try_from(*position).ok()?).copied())
@@ -134,10 +138,10 @@ impl Ring {
 }
 
 /// The size of the table for a total weight; beyond the greatest size, shares get coarser than 1 %.
-fn size_for(total: u64) -> u64 {
+pub(super) fn size_for(total: u64) -> u32 {
     let wanted = total.saturating_mul(SLOTS_PER_UNIT);
-    let [.., greatest] = SIZES;
-    u64::from(SIZES.into_iter().find(|size| u64::from(*size) >= wanted).unwrap_or(greatest))
+    let mut sizes = SIZES.map(|bits| 1 << bits);
+    sizes.find(|size| u64::from(*size) >= wanted).unwrap_or(1 << SIZES.end())
 }
 
 /// Each backend's number of slots: its exact share rounded down, and what is left goes, one each, to those that
@@ -162,30 +166,46 @@ fn shares(members: &[Weighted], total: u64, size: u64) -> Vec<u64> {
 /// A backend on its way over the slots.
 struct Walk {
     weight: u64,
+    /// What it has saved up for its next turn, which costs as much as the heaviest weight.
+    credit: u64,
     /// The slots that it has still to take.
     share: u64,
-    position: u64,
-    skip: u64,
-    size: u64,
+    position: u32,
+    /// Odd, so that it passes every slot of a power of two before it comes back to the first.
+    skip: u32,
+    mask: u32,
 }
 
 impl Walk {
-    fn new(seed: u64, member: &Weighted, share: u64, size: u64) -> Self {
-        let hash = |salt| hash(seed ^ salt, member.id);
+    fn new(seed: u64, member: &Weighted, share: u64, size: u32) -> Self {
+        let hash = hash(seed, member.id);
+        let mask = size - 1;
+        let [low, high] = [hash as u32, (hash >> 32) as u32];
         Self {
             weight: u64::from(member.weight),
+            credit: 0,
             share,
-            position: hash(0) % size,
-            skip: hash(1) % (size - 1) + 1,
-            size,
+            position: low & mask,
+            skip: high & mask | 1,
+            mask,
         }
     }
 
-    /// The slot that it stands on; and it goes on to the next.
-    fn next(&mut self) -> usize {
-        let position = self.position;
-        self.position = (position + self.skip) % self.size;
-        usize::try_from(position).unwrap_or(usize::MAX)
+    /// The next slot that is free on its way, which it takes; none only if none is free.
+    fn take(&mut self, free: &mut [u64]) -> Option<usize> {
+        let mut position = self.position;
+        for _ in 0..=self.mask {
+            let slot = usize::try_from(position).ok()?;
+            position = position.wrapping_add(self.skip) & self.mask;
+            let word = free.get_mut(slot / 64)?;
+            let bit = 1 << (slot % 64);
+            if *word & bit != 0 {
+                *word &= !bit;
+                self.position = position;
+                return Some(slot);
+            }
+        }
+        None
     }
 }
 
@@ -228,9 +248,28 @@ mod tests {
     }
 
     #[test]
-    fn sizes_are_prime() {
-        for size in SIZES {
-            assert!((2..).take_while(|d| d * d <= size).all(|d| size % d != 0), "{size}");
+    fn a_unit_of_weight_has_a_hundred_slots_up_to_the_greatest_size() {
+        for (total, size) in [
+            (1, 1024),
+            (10, 1024),
+            (11, 2048),
+            (20, 2048),
+            (100, 16384),
+            (10_000, 1 << 20),
+            (1 << 40, 1 << 20),
+        ] {
+            assert_eq!(size_for(total), size, "{total}");
+        }
+    }
+
+    /// What docs/decisions/0009 rests on: of two sizes, a hash's slot in the greater one lies within that in the smaller.
+    #[test]
+    fn rings_of_two_sizes_nest() {
+        for hash in (0..=u32::MAX).step_by(9973) {
+            for bits in SIZES {
+                let slot = mesh_common::hash::slot(hash, 1 << bits);
+                assert_eq!(mesh_common::hash::slot(hash, 2 << bits) / 2, slot);
+            }
         }
     }
 
@@ -252,7 +291,7 @@ mod tests {
     fn the_ring_is_what_it_always_was() {
         let ring = Ring::maglev(0x6d65_7368, even(3));
         let first: String = ring.slots().take(32).flatten().map(last).collect();
-        assert_eq!(first, "33122231111312322331332223113112");
+        assert_eq!(first, "21111122221122111123333233333211");
     }
 
     fn last(id: BackendId) -> char {

@@ -1,69 +1,144 @@
 //! Virtual IPs, published ports and the backends behind them.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
+    ffi::OsStr,
     net::IpAddr,
-    path::Path,
     sync::Arc,
 };
 
-use mesh_common::abi::{Address, Family, Scheduler, ServiceKey};
+use ipnet::IpNet;
+use mesh_common::abi::{Address, Family, Scheduler, ServiceKey, TargetKey};
 
 use super::{
-    PlannedBackend, PlannedService, SEED, natural,
-    ring::{BackendId, Ring, Weighted},
+    NodeFacts, PlannedBackend, PlannedService,
+    aliases::Aliases,
+    natural,
+    ring::{self, BackendId, Weighted},
+    rings::{Recipe, RingCache, WantedRings},
 };
-use crate::table::{self, Endpoint, Protocol, PublishMode, Table};
+use crate::table::{self, Endpoint, Protocol, PublishMode, PublishedPort, Table};
 
 /// The services' part of the plan.
 #[derive(Debug, Default)]
 pub(super) struct Planned {
     pub(super) backends: BTreeMap<BackendId, PlannedBackend>,
     pub(super) services: BTreeMap<ServiceKey, PlannedService>,
+    pub(super) targets: BTreeSet<TargetKey>,
 }
 
-pub(super) fn services(table: &Table, node: &str) -> Planned {
+/// The services on their way into the plan, whose rings are made all at once.
+#[derive(Debug, Default)]
+struct Draft {
+    /// With repetitions: behind a virtual IP and a port are mostly the same.
+    backends: Vec<(BackendId, PlannedBackend)>,
+    services: BTreeMap<ServiceKey, DraftService>,
+    targets: BTreeSet<TargetKey>,
+    rings: WantedRings,
+}
+
+#[derive(Debug)]
+struct DraftService {
+    name: String,
+    target_port: u16,
+    scheduler: Scheduler,
+    sources: Vec<IpNet>,
+    silent: bool,
+    /// The number of its ring among those that are wanted.
+    ring: usize,
+}
+
+pub(super) fn services(
+    table: &Table,
+    node: &str,
+    facts: &NodeFacts,
+    aliases: &Aliases,
+    cache: &mut RingCache,
+) -> Planned {
+    let mut tasks = tasks(table);
+    let mut draft = Draft::default();
+    for (name, service) in &table.services {
+        let mut endpoints = tasks.remove(name.as_str()).unwrap_or_default();
+        // A Maglev table knows no order but its own.
+        if service.scheduler == table::Scheduler::Rr {
+            endpoints.sort_by(|(a, _), (b, _)| natural::compare(a, b));
+        }
+        let of = OneService { table, name, service, endpoints };
+        of.virtual_ips(&mut draft);
+        of.published_ports(&Here { node, facts, aliases }, &mut draft);
+    }
+    let rings = cache.rings(draft.rings);
+    let services = draft.services.into_iter().map(|(key, service)| {
+        let planned = PlannedService {
+            name: service.name,
+            target_port: service.target_port,
+            scheduler: service.scheduler,
+            sources: service.sources,
+            silent: service.silent,
+            ring: rings.get(service.ring).map(Arc::clone).unwrap_or_default(),
+        };
+        (key, planned)
+    });
+    Planned {
+        services: services.collect(),
+        targets: draft.targets,
+        backends: draft.backends.into_iter().collect(),
+    }
+}
+
+/// The node that the plan is for.
+struct Here<'a> {
+    node: &'a str,
+    facts: &'a NodeFacts,
+    aliases: &'a Aliases,
+}
+
+/// Where a port of one family answers: the address, and 0 for clients of this node or else [`ServiceKey::ELSEWHERE`].
+#[derive(Clone, Copy)]
+struct Spot {
+    address: Address,
+    scope: u32,
+    /// Whether clients come by it; otherwise it is for what this node's own processes ask, and what other nodes bring.
+    is_clients: bool,
+}
+
+impl Spot {
+    /// One that clients come by if they do so here.
+    const fn new(address: Address, is_here: bool) -> Self {
+        Self { address, scope: if is_here { 0 } else { ServiceKey::ELSEWHERE }, is_clients: is_here }
+    }
+}
+
+/// The endpoints of each service, with their names.
+fn tasks(table: &Table) -> BTreeMap<&str, Vec<(&str, &Endpoint)>> {
     let mut tasks: BTreeMap<&str, Vec<(&str, &Endpoint)>> = BTreeMap::new();
     for (name, endpoint) in &table.endpoints {
         if let Some(service) = &endpoint.service {
             tasks.entry(service).or_default().push((name, endpoint));
         }
     }
-    let mut rings = Rings::default();
-    let mut planned = Planned::default();
-    for (name, service) in &table.services {
-        let mut endpoints = tasks.remove(name.as_str()).unwrap_or_default();
-        endpoints.sort_by(|(a, _), (b, _)| natural::compare(a, b));
-        let of = OneService { table, name, service, endpoints };
-        of.virtual_ips(&mut rings, &mut planned);
-        of.published_ports(node, &mut rings, &mut planned);
-    }
-    planned
+    tasks
 }
 
-/// Rings by what they are made of: a service's virtual IP and its ports mostly share theirs.
-#[derive(Default)]
-struct Rings(HashMap<(u8, Vec<BackendId>), Arc<Ring>>);
-
-impl Rings {
-    fn get(&mut self, scheduler: Scheduler, backends: Vec<BackendId>) -> Arc<Ring> {
-        let make = |backends: &[BackendId]| match scheduler {
-            Scheduler::Mh => {
-                Ring::maglev(SEED, backends.iter().map(|backend| Weighted { id: *backend, weight: 1 }))
-            }
-            Scheduler::Rr => Ring::round_robin(backends.iter().copied()),
+/// How many slots the services' rings have at the most, those that a service's addresses and ports share counted once.
+pub(super) fn slots(table: &Table) -> u64 {
+    let tasks = tasks(table);
+    let of_service = |(name, service): (&String, &table::Service)| {
+        let endpoints = tasks.get(name.as_str()).map(Vec::as_slice).unwrap_or_default();
+        let size = |families: usize, count: usize| {
+            let weight = u64::try_from(count).unwrap_or(u64::MAX);
+            u64::try_from(families).unwrap_or(u64::MAX).saturating_mul(u64::from(ring::size_for(weight)))
         };
-        let key = (scheduler as u8, backends);
-        if let Some(ring) = self.0.get(&key) {
-            return Arc::clone(ring);
-        }
-        let ring = Arc::new(make(&key.1));
-        self.0.insert(key, Arc::clone(&ring));
-        ring
-    }
+        let on = |network: &str| endpoints.iter().filter(|(_, endpoint)| endpoint.network == network).count();
+        let of_vips: u64 = service.vips.iter().map(|(network, vips)| size(vips.len(), on(network))).sum();
+        let is_on_one = service.vips.len() == 1;
+        let of_ports = if service.ports.is_empty() || is_on_one { 0 } else { size(2, endpoints.len()) };
+        of_vips + of_ports
+    };
+    table.services.iter().map(of_service).sum()
 }
 
-/// A service and its tasks' endpoints in the order in which people count them.
+/// A service and its tasks' endpoints, for round robin in the order in which people count them.
 struct OneService<'a> {
     table: &'a Table,
     name: &'a str,
@@ -72,13 +147,13 @@ struct OneService<'a> {
 }
 
 impl OneService<'_> {
-    fn virtual_ips(&self, rings: &mut Rings, planned: &mut Planned) {
+    fn virtual_ips(&self, draft: &mut Draft) {
         for (network, vips) in &self.service.vips {
             let Some(vni) = self.table.networks.get(network).map(|network| network.vni) else { continue };
             for vip in vips {
                 let family = family(*vip);
                 let endpoints = self.endpoints.iter().filter(|(_, endpoint)| endpoint.network == *network);
-                let backends = self.backends(endpoints.map(|(_, endpoint)| *endpoint), family, planned);
+                let backends = self.backends(endpoints.map(|(_, endpoint)| *endpoint), family, draft);
                 let key = ServiceKey {
                     address: Address::from(*vip),
                     scope: vni,
@@ -86,12 +161,12 @@ impl OneService<'_> {
                     protocol: 0,
                     family: family as u8,
                 };
-                self.enter(key, 0, backends, rings, planned);
+                self.enter(key, 0, backends, draft);
             }
         }
     }
 
-    fn published_ports(&self, node: &str, rings: &mut Rings, planned: &mut Planned) {
+    fn published_ports(&self, here: &Here<'_>, draft: &mut Draft) {
         for port in &self.service.ports {
             for family in [Family::V4, Family::V6] {
                 let mut endpoints = self.one_for_each_task(family);
@@ -102,35 +177,75 @@ impl OneService<'_> {
                         }
                     }
                     PublishMode::Host => {
-                        endpoints.retain(|endpoint| endpoint.node == node);
+                        endpoints.retain(|endpoint| endpoint.node == here.node);
                         if endpoints.is_empty() {
                             continue;
                         }
                     }
                 }
-                let backends = self.backends(endpoints.into_iter(), family, planned);
-                let key = ServiceKey {
-                    address: Address::UNSPECIFIED,
-                    scope: 0,
-                    port: port.published.to_be_bytes(),
-                    protocol: match port.protocol {
-                        Protocol::Tcp => 6,
-                        Protocol::Udp => 17,
-                    },
-                    family: family as u8,
+                let backends = self.backends(endpoints.into_iter(), family, draft);
+                let protocol = match port.protocol {
+                    Protocol::Tcp => 6,
+                    Protocol::Udp => 17,
                 };
-                self.enter(key, port.target, backends, rings, planned);
+                let answering = if port.target == 0 { port.published } else { port.target };
+                draft.targets.extend(backends.iter().map(|backend| TargetKey {
+                    vni: backend.id.vni,
+                    port: answering.to_be_bytes(),
+                    protocol,
+                    reserved: 0,
+                }));
+                for spot in self.spots(here, port, family) {
+                    let key = ServiceKey {
+                        address: spot.address,
+                        scope: spot.scope,
+                        port: port.published.to_be_bytes(),
+                        protocol,
+                        family: family as u8,
+                    };
+                    self.enter(key, port.target, backends.clone(), draft);
+                    if let Some(service) = draft.services.get_mut(&key)
+                        && spot.is_clients
+                    {
+                        service.sources.clone_from(&port.sources);
+                    }
+                }
             }
         }
+    }
+
+    /// Where a port answers, and where other nodes may bring what is for it.
+    fn spots(&self, here: &Here<'_>, port: &PublishedPort, wanted: Family) -> Vec<Spot> {
+        let is_on = port.is_on(here.node);
+        let mut spots = Vec::new();
+        for address in self.service.addresses_of(port).filter(|address| family(*address) == wanted) {
+            let is_ours = self.service.external.contains(&address)
+                || here.facts.addresses.iter().any(|local| local.address == address);
+            let spot = Spot::new(Address::from(address), is_on && is_ours);
+            spots.push(spot);
+            let alias = here.aliases.alias(address);
+            spots.extend(alias.map(|alias| Spot { address: alias, is_clients: false, ..spot }));
+        }
+        if let Some(interface) = &port.interface {
+            let interface = here.facts.interfaces.iter().find(|known| known.name == *interface);
+            if let Some(interface) = interface.filter(|_| is_on) {
+                let own = here.facts.addresses_of(interface.index).filter(|own| family(*own) == wanted);
+                spots.extend(own.map(|own| Spot::new(Address::from(own), true)));
+            }
+            spots.push(Spot::new(Address::UNSPECIFIED, false));
+        } else if port.host_ip.is_none() {
+            spots.push(Spot::new(Address::UNSPECIFIED, is_on));
+        }
+        spots
     }
 
     /// The endpoints with an address of a family, of each task only those on the first of its networks: a
     /// task on two networks is still one task.
     fn one_for_each_task(&self, family: Family) -> Vec<&Endpoint> {
         // What is attached in one namespace of one node is one task.
-        fn task<'a>(name: &'a str, endpoint: &'a Endpoint) -> (&'a str, Option<&'a Path>, &'a str) {
+        fn task<'a>(name: &'a str, endpoint: &'a Endpoint) -> (&'a str, Option<&'a OsStr>, &'a str) {
             match &endpoint.netns {
-                Some(netns) => (&endpoint.node, Some(netns), ""),
+                Some(netns) => (&endpoint.node, Some(netns.as_os_str()), ""),
                 None => (&endpoint.node, None, name),
             }
         }
@@ -163,14 +278,14 @@ impl OneService<'_> {
             .any(|subnet| self::family(subnet.addr()) == family)
     }
 
-    /// The endpoints' identities as backends, which are entered into the plan.
+    /// The endpoints as members of a ring; as backends they are entered into the plan.
     fn backends<'a>(
         &self,
         endpoints: impl Iterator<Item = &'a Endpoint>,
         family: Family,
-        planned: &mut Planned,
-    ) -> Vec<BackendId> {
-        let mut ids = Vec::new();
+        draft: &mut Draft,
+    ) -> Vec<Weighted> {
+        let mut members = Vec::new();
         for endpoint in endpoints {
             let (Some(address), Some(network), Some(node)) = (
                 address_of(endpoint, family),
@@ -180,30 +295,25 @@ impl OneService<'_> {
                 continue;
             };
             let id = BackendId { vni: network.vni, address };
-            planned.backends.insert(id, PlannedBackend { mac: endpoint.mac, node: node.address });
-            ids.push(id);
+            draft.backends.push((id, PlannedBackend { mac: endpoint.mac, node: node.address }));
+            members.push(Weighted { id, weight: 1 });
         }
-        ids
+        members
     }
 
-    fn enter(
-        &self,
-        key: ServiceKey,
-        target_port: u16,
-        backends: Vec<BackendId>,
-        rings: &mut Rings,
-        planned: &mut Planned,
-    ) {
+    fn enter(&self, key: ServiceKey, target_port: u16, members: Vec<Weighted>, draft: &mut Draft) {
         let scheduler = match self.service.scheduler {
             table::Scheduler::Mh => Scheduler::Mh,
             table::Scheduler::Rr => Scheduler::Rr,
         };
         // Two services cannot have one key in a table that was checked; here the first by name would keep it.
-        planned.services.entry(key).or_insert_with(|| PlannedService {
+        draft.services.entry(key).or_insert_with(|| DraftService {
             name: self.name.to_owned(),
             target_port,
             scheduler,
-            ring: rings.get(scheduler, backends),
+            sources: Vec::new(),
+            silent: self.service.on_no_backend == table::OnNoBackend::Drop,
+            ring: draft.rings.number(Recipe::new(scheduler, members)),
         });
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
-use super::{GateFacts, Interface, LocalAddress, NodeFacts, NodeRoute};
+use super::{GateFacts, Interface, LocalAddress, NodeFacts, NodeRoute, Plan, PlanError, RingCache};
 use crate::table::{
     Endpoint, Network, Node, Protocol, PublishMode, PublishedPort, Scheduler, Service, Table,
 };
@@ -10,6 +10,11 @@ use crate::table::{
 /// An address.
 pub(crate) fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
+}
+
+/// A plan whose rings are made anew.
+pub(crate) fn plan(table: &Table, node: &str, facts: &NodeFacts) -> Result<Plan, PlanError> {
+    super::plan(table, node, facts, &mut RingCache::default())
 }
 
 /// Three nodes, `n1` at 192.0.2.1 and so on, and the network `blue`, VNI 4097, of both families.
@@ -39,11 +44,13 @@ pub(crate) fn service(table: &mut Table, name: &str, vips: &[(&str, &[&str])], p
         target: *target,
         protocol: Protocol::Tcp,
         mode: PublishMode::Ingress,
+        ..PublishedPort::default()
     });
     let service = Service {
         vips: vips.collect(),
         scheduler: Scheduler::Mh,
         endpoint_mode: Default::default(),
+        on_no_backend: Default::default(),
         ports: ports.collect(),
         external: Vec::new(),
     };

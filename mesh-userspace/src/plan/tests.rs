@@ -2,10 +2,18 @@
 
 use std::collections::BTreeSet;
 
-use mesh_common::abi::{Address, EndpointKey, ServiceKey, network_flags};
+use mesh_common::abi::{
+    Address, EndpointKey, Family, Local, ServiceKey, host_alias, local_flags, network_flags,
+};
 
-use super::{testing::*, *};
-use crate::table::{Node, PublishMode, Scheduler as Rule, XdpMode};
+use super::{
+    testing::{plan, *},
+    *,
+};
+use crate::table::{Node, PublishMode, PublishedPort, Scheduler as Rule, XdpMode};
+
+const SERVES: u32 = local_flags::SERVES;
+const OWN: u32 = local_flags::OWN;
 
 fn key_of_port(port: u16, family: u8) -> ServiceKey {
     ServiceKey { address: Address::UNSPECIFIED, scope: 0, port: port.to_be_bytes(), protocol: 6, family }
@@ -61,7 +69,7 @@ fn a_service_has_an_entry_for_each_family_of_its_virtual_ip_and_of_its_port() {
         assert_eq!((service.name.as_str(), service.target_port), ("search", target));
         assert_eq!(service.ring.backends().len(), 3);
         assert_eq!(addresses(service)[0], first);
-        assert_eq!(service.ring.len(), 1009);
+        assert_eq!(service.ring.len(), 1024);
     }
     assert_eq!(plan.backends.len(), 6);
     let backend = plan.backends[&BackendId { vni: 4097, address: ip("10.0.9.12") }];
@@ -90,6 +98,18 @@ fn round_robin_goes_by_the_tasks_numbers() {
 }
 
 #[test]
+fn a_service_that_is_to_be_silent_is() {
+    let mut table = search();
+    let silence = |table: &Table| {
+        let plan = plan(table, "n1", &facts()).unwrap();
+        plan.services.values().map(|service| service.silent).collect::<Vec<_>>()
+    };
+    assert!(silence(&table).iter().all(|silent| !silent));
+    table.services.get_mut("search").unwrap().on_no_backend = crate::table::OnNoBackend::Drop;
+    assert!(!silence(&table).is_empty() && silence(&table).iter().all(|silent| *silent));
+}
+
+#[test]
 fn a_port_without_backends_is_there_only_in_the_families_of_its_networks() {
     let mut table = table();
     network(&mut table, "old", 5, &["10.5.0.0/24"]);
@@ -99,6 +119,18 @@ fn a_port_without_backends_is_there_only_in_the_families_of_its_networks() {
         plan.services.iter().map(|(key, service)| (*key, service.ring.len())).collect::<Vec<_>>(),
         [(key_of_port(80, 4), 0), (key_of_vip(5, "10.5.0.2"), 0)]
     );
+}
+
+#[test]
+fn ports_at_which_tasks_answer() {
+    let mut table = table();
+    network(&mut table, "blue", 4097, &["10.0.9.0/24"]);
+    service(&mut table, "web", &[("blue", &["10.0.9.2"])], &[(80, 8080), (443, 0)]);
+    assert!(plan(&table, "n1", &facts()).unwrap().targets.is_empty(), "nobody answers");
+    endpoint(&mut table, "web.1", "n2", "web", "blue", &["10.0.9.11"]);
+    let plan = plan(&table, "n1", &facts()).unwrap();
+    let targets: Vec<_> = plan.targets.iter().map(|key| (key.vni, key.port, key.protocol)).collect();
+    assert_eq!(targets, [443u16, 8080].map(|port| (4097, port.to_be_bytes(), 6)));
 }
 
 #[test]
@@ -240,10 +272,13 @@ fn the_underlay_is_every_interface_that_is_not_the_meshs_own() {
     assert_eq!(listed.problems.iter().map(|p| p.subject.as_str()).collect::<Vec<_>>(), ["interface eth7"]);
 }
 
-/// The node's addresses as its tables have them, with their interfaces.
-fn locals(table: &Table, facts: &NodeFacts) -> BTreeMap<String, u32> {
+/// The addresses that packets come to a node for, each with its interface and its flags.
+fn locals(table: &Table, facts: &NodeFacts) -> BTreeMap<String, (u32, u32)> {
     let locals = plan(table, "n1", facts).unwrap().locals;
-    locals.into_iter().map(|(address, ifindex)| (IpAddr::from(address).to_string(), ifindex)).collect()
+    let one = |(address, local): (Address, Local)| {
+        (IpAddr::from(address).to_string(), (local.ifindex, local.flags))
+    };
+    locals.into_iter().map(one).collect()
 }
 
 #[test]
@@ -251,15 +286,109 @@ fn published_ports_answer_at_all_addresses_but_loopback_and_at_the_external_ones
     let mut table = search();
     table.services.get_mut("search").unwrap().external = vec![ip("198.51.100.7")];
     let expected = [
-        ("127.0.0.1", 0),
-        ("192.0.2.1", 2),
-        ("198.51.100.7", 2),
-        ("2001:db8::1", 2),
-        ("::1", 0),
-        ("fe80::1", 2),
+        ("127.0.0.1", (1, 0)),
+        ("192.0.2.1", (2, SERVES)),
+        ("198.51.100.7", (0, OWN)),
+        ("2001:db8::1", (2, SERVES)),
+        ("::1", (1, 0)),
+        ("fe80::1", (2, SERVES)),
     ];
-    let expected = expected.map(|(address, ifindex)| (address.to_owned(), ifindex));
+    let expected = expected.map(|(address, local)| (address.to_owned(), local));
     assert_eq!(locals(&table, &facts()), BTreeMap::from(expected));
+}
+
+/// Where a port of `search` that is limited so is known on a node: addresses, each with whether clients come by it.
+fn spots(node: &str, facts: &NodeFacts, limits: impl FnOnce(&mut PublishedPort)) -> Vec<(String, bool)> {
+    let mut table = search();
+    let service = table.services.get_mut("search").unwrap();
+    service.external = vec![ip("198.51.100.7"), ip("2001:db8:a::7")];
+    limits(&mut service.ports[0]);
+    let plan = plan(&table, node, facts).unwrap();
+    let published = plan.services.keys().filter(|key| key.scope == 0 || key.scope == ServiceKey::ELSEWHERE);
+    let mut spots: Vec<_> = published
+        .filter(|key| !key.address.is_host_alias())
+        .map(|key| {
+            assert_eq!((key.port, key.protocol), (9200_u16.to_be_bytes(), 6));
+            let address = if key.address.is_unspecified() {
+                format!("every v{}", key.family)
+            } else {
+                IpAddr::from(key.address).to_string()
+            };
+            (address, key.scope == 0)
+        })
+        .collect();
+    spots.sort();
+    // Each single address has an alias for the node's own processes, in the same scope.
+    for (key, service) in &plan.services {
+        let is_alias = key.address.is_host_alias();
+        let is_single = !is_alias && !key.address.is_unspecified() && key.scope == 0;
+        if is_single && plan.locals[&key.address].alias != 0 {
+            let family = if key.family == 4 { Family::V4 } else { Family::V6 };
+            let alias = host_alias(family, plan.locals[&key.address].alias);
+            assert_eq!(plan.services[&ServiceKey { address: alias, ..*key }].ring, service.ring);
+        }
+        assert!(service.sources.is_empty() || key.scope == 0 && !is_alias, "{key:?}");
+    }
+    spots
+}
+
+#[test]
+fn ports_are_published_where_they_are_limited_to() {
+    let facts = facts();
+    let of = |text: &[(&str, bool)]| -> Vec<(String, bool)> {
+        text.iter().map(|(address, is_here)| ((*address).to_owned(), *is_here)).collect()
+    };
+    let everywhere = |is_here| {
+        of(&[
+            ("198.51.100.7", is_here),
+            ("2001:db8:a::7", is_here),
+            ("every v4", is_here),
+            ("every v6", is_here),
+        ])
+    };
+    assert_eq!(spots("n1", &facts, |_| {}), everywhere(true));
+    let on = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    assert_eq!(spots("n1", &facts, |port| port.nodes = on(&["n2", "n1"])), everywhere(true));
+    assert_eq!(spots("n1", &facts, |port| port.nodes = on(&["n2"])), everywhere(false));
+    // At an address of this node's, of another's, at an external one, and for its own processes alone.
+    for (address, is_here) in
+        [("192.0.2.1", true), ("192.0.2.2", false), ("198.51.100.7", true), ("::1", true)]
+    {
+        assert_eq!(spots("n1", &facts, |port| port.host_ip = Some(ip(address))), of(&[(address, is_here)]));
+    }
+    let interface = |name: &str| {
+        let name = name.to_owned();
+        move |port: &mut PublishedPort| port.interface = Some(name)
+    };
+    let elsewhere = [("every v4", false), ("every v6", false)];
+    assert_eq!(spots("n1", &facts, interface("eth7")), of(&elsewhere));
+    let eth0 = [("192.0.2.1", true), ("2001:db8::1", true)];
+    assert_eq!(
+        spots("n1", &facts, interface("eth0")),
+        of(&[eth0.as_slice(), &elsewhere, &[("fe80::1", true)]].concat())
+    );
+    // Who may ask is asked where clients come in.
+    spots("n1", &facts, |port| port.sources = vec!["10.0.0.0/8".parse().unwrap()]);
+}
+
+#[test]
+fn an_address_that_is_no_longer_external_moves_few_others_aliases() {
+    let mut table = search();
+    let service = table.services.get_mut("search").unwrap();
+    service.external = (1..=40).map(|last| ip(&format!("198.51.100.{last}"))).collect();
+    let before = plan(&table, "n1", &facts()).unwrap().locals;
+    let numbers: BTreeSet<u32> =
+        before.values().map(|local| local.alias).filter(|alias| *alias != 0).collect();
+    assert_eq!(numbers.len(), 40, "each has its own");
+    assert!(numbers.iter().all(|number| (1..=254).contains(number)));
+    let service = table.services.get_mut("search").unwrap();
+    service.external.remove(7);
+    let after = plan(&table, "n1", &facts()).unwrap().locals;
+    let moved = after.iter().filter(|(address, local)| before[*address] != **local).count();
+    assert!(moved <= 2, "{moved} moved");
+    // The same on another node.
+    let other = plan(&table, "n2", &facts()).unwrap().locals;
+    assert!(after.iter().all(|(address, local)| other[address].alias == local.alias));
 }
 
 #[test]
@@ -283,23 +412,24 @@ fn published_ports_answer_at_the_addresses_of_the_listed_interfaces_alone() {
     table.options.interfaces = vec!["eth1".into()];
     let of = |table: &Table, address: &str| locals(table, &facts)[address];
     // What is not served is the node's own all the same: tunnels come to one of them, and tasks reach the node.
-    for (address, ifindex) in [
-        ("203.0.113.1", 9),
-        ("fe80::1", 9),
-        ("198.51.100.7", 2),
-        ("192.0.2.1", 0),
-        ("2001:db8::1", 0),
-        ("fe80::2", 0),
-        ("198.51.100.10", 0),
-        ("127.0.0.1", 0),
+    for (address, local) in [
+        ("203.0.113.1", (9, SERVES)),
+        ("fe80::1", (9, SERVES)),
+        ("198.51.100.7", (1, OWN)),
+        ("192.0.2.1", (2, 0)),
+        ("2001:db8::1", (2, 0)),
+        ("fe80::2", (10, 0)),
+        ("198.51.100.10", (1, 0)),
+        ("127.0.0.1", (1, 0)),
     ] {
-        assert_eq!(of(&table, address), ifindex, "{address}");
+        assert_eq!(of(&table, address), local, "{address}");
     }
     let uplinks = |table: &Table| plan(table, "n1", &facts).unwrap().uplinks.into_keys().collect::<Vec<_>>();
     assert_eq!(uplinks(&table), [2, 9], "tunnels and tasks' packets go on by eth0");
     // An address on the loopback interface is served if that is listed; nothing hangs on it.
     table.options.interfaces = vec!["lo".into(), "eth0".into(), "mesh0".into()];
-    assert_eq!([of(&table, "198.51.100.10"), of(&table, "192.0.2.1"), of(&table, "203.0.113.1")], [1, 2, 0]);
+    let flags = |address| of(&table, address).1;
+    assert_eq!(["198.51.100.10", "192.0.2.1", "203.0.113.1"].map(flags), [SERVES, SERVES, 0]);
     assert_eq!(uplinks(&table), [2]);
 }
 
@@ -387,8 +517,7 @@ fn a_networks_other_subnets_are_on_the_link_and_each_has_its_gateway() {
     endpoint(&mut table, "t.2", "n1", "", "wide", &["10.1.0.21"]);
     let of = |table: &Table, name: &str| {
         let link = &plan(table, "n1", &facts()).unwrap().links.endpoints[name];
-        let texts =
-            |nets: &[ipnet::IpNet]| nets.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+        let texts = |nets: &[IpNet]| nets.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
         let gateways = link.gateways.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
         [texts(&link.addresses), texts(&link.routes), gateways]
     };

@@ -18,16 +18,17 @@ use serde::{Deserialize, Serialize};
 pub(crate) use self::fault::{article, listed, quoted};
 pub use self::{
     fault::{Fault, Faults, Given, Origin},
-    parse::{Mac, mac, netns},
+    parse::{Mac, mac, netns, source},
     ports::published_ports,
     resolve::resolve,
 };
 pub(crate) use self::{
     parse::NETNS_DIRECTORY,
+    ports::host_ip,
     resolve::{Unreadable, faults_beside},
     suggest::nearest,
 };
-use crate::table::{Continuity, EndpointMode, PublishedPort, ReturnPath, Scheduler, XdpMode};
+use crate::table::{Continuity, EndpointMode, OnNoBackend, PublishedPort, ReturnPath, Scheduler, XdpMode};
 
 /// Everything that is asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -119,8 +120,12 @@ pub struct Service {
     pub scheduler: Scheduler,
     /// Whether its name stands for a virtual IP or for the tasks' addresses.
     pub endpoint_mode: EndpointMode,
+    /// What becomes of a request while it has no backend.
+    pub on_no_backend: OnNoBackend,
     /// The ports that nodes answer on for it.
     pub ports: Vec<Given<PublishedPort>>,
+    /// Addresses routed to several nodes, on each of which it answers.
+    pub external: Vec<Given<IpAddr>>,
     /// The virtual IPs that it had before, by network: kept as long as nobody else asks for them. See
     /// [`Spec::remember`].
     pub remembered: BTreeMap<String, Vec<IpAddr>>,

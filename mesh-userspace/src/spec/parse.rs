@@ -1,6 +1,8 @@
 //! Values as people write them, in the file and on the command line.
 
-use std::path::PathBuf;
+use std::{net::IpAddr, path::PathBuf};
+
+use ipnet::IpNet;
 
 /// A MAC address.
 pub type Mac = [u8; 6];
@@ -35,6 +37,16 @@ pub fn netns(text: &str) -> Option<PathBuf> {
     }
 }
 
+/// A range of clients: an address, or one with the length of its prefix.
+///
+/// # Errors
+/// A sentence without its beginning, which says what it must be.
+pub fn source(text: &str) -> Result<IpNet, &'static str> {
+    text.parse()
+        .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
+        .map_err(|_| "write an address, or one with a prefix length, such as 10.0.0.0/8 or 2001:db8::/32")
+}
+
 #[cfg(test)]
 mod tests {
     use std::path::Path;
@@ -54,6 +66,21 @@ mod tests {
             "+2:42:0a:00:09:0b",
         ] {
             assert_eq!(mac(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn sources() {
+        for (text, shown) in [
+            ("10.0.0.0/8", "10.0.0.0/8"),
+            ("192.0.2.7", "192.0.2.7/32"),
+            ("2001:db8::/32", "2001:db8::/32"),
+            ("::1", "::1/128"),
+        ] {
+            assert_eq!(source(text).unwrap().to_string(), shown);
+        }
+        for wrong in ["", "10.0.0.0/33", "10.0.0/8", "all"] {
+            assert!(source(wrong).is_err(), "{wrong}");
         }
     }
 

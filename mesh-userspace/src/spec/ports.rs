@@ -1,11 +1,12 @@
 //! Published ports in Compose's short form.
 
-use std::ops::RangeInclusive;
+use std::{net::IpAddr, ops::RangeInclusive};
 
 use super::quoted;
-use crate::table::{Protocol, PublishMode, PublishedPort};
+use crate::table::{Protocol, PublishedPort};
 
-/// The ports that a text such as `9200:80`, `53:5353/udp` or `8080-8090:80-90` publishes, in ingress mode.
+/// The ports that a text such as `9200:80`, `53:5353/udp`, `8080-8090:80-90`, `192.0.2.1:9200:80` or
+/// `[2001:db8::1]:9200:80` publishes, in ingress mode.
 ///
 /// # Errors
 /// A sentence that says what is wrong with the text, and what would be right.
@@ -14,18 +15,15 @@ pub fn published_ports(text: &str) -> Result<Vec<PublishedPort>, String> {
         None => (text, Protocol::Tcp),
         Some((ports, protocol)) => (ports, protocol_named(protocol)?),
     };
+    let (host_ip, ports) = match host_ip(ports, text)? {
+        Some((address, ports)) => (Some(address), ports),
+        None => (None, ports),
+    };
     let (published, target) = match ports.rsplit_once(':') {
         None => {
             range(ports, text)?;
             return Err(format!(
                 "The port {} has no published port; write it before the task's port, as in \"9200:{ports}\".",
-                quoted(text)
-            ));
-        }
-        Some((published, _)) if published.contains([':', '.', ']']) => {
-            return Err(format!(
-                "The port {} names an address, but a published port answers on each address of a node; write \
-                 only the ports, as in \"9200:80\".",
                 quoted(text)
             ));
         }
@@ -41,8 +39,44 @@ pub fn published_ports(text: &str) -> Result<Vec<PublishedPort>, String> {
     }
     Ok(published
         .zip(target)
-        .map(|(published, target)| PublishedPort { published, target, protocol, mode: PublishMode::Ingress })
+        .map(|(published, target)| PublishedPort {
+            published,
+            target,
+            protocol,
+            host_ip,
+            ..PublishedPort::default()
+        })
         .collect())
+}
+
+/// The address before the ports of a text, if there is one, and the ports.
+///
+/// # Errors
+/// A sentence that says what is wrong with the text, and what would be right.
+pub(crate) fn host_ip<'a>(ports: &'a str, text: &str) -> Result<Option<(IpAddr, &'a str)>, String> {
+    let wrong = |address: &str| {
+        format!(
+            "The port {} names the address {}, which is none; write one before the ports, as in \
+             \"192.0.2.1:9200:80\" or \"[2001:db8::1]:9200:80\".",
+            quoted(text),
+            quoted(address)
+        )
+    };
+    let (address, ports, is_right) = if let Some(rest) = ports.strip_prefix('[') {
+        let (address, rest) = rest.split_once(']').ok_or_else(|| wrong(rest))?;
+        let ports = rest.strip_prefix(':').ok_or_else(|| wrong(address))?;
+        (address, ports, address.contains(':'))
+    } else {
+        // From the end: an IPv6 address without brackets is still shown as one.
+        let mut parts = ports.rsplitn(3, ':').skip(2);
+        let Some(address) = parts.next() else { return Ok(None) };
+        let ports = ports.get(address.len().saturating_add(1)..).unwrap_or_default();
+        (address, ports, !address.contains(':'))
+    };
+    match address.parse() {
+        Ok(address) if is_right => Ok(Some((address, ports))),
+        _ => Err(wrong(address)),
+    }
 }
 
 fn count(ports: usize) -> String {
@@ -98,7 +132,13 @@ mod tests {
 
     fn shown(text: &str) -> Vec<(u16, u16, Protocol)> {
         let ports = published_ports(text).unwrap();
-        assert!(ports.iter().all(|port| port.mode == PublishMode::Ingress));
+        let plain = |port: &PublishedPort| PublishedPort {
+            published: port.published,
+            target: port.target,
+            protocol: port.protocol,
+            ..PublishedPort::default()
+        };
+        assert!(ports.iter().all(|port| *port == plain(port)));
         ports.iter().map(|port| (port.published, port.target, port.protocol)).collect()
     }
 
@@ -116,6 +156,20 @@ mod tests {
     }
 
     #[test]
+    fn addresses_before_the_ports() {
+        for (text, address, count) in [
+            ("192.0.2.1:9200:80", "192.0.2.1", 1),
+            ("127.0.0.1:53:53/udp", "127.0.0.1", 1),
+            ("[2001:db8::1]:9200-9201:80-81", "2001:db8::1", 2),
+            ("[::1]:80:80", "::1", 1),
+        ] {
+            let ports = published_ports(text).unwrap();
+            assert_eq!(ports.len(), count, "{text}");
+            assert!(ports.iter().all(|port| port.host_ip == Some(address.parse().unwrap())), "{text}");
+        }
+    }
+
+    #[test]
     fn what_is_wrong_is_told_with_what_is_right() {
         for (text, piece) in [
             ("80", "no published port"),
@@ -128,8 +182,14 @@ mod tests {
             (":", "lacks a number"),
             ("10-20:10-19", "11 ports"),
             ("20-10:20-10", "\"10-20\""),
-            ("127.0.0.1:80:80", "names an address"),
-            ("[::1]:80:80", "names an address"),
+            ("127.0.0:80:80", "the address \"127.0.0\", which is none"),
+            ("[::1:80:80", "the address \"::1:80:80\""),
+            ("[::1]80:80", "the address \"::1\""),
+            ("[192.0.2.1]:80:80", "the address \"192.0.2.1\""),
+            ("2001:db8::1:80:80", "the address \"2001:db8::1\""),
+            (":80:80", "the address \"\""),
+            ("192.0.2.1::80", "lacks a number"),
+            ("192.0.2.1:80:", "lacks a number"),
         ] {
             let sentence = published_ports(text).unwrap_err();
             assert!(sentence.contains(piece) && sentence.ends_with('.'), "{text}: {sentence}");

@@ -115,6 +115,9 @@ pub struct Service {
     pub scheduler: Scheduler,
     /// Whether its name stands for a virtual IP or for the tasks' addresses.
     pub endpoint_mode: EndpointMode,
+    /// What becomes of a request while it has no backend.
+    #[serde(default)]
+    pub on_no_backend: OnNoBackend,
     /// The ports that nodes answer on for it, in their order.
     pub ports: Vec<PublishedPort>,
     /// Addresses routed to several nodes, on each of which it answers.
@@ -132,6 +135,17 @@ pub enum Scheduler {
     Rr,
 }
 
+/// What becomes of a request that a service has no backend for, by the names of a packet filter's verdicts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnNoBackend {
+    /// Its client is told at once: TCP by a reset, UDP by "port unreachable".
+    #[default]
+    Reject,
+    /// It is lost in silence.
+    Drop,
+}
+
 /// What a service's name stands for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -144,16 +158,54 @@ pub enum EndpointMode {
 }
 
 /// A port that nodes answer on for a service.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PublishedPort {
     /// The nodes' port.
     pub published: u16,
     /// The tasks' port.
     pub target: u16,
     /// TCP or UDP.
+    #[serde(default)]
     pub protocol: Protocol,
     /// On which nodes.
+    #[serde(default)]
     pub mode: PublishMode,
+    /// The one address that it answers at; none for each.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_ip: Option<IpAddr>,
+    /// The one interface of each node at whose addresses it answers; none for each.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
+    /// The nodes that answer; empty for each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nodes: Vec<String>,
+    /// The clients that may ask; empty for each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<IpNet>,
+}
+
+impl PublishedPort {
+    /// Whether a node may answer on it.
+    #[must_use]
+    pub fn is_on(&self, node: &str) -> bool {
+        self.nodes.is_empty() || self.nodes.iter().any(|named| named == node)
+    }
+
+    /// Whether a client may ask. Answers to what a node's own processes ask do not depend on it.
+    #[must_use]
+    pub fn admits(&self, client: IpAddr) -> bool {
+        self.sources.is_empty() || self.sources.iter().any(|range| range.contains(&client))
+    }
+}
+
+impl Service {
+    /// The single addresses that one of its ports answers at: the one that it names, or else, where it answers at every
+    /// address of the nodes, also those that are routed to several of them.
+    pub fn addresses_of<'a>(&'a self, port: &'a PublishedPort) -> impl Iterator<Item = IpAddr> + 'a {
+        let everywhere = port.host_ip.is_none() && port.interface.is_none();
+        let external = if everywhere { self.external.as_slice() } else { &[] };
+        port.host_ip.into_iter().chain(external.iter().copied())
+    }
 }
 
 /// A transport protocol.

@@ -16,14 +16,14 @@ use mesh_userspace::{
         server::{CONNECTIONS_MAX, IDLE_MAX},
         types::{Attach, EndpointState, ErrorBody, NetworkCreate, ServiceCreate, Vip},
     },
-    table::{EndpointMode, Protocol, PublishMode, PublishedPort, Scheduler},
+    table::{EndpointMode, OnNoBackend, Protocol, PublishMode, PublishedPort, Scheduler},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::UnixStream,
 };
 
-use crate::fake::{Directory, Server, dropped, ip};
+use crate::fake::{Directory, Server, dropped, ip, map_use};
 
 fn refused(error: ClientError) -> (u16, String) {
     match error {
@@ -47,6 +47,20 @@ async fn status_counts_and_knows_the_peers() {
     server.fake.edit(|snapshot| drop(snapshot.uplinks.remove("n3")));
     let status = server.client().status().await.unwrap();
     assert_eq!(status.peers[1].interface, None);
+}
+
+#[tokio::test]
+async fn status_warns_of_maps_that_are_nearly_full() {
+    let server = Server::start();
+    for (entries, warns) in [(58_982, false), (58_983, true)] {
+        let nearly = map_use("FLOWS", entries, 65_536);
+        *server.fake.maps.lock().unwrap() =
+            vec![nearly.clone(), map_use("SETTINGS", 1, 1), map_use("NODES", 9, 9)];
+        let status = server.client().status().await.unwrap();
+        assert_eq!(status.maps, [nearly, map_use("NODES", 9, 9)]);
+        let subjects: Vec<_> = status.problems.iter().map(|problem| problem.subject.as_str()).collect();
+        assert_eq!(subjects, if warns { &["map FLOWS"][..] } else { &[] }, "{entries}");
+    }
 }
 
 #[tokio::test]
@@ -99,16 +113,19 @@ async fn services_are_made_and_removed() {
         vips: vec![Vip { network: Some("blue".to_owned()), address: ip("10.0.9.5") }],
         scheduler: Scheduler::Rr,
         endpoint_mode: EndpointMode::Vip,
+        on_no_backend: OnNoBackend::Drop,
         ports: vec![PublishedPort {
             published: 53,
             target: 5353,
             protocol: Protocol::Udp,
             mode: PublishMode::Host,
+            ..PublishedPort::default()
         }],
     };
     let dns = client.create_service(&asked).await.unwrap();
     assert_eq!(dns.vips["blue"], [ip("10.0.9.5")]);
     assert_eq!((dns.scheduler, &dns.ports), (Scheduler::Rr, &asked.ports));
+    assert_eq!(dns.on_no_backend, OnNoBackend::Drop);
     assert_eq!(client.service("dns").await.unwrap(), dns);
     assert_eq!(client.services().await.unwrap().len(), 5);
     client.remove_service("dns").await.unwrap();
@@ -194,7 +211,7 @@ async fn drops_name_every_reason_also_for_a_kernel_that_knows_fewer() {
     assert_eq!((counted[0].reason.as_str(), counted[0].packets), ("not_a_peer", 3));
     assert_eq!(counted[1].sentence, Reason::Gateway.sentence());
     let stats = server.client().stats().await.unwrap();
-    assert_eq!((stats.dropped, stats.maps[0].entries), (5, 12));
+    assert_eq!((stats.dropped, stats.maps[0].entries), (5, Some(12)));
     let hooks: Vec<_> =
         stats.hooks.iter().map(|hook| (hook.hook.as_str(), hook.outcome.as_str(), hook.bytes)).collect();
     assert_eq!(hooks, [("xdp", "transmit", 500)]);

@@ -192,7 +192,7 @@ fn endpoint(node: &str, service: Option<&str>, network: &str, addresses: &[&str]
 }
 
 fn port(published: u16, target: u16, protocol: Protocol, mode: PublishMode) -> PublishedPort {
-    PublishedPort { published, target, protocol, mode }
+    PublishedPort { published, target, protocol, mode, ..PublishedPort::default() }
 }
 
 fn service(network: &str, vips: &[&str], scheduler: Scheduler, ports: Vec<PublishedPort>) -> Service {
@@ -200,6 +200,7 @@ fn service(network: &str, vips: &[&str], scheduler: Scheduler, ports: Vec<Publis
         vips: [(network.to_owned(), vips.iter().map(|address| ip(address)).collect())].into(),
         scheduler,
         endpoint_mode: mesh_userspace::table::EndpointMode::Vip,
+        on_no_backend: mesh_userspace::table::OnNoBackend::Reject,
         ports,
         external: vec![],
     }
@@ -343,6 +344,7 @@ pub(crate) struct Fake {
     /// What the next change is refused with.
     pub(crate) refuse: Mutex<Option<Refusal>>,
     pub(crate) flows: Mutex<FlowDump>,
+    pub(crate) maps: Mutex<Vec<MapUse>>,
     pub(crate) drops: Mutex<Vec<u64>>,
     /// How often a packet is traced at the moment; 0 for never.
     pub(crate) traced: Arc<AtomicU32>,
@@ -360,6 +362,7 @@ impl Default for Fake {
             changes: Mutex::default(),
             refuse: Mutex::default(),
             flows: Mutex::default(),
+            maps: Mutex::new(vec![map_use("FLOWS", 12, 65_536)]),
             drops: Mutex::default(),
             traced: Arc::default(),
             lines: Mutex::default(),
@@ -417,6 +420,7 @@ impl Fake {
                 let vips: Vec<&str> = vips.iter().map(String::as_str).collect();
                 let mut made = service(&network, &vips, asked.scheduler, asked.ports.clone());
                 made.endpoint_mode = asked.endpoint_mode;
+                made.on_no_backend = asked.on_no_backend;
                 table.services.insert(asked.name.clone(), made);
                 asked.name.clone()
             }
@@ -511,7 +515,7 @@ impl Control for Fake {
     }
 
     async fn map_uses(&self) -> Result<Vec<MapUse>, Refusal> {
-        Ok(vec![MapUse { name: "FLOWS".to_owned(), entries: 12, capacity: 65_536 }])
+        Ok(self.maps.lock().unwrap().clone())
     }
 
     async fn trace(&self, every: u32) -> Result<TraceStream, Refusal> {
@@ -571,6 +575,11 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.task.abort();
     }
+}
+
+/// A map of which so many entries are used.
+pub(crate) fn map_use(name: &str, entries: u64, capacity: u64) -> MapUse {
+    MapUse { name: name.to_owned(), entries: Some(entries), capacity, lost: 0 }
 }
 
 /// Counts of drops, by reason.

@@ -39,7 +39,7 @@ fn dump() -> FlowDump {
     const CLIENT: (&str, u16) = ("198.51.100.9", 40000);
     const NODE: (&str, u16) = ("192.0.2.2", 9200);
     const TASK: (&str, u16) = ("10.0.9.11", 9200);
-    let published = Flow { node: 2, service: 1, ..value(CLIENT, TASK, 97) };
+    let published = Flow { node: 2, service: 1, flags: flow_flags::NEW, ..value(CLIENT, TASK, 97) };
     let answer =
         Flow { node: 2, service: 1, flags: flow_flags::REPLY | flow_flags::FIN, ..value(NODE, CLIENT, 98) };
     let entry = Flow { backend: 4, service: 2, seen: 99, ..Flow::default() };
@@ -71,6 +71,7 @@ fn server() -> Server {
     let mut maps = crate::fake::maps();
     dump.entries[2].1.backend = maps.backend_index(ip("10.0.9.21"));
     dump.entries[3].1.backend = maps.backend_index(ip("10.0.9.12"));
+    dump.entries.sort_unstable_by_key(|(key, _)| *key);
     *server.fake.flows.lock().unwrap() = dump;
     server
 }
@@ -91,6 +92,8 @@ async fn each_kind_has_its_names() {
     assert_eq!(published.new_destination.unwrap().to_string(), "10.0.9.11:9200");
 
     assert!(answer.reply && answer.closing);
+    // Answers are as new as what they answer.
+    assert!(published.new && answer.new && !outside.new && !back.new);
     assert_eq!(answer.backend.as_deref(), Some("search.1"));
     assert_eq!(answer.new_source.unwrap().to_string(), "192.0.2.2:9200");
 

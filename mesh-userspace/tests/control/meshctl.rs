@@ -83,7 +83,7 @@ async fn every_list_and_every_inspection_prints() {
         (&["endpoint", "inspect", "tool"], "host interface  mesh00000004\n"),
         (&["flows", "ls"], "This node keeps no flow"),
         (&["drops"], "No packet was dropped"),
-        (&["stats"], "FLOWS  12       65,536    0.0 %\n"),
+        (&["stats"], "FLOWS  12       65,536    0.0 %  0\n"),
     ] {
         let text = stdout(&meshctl(&server, arguments).await);
         assert!(text.contains(says), "{arguments:?}: {text}");

@@ -68,6 +68,10 @@ pub struct Service {
     pub scheduler: String,
     /// As in the file: a string in the short form, or an object.
     pub ports: Vec<Value>,
+    /// Addresses that are routed to several nodes.
+    pub external: Vec<String>,
+    /// What becomes of a request while it has no backend; the default if `None`.
+    pub on_no_backend: Option<String>,
 }
 
 /// A task's attachment in the file.
@@ -203,6 +207,8 @@ impl Mesh {
             vip: Some(vip.to_owned()),
             scheduler: scheduler.to_owned(),
             ports: ports.iter().map(|&port| Value::from(port)).collect(),
+            external: Vec::new(),
+            on_no_backend: None,
         });
         self
     }
@@ -212,6 +218,24 @@ impl Mesh {
     pub fn port(mut self, port: Value) -> Self {
         if let Some(service) = self.services.last_mut() {
             service.ports.push(port);
+        }
+        self
+    }
+
+    /// With addresses of the service that was added last, which are routed to several nodes.
+    #[must_use]
+    pub fn external(mut self, addresses: &[&str]) -> Self {
+        if let Some(service) = self.services.last_mut() {
+            service.external.extend(addresses.iter().map(|&address| address.to_owned()));
+        }
+        self
+    }
+
+    /// With the service that was added last doing this with a request while it has no backend.
+    #[must_use]
+    pub fn on_no_backend(mut self, way: &str) -> Self {
+        if let Some(service) = self.services.last_mut() {
+            service.on_no_backend = Some(way.to_owned());
         }
         self
     }
@@ -328,8 +352,14 @@ impl Mesh {
             if let Some(vip) = &service.vip {
                 entry["vip"] = json!({ &service.network: vip });
             }
+            if let Some(way) = &service.on_no_backend {
+                entry["on_no_backend"] = json!(way);
+            }
             if !service.ports.is_empty() {
                 entry["ports"] = json!(service.ports);
+            }
+            if !service.external.is_empty() {
+                entry["external"] = json!(service.external);
             }
             (service.name.clone(), entry)
         });

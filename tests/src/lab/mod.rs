@@ -49,7 +49,9 @@ pub use self::{
     record::{Record, remains},
     router::FAR,
     server::Web,
-    sockets::{NameServer, UdpEcho, ask_tcp, ask_udp, reachable_tcp, udp_in_one_piece, udp_round_trip},
+    sockets::{
+        NameServer, TcpEcho, UdpEcho, ask_tcp, ask_udp, reachable_tcp, udp_in_one_piece, udp_round_trip,
+    },
     stream::{Delivery, Stream},
     transfer::{Summary, Transfer},
     vxlan::{VxlanDevice, mac_of},

@@ -3,7 +3,7 @@
 
 use std::{
     io::{ErrorKind, Read as _, Write as _},
-    net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
     sync::{
         Arc,
@@ -93,6 +93,55 @@ impl UdpEcho {
     /// If the address cannot be bound.
     pub fn start(host: &Host, address: SocketAddr) -> Result<Self> {
         Responder::start(host, address, <[u8]>::to_vec).map(Self)
+    }
+}
+
+/// A server that sends back what each connection brings, for as long as that lasts.
+#[derive(Debug)]
+pub struct TcpEcho {
+    address: SocketAddr,
+    namespace: super::Namespace,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl TcpEcho {
+    /// Starts it.
+    ///
+    /// # Errors
+    /// If the address cannot be bound.
+    pub fn start(host: &Host, address: SocketAddr) -> Result<Self> {
+        let listener = host.namespace.inside(|| TcpListener::bind(address))?;
+        let listener = listener.with_context(|| format!("{} cannot bind {address}", host.name()))?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = thread::spawn(move || {
+            for connection in listener.incoming() {
+                if stopped.load(Ordering::Relaxed) {
+                    break;
+                }
+                let Ok(mut connection) = connection else { continue };
+                // It ends with its connection, and that with its client.
+                thread::spawn(move || {
+                    let _ =
+                        connection.try_clone().and_then(|mut back| std::io::copy(&mut connection, &mut back));
+                });
+            }
+        });
+        Ok(Self { address, namespace: host.namespace.reopen()?, stop, thread: Some(thread) })
+    }
+}
+
+impl Drop for TcpEcho {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        // It waits for a connection: the last one.
+        let woken = self.namespace.inside(|| TcpStream::connect_timeout(&self.address, PATIENCE));
+        if let Some(thread) = self.thread.take()
+            && matches!(woken, Ok(Ok(_)))
+        {
+            let _ = thread.join();
+        }
     }
 }
 

@@ -5,14 +5,18 @@ use std::{fs, path::PathBuf};
 use anyhow::{Context as _, Result, ensure};
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray, RingBuf, lpm_trie::Key},
+    maps::{
+        Array, HashMap, LpmTrie, MapData, PerCpuArray, PerCpuValues, ProgramArray, RingBuf, lpm_trie::Key,
+    },
     programs::{ProgramError, SchedClassifier, TestRun as _, TestRunOptions, Xdp, XdpMode},
+    util::nr_cpus,
 };
 use mesh_common::{
     Reason,
     abi::{
-        Address, Attachment, Backend, Counter, Endpoint, EndpointKey, Flow, FlowKey, Hook, MacKey, Network,
-        Node, NodeIndex, Pod, Service, ServiceKey, Settings, Slot, Station, SubnetKey, Trace, Uplink,
+        Address, Allowance, AllowedKey, Attachment, Backend, Counter, Endpoint, EndpointKey, Flow, FlowKey,
+        Hook, Local, MacKey, Network, Node, NodeIndex, Pod, Service, ServiceKey, Settings, Shortage, Slot,
+        Station, SubnetKey, TargetKey, Trace, Uplink,
     },
     native::NodeTables,
 };
@@ -45,6 +49,9 @@ pub(crate) struct Kernel {
     traces: RingBuf<MapData>,
     drops: PerCpuArray<MapData, Raw<u64>>,
     counters: PerCpuArray<MapData, Raw<Counter>>,
+    shortages: PerCpuArray<MapData, Raw<u64>>,
+    new_flows: Array<MapData, Raw<FlowKey>>,
+    new_flows_turn: Array<MapData, Raw<u64>>,
     settings: Array<MapData, Raw<Settings>>,
     slots: Array<MapData, Raw<Slot>>,
     backends: Array<MapData, Raw<Backend>>,
@@ -53,13 +60,18 @@ pub(crate) struct Kernel {
     services: Hash<ServiceKey, Service>,
     endpoints: Hash<EndpointKey, Endpoint>,
     stations: Hash<MacKey, Station>,
+    targets: Hash<TargetKey, u32>,
     attachments: Hash<u32, Attachment>,
     networks: Hash<u32, Network>,
     peers: Hash<Address, NodeIndex>,
-    locals: Hash<Address, u32>,
+    locals: Hash<Address, Local>,
     uplinks: Hash<u32, Uplink>,
     flows: Hash<FlowKey, Flow>,
     subnets: LpmTrie<MapData, Raw<SubnetKey>, Raw<u32>>,
+    allowed: LpmTrie<MapData, Raw<AllowedKey>, Raw<u32>>,
+    allowance: PerCpuArray<MapData, Raw<Allowance>>,
+    /// They forget their programs when nobody has them open.
+    _refusing: [ProgramArray<MapData>; 2],
     /// The interface that packets from the wire come in by.
     uplink: u32,
 }
@@ -79,13 +91,17 @@ impl Kernel {
             format!("no eBPF object at {}: `cargo xtask build-ebpf` makes it", path.display())
         })?;
         let mut programs = EbpfLoader::new().default_map_pin_directory(pins).load(&bytes)?;
-        for name in ["endpoint_tc", "host_tc", "underlay_tc"] {
+        for name in ["endpoint_tc", "host_tc", "underlay_tc", "refuse_tc"] {
             tc(&mut programs, name)?.load().with_context(|| format!("cannot load {name}"))?;
         }
-        let xdp: &mut Xdp =
-            programs.program_mut("underlay_xdp").context("no program underlay_xdp")?.try_into()?;
-        xdp.load()?;
-        xdp.attach_to_if_index(uplink, XdpMode::Driver)?;
+        xdp(&mut programs, "refuse_xdp")?.load()?;
+        let mut at_tc = map!(programs, ProgramArray, "REFUSE_TC");
+        at_tc.set(0, tc(&mut programs, "refuse_tc")?.fd()?, 0)?;
+        let mut at_xdp = map!(programs, ProgramArray, "REFUSE_XDP");
+        at_xdp.set(0, xdp(&mut programs, "refuse_xdp")?.fd()?, 0)?;
+        let underlay = xdp(&mut programs, "underlay_xdp")?;
+        underlay.load()?;
+        underlay.attach_to_if_index(uplink, XdpMode::Driver)?;
         Ok(Self {
             traces: map!(programs, RingBuf, "TRACES"),
             drops: map!(programs, PerCpuArray, "DROPS"),
@@ -98,6 +114,10 @@ impl Kernel {
             services: map!(programs, HashMap, "SERVICES"),
             endpoints: map!(programs, HashMap, "ENDPOINTS"),
             stations: map!(programs, HashMap, "STATIONS"),
+            targets: map!(programs, HashMap, "TARGETS"),
+            shortages: map!(programs, PerCpuArray, "SHORTAGES"),
+            new_flows: map!(programs, Array, "NEW_FLOWS"),
+            new_flows_turn: map!(programs, Array, "NEW_FLOWS_TURN"),
             attachments: map!(programs, HashMap, "ATTACHMENTS"),
             networks: map!(programs, HashMap, "NETWORKS"),
             peers: map!(programs, HashMap, "PEERS"),
@@ -105,12 +125,15 @@ impl Kernel {
             uplinks: map!(programs, HashMap, "UPLINKS"),
             flows: map!(programs, HashMap, "FLOWS"),
             subnets: map!(programs, LpmTrie, "SUBNETS"),
+            allowed: map!(programs, LpmTrie, "ALLOWED"),
+            allowance: map!(programs, PerCpuArray, "ALLOWANCE"),
+            _refusing: [at_tc, at_xdp],
             programs,
             uplink,
         })
     }
 
-    /// Makes the kernel's tables what a node's are, and forgets all flows.
+    /// Makes the kernel's tables what a node's are.
     pub(crate) fn fill(&mut self, node: &NodeTables) -> Result<()> {
         // Each packet is traced: the trace tells what the program decided.
         self.settings.set(0, Raw(Settings { trace_every: 1, ..node.settings }), 0)?;
@@ -123,18 +146,32 @@ impl Kernel {
         fill_hash(&mut self.services, &node.services)?;
         fill_hash(&mut self.endpoints, &node.endpoints)?;
         fill_hash(&mut self.stations, &node.stations)?;
+        fill_hash(&mut self.targets, &node.targets.iter().map(|key| (*key, 1)).collect())?;
         fill_hash(&mut self.attachments, &node.attachments)?;
         fill_hash(&mut self.networks, &node.networks)?;
         fill_hash(&mut self.peers, &node.peers)?;
         fill_hash(&mut self.locals, &node.locals)?;
         fill_hash(&mut self.uplinks, &node.uplinks)?;
-        fill_hash(&mut self.flows, &Default::default())?;
+        fill_hash(&mut self.flows, &node.flows().into_iter().collect())?;
+        // As far as the world before this one took places, and one more that the test itself may have filled.
+        for place in 0..=self.next_place()? {
+            self.new_flows.set(place, Raw(FlowKey::default()), 0)?;
+        }
+        self.new_flows_turn.set(0, Raw(0), 0)?;
         let keys: Vec<_> = self.subnets.keys().collect::<Result<_, _>>()?;
         for key in keys {
             self.subnets.remove(&key)?;
         }
         for (key, bits, value) in node.subnets.entries() {
             self.subnets.insert(&Key::new(bits, Raw(key)), Raw(value), 0)?;
+        }
+        let keys: Vec<_> = self.allowed.keys().collect::<Result<_, _>>()?;
+        for key in keys {
+            self.allowed.remove(&key)?;
+        }
+        for (SubnetKey { vni: service, address }, bits, _) in node.allowed.entries() {
+            let key = AllowedKey { service, address };
+            self.allowed.insert(&Key::new(bits, Raw(key)), Raw(1), 0)?;
         }
         Ok(())
     }
@@ -159,14 +196,7 @@ impl Kernel {
             Hook::Endpoint => tc(&mut self.programs, "endpoint_tc")?.test_run(options),
             Hook::Host => tc(&mut self.programs, "host_tc")?.test_run(options),
             Hook::Underlay => tc(&mut self.programs, "underlay_tc")?.test_run(options),
-            Hook::Xdp => {
-                let program: &mut Xdp = self
-                    .programs
-                    .program_mut("underlay_xdp")
-                    .context("no program underlay_xdp")?
-                    .try_into()?;
-                program.test_run(options)
-            }
+            Hook::Xdp => xdp(&mut self.programs, "underlay_xdp")?.test_run(options),
         };
         let ran = match ran {
             Ok(ran) => ran,
@@ -183,6 +213,27 @@ impl Kernel {
         drop(trace);
         ensure!(self.traces.next().is_none(), "the program traced more than one packet");
         Ok(Some(Ran { code: ran.return_value, bytes, trace: record }))
+    }
+
+    /// The place of the queue of new flows that the next one takes.
+    pub(crate) fn next_place(&self) -> Result<u32> {
+        Ok(u32::try_from(self.new_flows_turn.get(&0, 0)?.0)?)
+    }
+
+    /// The key in a place of the queue of new flows.
+    pub(crate) fn queued(&self, place: u32) -> Result<FlowKey> {
+        Ok(self.new_flows.get(&place, 0)?.0)
+    }
+
+    /// Puts a key into a place of the queue of new flows.
+    pub(crate) fn set_queued(&mut self, place: u32, key: FlowKey) -> Result<()> {
+        Ok(self.new_flows.set(place, Raw(key), 0)?)
+    }
+
+    /// Sets what every processor may still send of errors and resets.
+    pub(crate) fn set_allowance(&mut self, allowance: Allowance) -> Result<()> {
+        let all = PerCpuValues::try_from(vec![Raw(allowance); nr_cpus().map_err(|(_, error)| error)?])?;
+        Ok(self.allowance.set(0, all, 0)?)
     }
 
     pub(crate) fn flow(&self, key: &FlowKey) -> Option<Flow> {
@@ -212,6 +263,13 @@ impl Kernel {
             .collect()
     }
 
+    /// How often there was no room, by what for, since the programs were loaded.
+    pub(crate) fn shortages(&self) -> Result<Vec<u64>> {
+        (0..Shortage::ALL.len() as u32)
+            .map(|index| Ok(self.shortages.get(&index, 0)?.iter().map(|count| count.0).sum()))
+            .collect()
+    }
+
     /// Packets and bytes by hook and outcome, since the programs were loaded.
     pub(crate) fn counters(&self) -> Result<Vec<Counter>> {
         (0..Counter::COUNT)
@@ -235,6 +293,10 @@ fn object() -> PathBuf {
 }
 
 fn tc<'a>(programs: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier> {
+    Ok(programs.program_mut(name).with_context(|| format!("no program {name}"))?.try_into()?)
+}
+
+fn xdp<'a>(programs: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {
     Ok(programs.program_mut(name).with_context(|| format!("no program {name}"))?.try_into()?)
 }
 

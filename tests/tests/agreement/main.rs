@@ -12,8 +12,8 @@ use std::{collections::BTreeSet, fmt::Write as _, thread};
 use anyhow::{Result, bail, ensure};
 use mesh_common::{
     Packet as _, Reason, Verdict,
-    abi::{Counter, Flow, FlowKey, Hook, Outcome},
-    native::Buffer,
+    abi::{Allowance, Counter, Flow, FlowKey, Hook, Outcome, Shortage},
+    native::{Buffer, finish},
     pipeline,
 };
 use nix::time::{ClockId, clock_gettime};
@@ -36,9 +36,13 @@ struct Lives {
     kernel: Kernel,
     world: World,
     drops: Vec<u64>,
+    /// New flows that gave way in the worlds before this one.
+    gave_way: u64,
     counters: Vec<Counter>,
     /// Runs by hook and outcome are in the counters; these are the packets that the kernel takes for no test.
     refused: usize,
+    /// Packets so far.
+    turn: u64,
 }
 
 #[test]
@@ -60,6 +64,7 @@ fn both_lives_agree_on_every_packet() -> Result<()> {
                 if let Err(error) = lives.compare(&frame) {
                     bail!("packet {index} of the world with the seed {world_seed:#x}: {error:#}");
                 }
+                lives.fill_the_queue(&mut random)?;
                 seen += 1;
             }
             lives.settle()?;
@@ -108,11 +113,12 @@ impl Lives {
     fn new(mut kernel: Kernel, world: World) -> Result<Self> {
         kernel.fill(&world.node)?;
         let (drops, counters) = (kernel.drops()?, kernel.counters()?);
-        Ok(Self { kernel, world, drops, counters, refused: 0 })
+        Ok(Self { kernel, world, drops, gave_way: 0, counters, refused: 0, turn: 0 })
     }
 
     fn enter(&mut self, world: World) -> Result<()> {
         self.kernel.fill(&world.node)?;
+        self.gave_way += self.world.node.shortages(Shortage::NewFlows);
         self.world = world;
         Ok(())
     }
@@ -135,6 +141,11 @@ impl Lives {
             frame
         };
         let ingress = if let Entry::Endpoint(ifindex) = frame.entry { ifindex } else { 0 };
+        // Two clocks would ration differently: enough for one answer, or, now and then, for none.
+        self.turn += 1;
+        let allowance = if self.turn.is_multiple_of(8) { Allowance::NONE } else { Allowance::default() };
+        self.kernel.set_allowance(allowance)?;
+        self.world.node.set_allowance(allowance);
         let before = seconds()?;
         let Some(ran) = self.kernel.run(hook, &frame.bytes, ingress, frame.is_aggregate)? else {
             ensure!(is_no_test(&frame.bytes), "the kernel refuses {}", hex(&frame.bytes));
@@ -151,7 +162,7 @@ impl Lives {
         let mut faults = String::new();
         check_verdict(&mut faults, hook, verdict, &ran, self.world.node.uplinks.keys().next().copied());
         // What is lost is nobody's any more.
-        if verdict.outcome() != Outcome::Drop && packet.bytes() != ran.bytes {
+        if !matches!(verdict.outcome(), Outcome::Drop | Outcome::Learn) && packet.bytes() != ran.bytes {
             let _ = write!(faults, "\nnative {}\nkernel {}", hex(packet.bytes()), hex(&ran.bytes));
         }
         if ran.trace.length as usize != frame.bytes.len() {
@@ -219,6 +230,18 @@ impl Lives {
         }
     }
 
+    /// Now and then, has the next new flow find the queue full: one that is known stands in its place.
+    fn fill_the_queue(&mut self, random: &mut Random) -> Result<()> {
+        let flows = self.world.node.flows();
+        if flows.is_empty() || !random.one_in(4) {
+            return Ok(());
+        }
+        let (key, _) = random.pick(&flows);
+        let place = self.world.node.next_place();
+        self.world.node.set_queued(place, key);
+        self.kernel.set_queued(place, key)
+    }
+
     /// Compares what is kept over many packets.
     fn settle(&self) -> Result<()> {
         let (native, kernel) = (self.world.node.flows(), self.kernel.flows()?);
@@ -234,6 +257,15 @@ impl Lives {
                 alone(&kernel, &native)
             );
         }
+        let (native, kernel) = (self.world.node.next_place(), self.kernel.next_place()?);
+        ensure!(native == kernel, "{native} new flows were queued, and in the kernel {kernel}");
+        for place in 0..native {
+            let (native, kernel) = (self.world.node.queued(place), self.kernel.queued(place)?);
+            ensure!(
+                native == Some(kernel),
+                "place {place} of the queue holds {native:?}, and in the kernel {kernel:?}"
+            );
+        }
         for service in 0..64 {
             let (native, kernel) = (self.world.node.cursor(service), self.kernel.cursor(service)?);
             ensure!(
@@ -246,6 +278,12 @@ impl Lives {
             "the kernel counts {:?}, not {:?}",
             self.kernel.counters()?,
             self.counters
+        );
+        let gave_way = self.gave_way + self.world.node.shortages(Shortage::NewFlows);
+        ensure!(
+            self.kernel.shortages()? == [gave_way, 0, 0, 0],
+            "the kernel counts {:?} shortages, not {gave_way} of new flows",
+            self.kernel.shortages()?
         );
         ensure!(
             self.kernel.drops()? == self.drops,
@@ -299,6 +337,7 @@ impl Lives {
                 );
             }
         }
+        ensure!(self.gave_way != 0, "no new flow gave way to a newer one");
         // The kernel never lacks room for such small packets, and every interface has a network.
         let never = [Reason::NoRoom, Reason::NoPort];
         for reason in Reason::ALL.into_iter().filter(|reason| !never.contains(reason)) {
@@ -310,11 +349,16 @@ impl Lives {
 
 /// Runs a packet through the native life.
 fn native(world: &World, hook: Hook, ingress: u32, packet: &mut Buffer) -> Verdict {
+    let (at_tc, at_xdp) = (world.node.at_tc(), world.node.at_xdp());
+    let verdict = match hook {
+        Hook::Endpoint => pipeline::from_endpoint(packet, &at_tc, ingress),
+        Hook::Host => pipeline::from_host(packet, &at_tc),
+        Hook::Underlay => pipeline::from_underlay(packet, &at_tc),
+        Hook::Xdp => pipeline::from_underlay(packet, &at_xdp),
+    };
     match hook {
-        Hook::Endpoint => pipeline::from_endpoint(packet, &world.node.at_tc(), ingress),
-        Hook::Host => pipeline::from_host(packet, &world.node.at_tc()),
-        Hook::Underlay => pipeline::from_underlay(packet, &world.node.at_tc()),
-        Hook::Xdp => pipeline::from_underlay(packet, &world.node.at_xdp()),
+        Hook::Xdp => finish(packet, &at_xdp, verdict, ingress),
+        _ => finish(packet, &at_tc, verdict, ingress),
     }
 }
 

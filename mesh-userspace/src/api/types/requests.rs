@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::table::{EndpointMode, Protocol, PublishedPort, Scheduler};
+use crate::table::{EndpointMode, OnNoBackend, Protocol, PublishedPort, Scheduler};
 
 /// A new network: `POST /v1/networks`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +42,9 @@ pub struct ServiceCreate {
     /// Whether its name stands for a virtual IP or for its tasks' addresses.
     #[serde(default)]
     pub endpoint_mode: EndpointMode,
+    /// What becomes of a request while it has no backend.
+    #[serde(default)]
+    pub on_no_backend: OnNoBackend,
     /// The ports that nodes answer on for it.
     #[serde(default)]
     pub ports: Vec<PublishedPort>,

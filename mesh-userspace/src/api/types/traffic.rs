@@ -48,6 +48,8 @@ pub struct Flow {
     pub idle: u64,
     /// A FIN or RST has passed.
     pub closing: bool,
+    /// Nothing proves yet that there is somebody at its other end: it gives way when too many such wait.
+    pub new: bool,
 }
 
 /// What a flow belongs to.
@@ -104,10 +106,12 @@ pub struct HookCount {
 pub struct MapUse {
     /// Its name in the eBPF object.
     pub name: String,
-    /// Entries in use.
-    pub entries: u64,
-    /// Entries that it has room for.
+    /// Entries in use, of flows as the daemon last counted them; none where the kernel does not tell.
+    pub entries: Option<u64>,
+    /// Entries that it has room for; of the ring of traces, bytes.
     pub capacity: u64,
+    /// How often, since the maps were made, the programs found no room, or forgot a flow that had not proved itself.
+    pub lost: u64,
 }
 
 /// A traced packet: one line of `GET /v1/trace`.

@@ -5,7 +5,8 @@ use std::{collections::BTreeMap, net::IpAddr};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::table::{EndpointMode, PublishedPort, Scheduler};
+use super::MapUse;
+use crate::table::{EndpointMode, OnNoBackend, PublishedPort, Scheduler};
 
 /// The daemon and its node: `GET /v1/status`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +27,8 @@ pub struct Status {
     pub programs: Vec<Program>,
     /// The other nodes.
     pub peers: Vec<Peer>,
+    /// How full the kernel's maps are.
+    pub maps: Vec<MapUse>,
     /// What is wrong.
     pub problems: Vec<Problem>,
 }
@@ -129,6 +132,9 @@ pub struct Service {
     pub scheduler: Scheduler,
     /// What its name stands for.
     pub endpoint_mode: EndpointMode,
+    /// What becomes of a request while it has no backend.
+    #[serde(default)]
+    pub on_no_backend: OnNoBackend,
     /// The ports that nodes answer on for it.
     pub ports: Vec<PublishedPort>,
     /// Addresses routed to several nodes, on each of which it answers.

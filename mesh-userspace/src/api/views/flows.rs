@@ -24,7 +24,7 @@ pub(in crate::api) fn flows(snapshot: &Snapshot, dump: &FlowDump, filter: &FlowF
     let mut matching: Vec<Flow> = dump
         .entries
         .iter()
-        .map(|(key, value)| flow(&mut names, key, value, dump.now))
+        .map(|(key, value)| flow(&mut names, dump, key, value))
         .filter(|flow| matches(snapshot, flow, filter))
         .collect();
     matching.sort_by(|a, b| {
@@ -71,7 +71,7 @@ impl<'a> Names<'a> {
     }
 }
 
-fn flow(names: &mut Names<'_>, key: &abi::FlowKey, value: &abi::Flow, now: u64) -> Flow {
+fn flow(names: &mut Names<'_>, dump: &FlowDump, key: &abi::FlowKey, value: &abi::Flow) -> Flow {
     let kind = kind(key.scope);
     let reply = value.flags & flow_flags::REPLY != 0;
     let chosen = (value.backend != 0).then(|| names.snapshot.lookup.backend(value.backend)).flatten();
@@ -101,9 +101,23 @@ fn flow(names: &mut Names<'_>, key: &abi::FlowKey, value: &abi::Flow, now: u64) 
                 .map_or_else(|| address.to_string(), |name| (*name).clone())
         }),
         entry: (value.node != 0).then(|| names.node(value.node)).flatten(),
-        idle: now.saturating_sub(value.seen),
+        idle: dump.now.saturating_sub(value.seen),
         closing: value.flags & (flow_flags::FIN | flow_flags::RST) != 0,
+        new: is_new(dump, key, value),
     }
+}
+
+/// Whether a flow has not proved itself; of answers, the other direction tells.
+fn is_new(dump: &FlowDump, key: &abi::FlowKey, value: &abi::Flow) -> bool {
+    let there = if value.flags & flow_flags::REPLY == 0 {
+        Some(value)
+    } else {
+        let back_key = value.back_key(key);
+        let place =
+            back_key.and_then(|back_key| dump.entries.binary_search_by_key(&back_key, |(key, _)| *key).ok());
+        place.and_then(|place| dump.entries.get(place)).map(|(_, flow)| flow)
+    };
+    there.is_some_and(|flow| flow.flags & flow_flags::NEW != 0)
 }
 
 /// What a flow belongs to: the scope's upper eight bits. A number that is no [`Space`] counts as a network's.

@@ -15,8 +15,8 @@ use mesh_common::{
 use super::{
     Snapshot,
     types::{
-        Backend, Counts, DropCount, Endpoint, EndpointState, HookCount, MapUse, Network, Node, Peer, Service,
-        Stats, Status,
+        Backend, Counts, DropCount, Endpoint, EndpointState, HookCount, MapUse, Network, Node, Peer, Problem,
+        Service, Stats, Status,
     },
 };
 use crate::table;
@@ -26,7 +26,7 @@ pub(super) use flows::flows;
 pub(super) use trace::Tracer;
 
 /// The daemon and its node.
-pub(super) fn status(snapshot: &Snapshot, now: SystemTime) -> Status {
+pub(super) fn status(snapshot: &Snapshot, maps: Vec<MapUse>, now: SystemTime) -> Status {
     let table = &snapshot.table;
     Status {
         node: snapshot.node.clone(),
@@ -57,8 +57,41 @@ pub(super) fn status(snapshot: &Snapshot, now: SystemTime) -> Status {
                 }
             })
             .collect(),
-        problems: snapshot.problems.clone(),
+        problems: snapshot.problems.iter().cloned().chain(maps.iter().filter_map(nearly_full)).collect(),
+        maps: with_room(maps),
     }
+}
+
+/// The warning that a map will soon have no room, from nine tenths on.
+fn nearly_full(map: &MapUse) -> Option<Problem> {
+    // A table of one entry is full by nature; and what leaves these keeps its number, while there are others to give.
+    if map.capacity == 1 || ["NODES", "BACKENDS"].contains(&map.name.as_str()) {
+        return None;
+    }
+    let entries =
+        map.entries.filter(|entries| entries.saturating_mul(10) >= map.capacity.saturating_mul(9))?;
+    let message = match map.name.as_str() {
+        "FLOWS" => {
+            "Once it is full, the flows that have been quiet for longest are forgotten. Spread the clients over more \
+            nodes."
+        }
+        "NEW_FLOWS" => {
+            "More flows begin than prove that there is somebody at their other end: this may be a flood. Flows \
+            that have proved themselves stay; new ones may be forgotten before they do."
+        }
+        _ => {
+            "Once it is full, this node can follow no further changes. Remove networks, services or endpoints that are no \
+            longer needed."
+        }
+    };
+    let room = format!("{entries} of its {} entries are used.", map.capacity);
+    Some(Problem { subject: format!("map {}", map.name), message: format!("{room} {message}") })
+}
+
+/// The maps but those of one entry, like the settings', which are full by nature.
+fn with_room(mut maps: Vec<MapUse>) -> Vec<MapUse> {
+    maps.retain(|map| map.capacity > 1);
+    maps
 }
 
 /// Every node.
@@ -115,6 +148,7 @@ pub(super) fn service(snapshot: &Snapshot, name: &str, service: &table::Service)
         vips: service.vips.clone(),
         scheduler: service.scheduler,
         endpoint_mode: service.endpoint_mode,
+        on_no_backend: service.on_no_backend,
         ports: service.ports.clone(),
         external: service.external.clone(),
         backends: endpoints_where(snapshot, |endpoint| endpoint.service.as_deref() == Some(name)),
@@ -195,8 +229,7 @@ pub(super) fn stats(drops: &[u64], counters: &[Counter], maps: Vec<MapUse>) -> S
                 })
             })
             .collect(),
-        // A table of one entry, like the settings', is full by nature.
-        maps: maps.into_iter().filter(|map| map.capacity > 1).collect(),
+        maps: with_room(maps),
     }
 }
 

@@ -1,5 +1,7 @@
 //! Services.
 
+use std::net::IpAddr;
+
 use super::{addresses, names};
 use crate::{
     api::types::{Service, protocol_name},
@@ -7,7 +9,8 @@ use crate::{
         screen::{Paint, facts, table},
         units::plural,
     },
-    table::{EndpointMode, PublishMode, PublishedPort, Scheduler},
+    spec::listed,
+    table::{EndpointMode, OnNoBackend, PublishMode, PublishedPort, Scheduler},
 };
 
 /// A list.
@@ -41,6 +44,13 @@ pub(in crate::cli) fn service(service: &Service) -> String {
             match service.endpoint_mode {
                 EndpointMode::Vip => "vip".to_owned(),
                 EndpointMode::Dnsrr => "dnsrr".to_owned(),
+            },
+        ),
+        (
+            "no backend",
+            match service.on_no_backend {
+                OnNoBackend::Reject => "reject".to_owned(),
+                OnNoBackend::Drop => "drop".to_owned(),
             },
         ),
         ("virtual IPs", vips(service, "\n")),
@@ -94,7 +104,23 @@ fn port(port: &PublishedPort) -> String {
         PublishMode::Ingress => "",
         PublishMode::Host => " (host)",
     };
-    format!("{}→{}/{}{mode}", port.published, port.target, protocol_name(port.protocol))
+    let at = match port.host_ip {
+        Some(address @ IpAddr::V6(_)) => format!("[{address}]:"),
+        Some(address) => format!("{address}:"),
+        None => String::new(),
+    };
+    let mut limits = String::new();
+    if let Some(interface) = &port.interface {
+        limits.push_str(&format!(" at {interface}"));
+    }
+    if !port.nodes.is_empty() {
+        limits.push_str(&format!(" on {}", listed(&port.nodes, "and")));
+    }
+    if !port.sources.is_empty() {
+        let sources: Vec<String> = port.sources.iter().map(ToString::to_string).collect();
+        limits.push_str(&format!(" from {}", listed(&sources, "and")));
+    }
+    format!("{at}{}→{}/{}{mode}{limits}", port.published, port.target, protocol_name(port.protocol))
 }
 
 #[cfg(test)]
@@ -103,7 +129,13 @@ mod tests {
     use crate::table::Protocol;
 
     fn sample() -> Vec<Service> {
-        let port = |published, target, protocol, mode| PublishedPort { published, target, protocol, mode };
+        let port = |published, target, protocol, mode| PublishedPort {
+            published,
+            target,
+            protocol,
+            mode,
+            ..PublishedPort::default()
+        };
         vec![
             Service {
                 name: "search".to_owned(),
@@ -111,6 +143,7 @@ mod tests {
                     .into(),
                 scheduler: Scheduler::Mh,
                 endpoint_mode: EndpointMode::Vip,
+                on_no_backend: OnNoBackend::Reject,
                 ports: vec![
                     port(9200, 9200, Protocol::Tcp, PublishMode::Ingress),
                     port(53, 5353, Protocol::Udp, PublishMode::Host),
@@ -123,6 +156,7 @@ mod tests {
                 vips: [].into(),
                 scheduler: Scheduler::Rr,
                 endpoint_mode: EndpointMode::Dnsrr,
+                on_no_backend: OnNoBackend::Drop,
                 ports: vec![],
                 external: vec!["198.51.100.7".parse().unwrap()],
                 backends: vec![],
@@ -151,6 +185,7 @@ db      rr         –                         –                              
 name           search
 scheduler      mh
 endpoint mode  vip
+no backend     reject
 virtual IPs    blue 10.0.9.2, fd00:9::2
 ports          9200→9200/tcp, 53→5353/udp (host)
 external       –
@@ -163,11 +198,32 @@ backends       search.1, search.2
 name           db
 scheduler      rr
 endpoint mode  dnsrr
+no backend     drop
 virtual IPs    –
 ports          –
 external       198.51.100.7
 backends       –
 "
+        );
+    }
+
+    #[test]
+    fn limits_of_ports() {
+        let shown = |limits: PublishedPort| port(&PublishedPort { published: 80, target: 8080, ..limits });
+        let plain = PublishedPort::default;
+        assert_eq!(shown(plain()), "80→8080/tcp");
+        let host_ip = |text: &str| PublishedPort { host_ip: Some(text.parse().unwrap()), ..plain() };
+        assert_eq!(shown(host_ip("192.0.2.1")), "192.0.2.1:80→8080/tcp");
+        assert_eq!(shown(host_ip("2001:db8::1")), "[2001:db8::1]:80→8080/tcp");
+        assert_eq!(
+            shown(PublishedPort {
+                interface: Some("eth0".to_owned()),
+                nodes: vec!["n1".to_owned(), "n2".to_owned()],
+                sources: vec!["10.0.0.0/8".parse().unwrap()],
+                mode: PublishMode::Host,
+                ..plain()
+            }),
+            "80→8080/tcp (host) at eth0 on n1 and n2 from 10.0.0.0/8"
         );
     }
 

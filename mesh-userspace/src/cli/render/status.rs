@@ -1,7 +1,8 @@
 //! The state of a node.
 
+use super::traffic;
 use crate::{
-    api::types::{Peer, Program, Status},
+    api::types::{MapUse, Peer, Program, Status},
     cli::{
         screen::{Entry, Paint, Tone, facts, table},
         units::{age, plural},
@@ -35,6 +36,8 @@ pub(in crate::cli) fn status(status: &Status, paint: Paint) -> String {
     text.push_str(&programs(&status.programs, paint));
     text.push_str(&section(paint, "Peers"));
     text.push_str(&peers(&status.peers, paint));
+    text.push_str(&section(paint, "Maps"));
+    text.push_str(&maps_in_use(&status.maps, paint));
     text.push_str(&section(paint, "Problems"));
     if status.problems.is_empty() {
         text.push_str(&paint.tone(Tone::Good, "none"));
@@ -69,6 +72,15 @@ fn programs(programs: &[Program], paint: Paint) -> String {
             ]
         }),
     )
+}
+
+fn maps_in_use(maps: &[MapUse], paint: Paint) -> String {
+    let is_used = |map: &&MapUse| map.lost > 0 || map.entries.is_some_and(|entries| entries > 0);
+    let mut used = maps.iter().filter(is_used).peekable();
+    if used.peek().is_none() {
+        return "none is in use\n".to_owned();
+    }
+    traffic::maps(used, paint)
 }
 
 fn peers(peers: &[Peer], paint: Paint) -> String {
@@ -130,6 +142,11 @@ mod tests {
                     mtu: None,
                 },
             ],
+            maps: vec![
+                MapUse { name: "FLOWS".to_owned(), entries: Some(1_000), capacity: 262_144, lost: 0 },
+                MapUse { name: "DIALLED".to_owned(), entries: None, capacity: 16_384, lost: 0 },
+                MapUse { name: "UPLINKS".to_owned(), entries: Some(0), capacity: 256, lost: 0 },
+            ],
             problems: vec![Problem {
                 subject: "node n3".to_owned(),
                 message: "This node has no route to 192.0.2.3. Add one.".to_owned(),
@@ -158,6 +175,10 @@ NODE  ADDRESS    ROUTE     MTU
 n2    192.0.2.2  by eth0   1500
 n3    192.0.2.3  no route  –
 
+Maps
+MAP    ENTRIES  CAPACITY  FULL   NO ROOM
+FLOWS  1,000    262,144   0.4 %  0
+
 Problems
 node n3: This node has no route to 192.0.2.3. Add one.
 "
@@ -170,6 +191,7 @@ node n3: This node has no route to 192.0.2.3. Add one.
             address: None,
             programs: vec![],
             peers: vec![],
+            maps: vec![],
             problems: vec![],
             counts: Counts { nodes: 1, ..Counts::default() },
             ..sample()
@@ -187,6 +209,9 @@ none is attached: the problems below say why, or meshd is still starting
 
 Peers
 none: this node is the whole mesh
+
+Maps
+none is in use
 
 Problems
 none

@@ -1,7 +1,7 @@
 //! What moves, and what is lost.
 
 use crate::{
-    api::types::{DropCount, Flow, FlowKind, Flows, Stats, TraceLine},
+    api::types::{DropCount, Flow, FlowKind, Flows, MapUse, Stats, TraceLine},
     cli::{
         screen::{Entry, Paint, Tone, table},
         units::{age, bytes, count, percent},
@@ -74,6 +74,8 @@ fn becomes(flow: &Flow) -> String {
 fn idle(flow: &Flow) -> Entry {
     if flow.closing {
         Entry::new(Tone::Faint, format!("{}, closing", age(flow.idle)))
+    } else if flow.new {
+        Entry::new(Tone::Faint, format!("{}, new", age(flow.idle)))
     } else {
         age(flow.idle).into()
     }
@@ -118,25 +120,31 @@ pub(in crate::cli) fn stats(stats: &Stats, paint: Paint) -> String {
         ));
         text.push('\n');
     }
-    text.push_str(&table(
+    text.push_str(&maps(&stats.maps, paint));
+    text
+}
+
+/// How full maps are.
+pub(super) fn maps<'a>(maps: impl IntoIterator<Item = &'a MapUse>, paint: Paint) -> String {
+    table(
         paint,
-        ["MAP", "ENTRIES", "CAPACITY", "FULL"],
-        stats.maps.iter().map(|map| {
+        ["MAP", "ENTRIES", "CAPACITY", "FULL", "NO ROOM"],
+        maps.into_iter().map(|map| {
+            let unknown = || Entry::new(Tone::Faint, "–");
             // A full map refuses what is new: time to look before it is.
-            let tone = if map.entries.saturating_mul(10) >= map.capacity.saturating_mul(9) {
-                Tone::Bad
-            } else {
-                Tone::Plain
-            };
+            let is_nearly_full = |entries: u64| entries.saturating_mul(10) >= map.capacity.saturating_mul(9);
+            let tone = |is_bad| if is_bad { Tone::Bad } else { Tone::Plain };
             [
                 map.name.as_str().into(),
-                count(map.entries).into(),
+                map.entries.map_or_else(unknown, |entries| count(entries).into()),
                 count(map.capacity).into(),
-                Entry::new(tone, percent(map.entries, map.capacity)),
+                map.entries.map_or_else(unknown, |entries| {
+                    Entry::new(tone(is_nearly_full(entries)), percent(entries, map.capacity))
+                }),
+                Entry::new(tone(map.lost > 0), count(map.lost)),
             ]
         }),
-    ));
-    text
+    )
 }
 
 /// A traced packet, on one line.
@@ -207,6 +215,7 @@ mod tests {
             entry: Some("n2".to_owned()),
             idle: 3,
             closing: false,
+            new: false,
         }
     }
 
@@ -229,6 +238,7 @@ mod tests {
             new_destination: None,
             entry: None,
             idle: 0,
+            new: true,
             ..flow()
         };
         let list =
@@ -237,7 +247,7 @@ mod tests {
             flows(&list, Paint::plain()),
             "\
 KIND                PROTOCOL  SOURCE              DESTINATION         BECOMES                         SERVICE  BACKEND   IDLE
-entry               tcp       198.51.100.9:40000  192.0.2.2:9200      –                               search   search.1  0 s
+entry               tcp       198.51.100.9:40000  192.0.2.2:9200      –                               search   search.1  0 s, new
 client (blue)       tcp       198.51.100.9:40000  192.0.2.2:9200      to 10.0.9.11:80 by n2           search   search.1  3 s
 task answer (blue)  tcp       10.0.9.11:80        198.51.100.9:40000  from 192.0.2.2:9200 through n2  search   search.1  1 min 5 s, closing
 and 1,000 more: --limit 0 lists all, --service, --backend, --client, --protocol and --network choose
@@ -282,7 +292,12 @@ no_route    1        no route
 
     #[test]
     fn counters() {
-        let map = |name: &str, entries, capacity| MapUse { name: name.to_owned(), entries, capacity };
+        let map = |name: &str, entries, capacity| MapUse {
+            name: name.to_owned(),
+            entries,
+            capacity,
+            lost: entries.map_or(7, |_| 0),
+        };
         let hook = |outcome: &str, packets, bytes| HookCount {
             hook: "underlay".to_owned(),
             outcome: outcome.to_owned(),
@@ -290,8 +305,15 @@ no_route    1        no route
             bytes,
         };
         let hooks = vec![hook("pass", 12, 840), hook("transmit", 1_200_000, 1_740_000_000)];
-        let full =
-            Stats { dropped: 4, hooks, maps: vec![map("FLOWS", 65_000, 65_536), map("SERVICES", 3, 65_536)] };
+        let full = Stats {
+            dropped: 4,
+            hooks,
+            maps: vec![
+                map("FLOWS", Some(65_000), 65_536),
+                map("SERVICES", Some(3), 65_536),
+                map("DIALLED", None, 16_384),
+            ],
+        };
         assert_eq!(
             stats(&full, Paint::plain()),
             "\
@@ -301,9 +323,10 @@ FROM      OUTCOME   PACKETS    BYTES
 underlay  pass      12         840 B
 underlay  transmit  1,200,000  1.7 GB
 
-MAP       ENTRIES  CAPACITY  FULL
-FLOWS     65,000   65,536    99.2 %
-SERVICES  3        65,536    0.0 %
+MAP       ENTRIES  CAPACITY  FULL    NO ROOM
+FLOWS     65,000   65,536    99.2 %  0
+SERVICES  3        65,536    0.0 %   0
+DIALLED   –        16,384    –       7
 "
         );
         assert!(

@@ -91,13 +91,14 @@ impl<'a> Judge<'a> {
 
         let services = self.spec.services.iter().map(|(name, service)| {
             let mut ports: Vec<_> = service.ports.iter().map(|port| port.value.clone()).collect();
-            ports.sort_by_key(|port| (port.published, port.protocol));
+            ports.sort_by_key(|port| (port.published, port.protocol, port.host_ip));
             let settled = table::Service {
                 vips: vips.remove(name.as_str()).unwrap_or_default(),
                 scheduler: service.scheduler,
                 endpoint_mode: service.endpoint_mode,
+                on_no_backend: service.on_no_backend,
                 ports,
-                external: Vec::new(),
+                external: service.external.iter().map(|address| address.value).collect(),
             };
             (name.clone(), settled)
         });

@@ -6,6 +6,7 @@
 
 mod addresses;
 mod endpoints;
+mod external;
 mod names;
 mod networks;
 mod nodes;
@@ -47,6 +48,7 @@ fn judge(spec: &Spec, unreadable: &Unreadable) -> (Table, Faults) {
     let networks = judge.networks();
     judge.service_rules();
     judge.port_rules();
+    judge.external_rules(&networks);
     judge.endpoint_rules();
     let (services, endpoints) = judge.addresses(&networks);
     (Table { options, nodes, networks, services, endpoints }, judge.faults)

@@ -5,7 +5,7 @@ use std::{
     net::IpAddr,
 };
 
-use mesh_common::abi::{HOST_ALIAS_V4, HOST_ALIAS_V6};
+use mesh_common::abi::Address;
 
 use super::Judge;
 use crate::{
@@ -81,8 +81,8 @@ pub(super) const fn family(address: IpAddr) -> &'static str {
     }
 }
 
-/// Why a node cannot be reached by an address.
-fn unfit(address: IpAddr) -> Option<&'static str> {
+/// Why nodes cannot be reached by an address.
+pub(super) fn unfit(address: IpAddr) -> Option<&'static str> {
     if address.is_unspecified() {
         return Some("which stands for none");
     }
@@ -92,7 +92,7 @@ fn unfit(address: IpAddr) -> Option<&'static str> {
     if address.is_multicast() {
         return Some("a multicast address");
     }
-    if address == IpAddr::from(HOST_ALIAS_V4) || address == IpAddr::from(HOST_ALIAS_V6) {
+    if Address::from(address).is_host_alias() {
         return Some("which the mesh uses inside of each node");
     }
     match address {

@@ -153,8 +153,12 @@ impl<'a> Story<'a> {
 
     /// The backend that a slot holds.
     fn target(&self, slot: u32) -> Option<Target<'a>> {
-        let slot = self.snapshot.lookup.slot(slot)?;
-        let backend = self.snapshot.lookup.backend(slot.current())?;
+        self.target_of(self.snapshot.lookup.slot(slot)?.current())
+    }
+
+    /// What stands behind a backend's number.
+    fn target_of(&self, backend: abi::BackendIndex) -> Option<Target<'a>> {
+        let backend = self.snapshot.lookup.backend(backend)?;
         let network = network_of_vni(&self.snapshot.table, backend.vni)?;
         let address = backend.address.into();
         let (name, endpoint) = endpoint_at(&self.snapshot.table, network, address)?;
@@ -162,18 +166,18 @@ impl<'a> Story<'a> {
     }
 
     fn shares(&self, asked: &Asked) -> Vec<Share> {
-        let mut counts: BTreeMap<&str, (&str, u32)> = BTreeMap::new();
+        // By number first: a ring may have a million slots.
+        let mut counts: BTreeMap<abi::BackendIndex, u32> = BTreeMap::new();
         for slot in 0..asked.service.slots {
-            if let Some(target) = self.target(asked.service.first_slot.wrapping_add(slot)) {
-                counts.entry(target.name).or_insert((&target.endpoint.node, 0)).1 += 1;
+            if let Some(slot) = self.snapshot.lookup.slot(asked.service.first_slot.wrapping_add(slot)) {
+                *counts.entry(slot.current()).or_default() += 1;
             }
         }
         let mut shares: Vec<Share> = counts
             .into_iter()
-            .map(|(backend, (node, slots))| Share {
-                backend: backend.to_owned(),
-                node: node.to_owned(),
-                slots,
+            .filter_map(|(backend, slots)| {
+                let target = self.target_of(backend)?;
+                Some(Share { backend: target.name.to_owned(), node: target.endpoint.node.clone(), slots })
             })
             .collect();
         shares.sort_by(|a, b| b.slots.cmp(&a.slots).then_with(|| a.backend.cmp(&b.backend)));

@@ -17,7 +17,7 @@ use crate::{
         Refusal, RefusalKind, Snapshot,
         types::{Choice, ExplainQuery, Explanation, Place, Verdict, protocol_name},
     },
-    table::{Endpoint, Network, Protocol, PublishedPort},
+    table::{Endpoint, Network, Protocol, PublishedPort, Service},
 };
 
 /// Where a flow would go.
@@ -166,20 +166,39 @@ impl<'a> Story<'a> {
         Some(Asked { service, name: name.clone(), by: format!("virtual IP {to} on {network_name}") })
     }
 
-    /// The service that publishes the port that is asked for.
-    fn published(&self) -> Option<(String, PublishedPort)> {
-        self.snapshot.table.services.iter().find_map(|(name, service)| {
-            let port = service
-                .ports
-                .iter()
-                .find(|port| port.published == self.port && port.protocol == self.query.protocol)?;
-            Some((name.clone(), port.clone()))
+    /// Every service that publishes the port that is asked for, wherever it does.
+    fn published_anywhere(&self) -> impl Iterator<Item = (&'a str, &'a Service, &'a PublishedPort)> + '_ {
+        self.snapshot.table.services.iter().flat_map(|(name, service)| {
+            let asked =
+                |port: &&PublishedPort| port.published == self.port && port.protocol == self.query.protocol;
+            service.ports.iter().filter(asked).map(move |port| (name.as_str(), service, port))
         })
     }
 
-    /// The node that has an address: this one, if it is one of its interfaces' or a loopback address.
+    /// The service that publishes the port that is asked for at the address that is: first the one that names the address.
+    fn published(&self) -> Option<(&'a str, &'a PublishedPort)> {
+        let to = self.query.to.address;
+        let named = self
+            .published_anywhere()
+            .find(|(_, service, port)| service.addresses_of(port).any(|address| address == to));
+        let unnamed = || {
+            let mut ports = self.published_anywhere();
+            ports.find(|(_, _, port)| port.host_ip.is_none() && !self.is_external(to))
+        };
+        named.or_else(unnamed).map(|(name, _, port)| (name, port))
+    }
+
+    /// Whether an address is routed to the nodes, and is no interface's of this one.
+    fn is_external(&self, address: IpAddr) -> bool {
+        let mut services = self.snapshot.table.services.values();
+        services.any(|service| service.external.contains(&address))
+            && !self.snapshot.addresses.contains(&address)
+    }
+
+    /// The node that has an address: this one, if it is one of its interfaces', a loopback address, or one that is routed
+    /// to several nodes.
     fn node_with(&self, address: IpAddr) -> Option<&'a str> {
-        if address.is_loopback() || self.snapshot.addresses.contains(&address) {
+        if address.is_loopback() || self.snapshot.addresses.contains(&address) || self.is_external(address) {
             return Some(&self.snapshot.node);
         }
         self.snapshot

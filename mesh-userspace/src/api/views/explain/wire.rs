@@ -13,6 +13,7 @@ use crate::{
         types::{Verdict, protocol_name},
         views::endpoint_at,
     },
+    spec::listed,
     table::{Protocol, PublishMode, ReturnPath},
 };
 
@@ -72,23 +73,60 @@ impl<'a> Story<'a> {
         let to = self.query.to.address;
         let this = self.snapshot.node.as_str();
         let Some((service, port)) = self.published() else { return self.not_published(entry) };
-        if port.mode == PublishMode::Host && entry != this {
-            return self.host_mode_elsewhere(entry, &service);
+        if !port.is_on(entry) {
+            self.why.push(format!(
+                "{service} publishes {} on {} only",
+                self.port_text(),
+                listed(&port.nodes, "and")
+            ));
+            return self.left_to(entry);
         }
-        let key = ServiceKey {
-            address: Address::UNSPECIFIED,
-            scope: 0,
+        if port.mode == PublishMode::Host && entry != this {
+            return self.host_mode_elsewhere(entry, service);
+        }
+        let mut named =
+            self.snapshot.table.services.get(service).into_iter().flat_map(|s| s.addresses_of(port));
+        let is_named = named.any(|address| address == to);
+        let by = match (port.mode, &port.interface) {
+            (PublishMode::Host, _) => {
+                format!("published port {}, mode host: tasks of {entry} only", self.port_text())
+            }
+            (PublishMode::Ingress, Some(interface)) => {
+                format!("published port {}, at the addresses of {interface}", self.port_text())
+            }
+            (PublishMode::Ingress, None) if is_named => {
+                format!("published port {}, at {to}", self.port_text())
+            }
+            (PublishMode::Ingress, None) if port.nodes.is_empty() => {
+                format!("published port {}, on every node", self.port_text())
+            }
+            (PublishMode::Ingress, None) => {
+                format!("published port {}, on {}", self.port_text(), listed(&port.nodes, "and"))
+            }
+        };
+        let key = |address: Address, scope: u32| ServiceKey {
+            address,
+            scope,
             port: self.port.to_be_bytes(),
             protocol: number(self.query.protocol),
             family: family(to),
         };
-        let by = match port.mode {
-            PublishMode::Ingress => format!("published port {}, on every node", self.port_text()),
-            PublishMode::Host => {
-                format!("published port {}, mode host: tasks of {entry} only", self.port_text())
+        let lookup = &self.snapshot.lookup;
+        if let Some(interface) = &port.interface {
+            if entry != this {
+                self.why.push(format!("whether {to} is an address of {interface}, {entry} knows"));
+            } else if lookup.service(&key(to.into(), 0)).is_none() {
+                self.why.push(format!(
+                    "{service} publishes {} at the addresses of {interface} only",
+                    self.port_text()
+                ));
+                return self.left_to(entry);
             }
-        };
-        let Some(found) = self.snapshot.lookup.service(&key) else {
+        }
+        let address = if is_named { Address::from(to) } else { Address::UNSPECIFIED };
+        let found =
+            lookup.service(&key(address, 0)).or_else(|| lookup.service(&key(address, ServiceKey::ELSEWHERE)));
+        let Some(found) = found else {
             self.why.push(match port.mode {
                 PublishMode::Ingress => {
                     format!(
@@ -103,15 +141,27 @@ impl<'a> Story<'a> {
                     )
                 }
             });
-            return End::plain(Verdict::Passed, format!("left to {entry}'s own kernel: not the mesh's"));
+            return self.left_to(entry);
         };
-        if entry == this && !to.is_loopback() && !self.snapshot.serving.contains(&to) {
+        let is_unnamed = !is_named && port.interface.is_none();
+        if is_unnamed && entry == this && !to.is_loopback() && !self.snapshot.serving.contains(&to) {
             self.why.push(format!(
                 "{service} publishes the port, but {to} is of no interface that `options: {{interfaces: …}}` lists"
             ));
-            return End::plain(Verdict::Passed, format!("left to {entry}'s own kernel: not the mesh's"));
+            return self.left_to(entry);
         }
-        let asked = Asked { service: found, name: service, by };
+        if let Some(client) = self.seen_as(entry, caller)
+            && !port.admits(client)
+        {
+            let sources: Vec<String> = port.sources.iter().map(ToString::to_string).collect();
+            self.why.push(format!(
+                "{service} lets only {} ask for {}, and the client is {client}",
+                listed(&sources, "and"),
+                self.port_text()
+            ));
+            return End::dropped(Reason::NotAllowed);
+        }
+        let asked = Asked { service: found, name: service.to_owned(), by };
         let back = match self.snapshot.table.options.r#return {
             ReturnPath::Direct if caller == Caller::Client => {
                 "the answer goes straight to the client".to_owned()
@@ -121,8 +171,41 @@ impl<'a> Story<'a> {
         self.balanced(entry, &asked, caller, &back)
     }
 
+    /// The client's address by which the entry node judges whether it may ask; none for a process of its own.
+    fn seen_as(&self, entry: &str, caller: Caller<'_>) -> Option<IpAddr> {
+        match caller {
+            Caller::Itself => None,
+            Caller::Client => Some(self.query.from.address),
+            Caller::Masqueraded { by } if by == entry => Some(self.query.from.address),
+            // Of the other family, which address that is is known there only.
+            Caller::Masqueraded { by } => {
+                let node = self.snapshot.table.nodes.get(by)?;
+                Some(node.address).filter(|address| address.is_ipv4() == self.query.to.address.is_ipv4())
+            }
+        }
+    }
+
+    /// The mesh has nothing to do with it.
+    fn left_to(&self, entry: &str) -> End {
+        if self.is_external(self.query.to.address) {
+            return End::dropped(Reason::NotPublished);
+        }
+        End::plain(Verdict::Passed, format!("left to {entry}'s own kernel: not the mesh's"))
+    }
+
     fn not_published(&mut self, entry: &str) -> End {
-        self.why.push(format!("no service publishes {}", self.port_text()));
+        let to = self.query.to.address;
+        let elsewhere: Vec<String> = self
+            .published_anywhere()
+            .map(|(name, _, port)| match port.host_ip {
+                Some(address) => format!("{name} publishes {} at {address} only", self.port_text()),
+                None => format!("{name} publishes {}, but not at {to}", self.port_text()),
+            })
+            .collect();
+        if elsewhere.is_empty() {
+            self.why.push(format!("no service publishes {}", self.port_text()));
+        }
+        self.why.extend(elsewhere);
         let ports: Vec<String> = self
             .snapshot
             .table
@@ -137,7 +220,7 @@ impl<'a> Story<'a> {
         } else {
             format!("published: {}", ports.join(", "))
         });
-        End::plain(Verdict::Passed, format!("left to {entry}'s own kernel: not the mesh's"))
+        self.left_to(entry)
     }
 
     fn host_mode_elsewhere(&mut self, entry: &str, service: &str) -> End {

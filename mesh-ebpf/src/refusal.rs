@@ -1,0 +1,59 @@
+//! Handing a refused packet on to the program that answers it, by a tail call: what that program takes of the verifier's
+//! patience and of the stack is its own.
+//!
+//! Where the call fails, since the agent has not put the program into its array, the caller drops the packet.
+
+use core::ptr;
+
+use aya_ebpf::programs::{TcContext, XdpContext};
+use mesh_common::{Refusal, abi::Hook};
+
+use crate::maps;
+
+/// Ends the program, unless the other one is not there. The packet is untouched.
+#[inline(always)]
+pub fn hand_on_at_tc(context: &TcContext, refusal: Refusal, hook: Hook) {
+    let skb = context.skb.skb;
+    // SAFETY: the pointer is the hook's context, whose control block is a program's to use; nothing is held that would have
+    // to be let go of.
+    unsafe {
+        ptr::write_volatile(&raw mut (*skb).cb[0], refusal.number());
+        ptr::write_volatile(&raw mut (*skb).cb[1], hook as u32);
+        maps::REFUSE_TC.tail_call(context, 0);
+    }
+}
+
+/// What was handed on, and by which hook's program.
+#[inline(always)]
+pub fn taken_at_tc(context: &TcContext) -> (Refusal, Hook) {
+    let skb = context.skb.skb;
+    // SAFETY: the pointer is the hook's context.
+    let (number, hook) =
+        unsafe { (ptr::read_volatile(&raw const (*skb).cb[0]), ptr::read_volatile(&raw const (*skb).cb[1])) };
+    let hook = if hook == Hook::Endpoint as u32 {
+        Hook::Endpoint
+    } else if hook == Hook::Host as u32 {
+        Hook::Host
+    } else {
+        Hook::Underlay
+    };
+    (Refusal::from_number(number), hook)
+}
+
+/// Ends the program, unless the other one is not there. The packet is untouched.
+#[inline(always)]
+pub fn hand_on_at_xdp(context: &XdpContext, refusal: Refusal) {
+    let Some(place) = maps::REFUSALS.get_ptr_mut(0) else { return };
+    // SAFETY: the entry is this processor's own, and no other program runs at the hook between this one and the one that
+    // takes it; nothing is held that would have to be let go of.
+    unsafe {
+        *place = refusal.number();
+        maps::REFUSE_XDP.tail_call(context, 0);
+    }
+}
+
+/// What was handed on.
+#[inline(always)]
+pub fn taken_at_xdp() -> Option<Refusal> {
+    maps::REFUSALS.get(0).map(|number| Refusal::from_number(*number))
+}

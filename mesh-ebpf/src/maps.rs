@@ -1,4 +1,6 @@
 //! The kernel maps. The agent fills all but the flows, the cursors and what is counted.
+//!
+//! What is pinned outlives the programs, and other programs take it over: see `mesh_common::abi::layout`.
 
 use aya_ebpf::{
     macros::map,
@@ -9,7 +11,7 @@ use mesh_common::{
     abi::{
         Address, Allowance, AllowedKey, Arrival, Attachment, Backend, Counter, Dialled, DialledKey, Endpoint,
         EndpointKey, Flow, FlowKey, Local, MacKey, Network, Node, NodeIndex, Service, ServiceKey, Settings,
-        Shortage, Slot, Station, SubnetKey, TargetKey, Uplink, capacity,
+        Shortage, Slot, Station, SubnetKey, TargetKey, Uplink, capacity, layout::FlowBefore,
     },
 };
 
@@ -66,6 +68,16 @@ pub static CURSORS: Array<u64> = Array::pinned(capacity::SERVICES, 0);
 #[map]
 pub static DIALLED: LruHashMap<DialledKey, Dialled> = LruHashMap::pinned(capacity::DIALLED, 0);
 
+/// The flows as the programs before these keep them, while these are loaded to bridge: see `bridge`. The agent puts the
+/// older programs' own map in the place of this one.
+#[map]
+pub static FLOWS_BEFORE: LruHashMap<FlowKey, FlowBefore> = LruHashMap::with_max_entries(1, 0);
+/// The flow that was last looked up in the older table.
+#[map]
+pub static RECALLED: PerCpuArray<Flow> = PerCpuArray::with_max_entries(1, 0);
+/// A flow on its way into the older table.
+#[map]
+pub static LAID_OUT: PerCpuArray<FlowBefore> = PerCpuArray::with_max_entries(1, 0);
 /// The programs that answer what is refused, at tc and at XDP: an array holds programs of one type.
 #[map]
 pub static REFUSE_TC: ProgramArray = ProgramArray::pinned(1, 0);

@@ -1,6 +1,7 @@
 //! Flows: what was decided for a connection, kept where both of its directions pass.
 
-use super::{Address, VNI_MAX, pod::pod};
+// The flow as this version lays it out, whichever type that is: see `layout`.
+use super::{Address, Flow as Laid, VNI_MAX, pod::pod};
 
 /// Whose conversations a flow key belongs to: the upper eight bits of its scope.
 #[repr(u8)]
@@ -77,7 +78,7 @@ pub struct Flow {
     pub vni: u32,
 }
 
-impl Flow {
+impl Laid {
     /// The key of the other direction of the flow with this key; none for what an entry node remembers, which sees one
     /// direction alone.
     #[inline(always)]

@@ -112,7 +112,7 @@ fn endpoint<P: Packet, T: Tables>(packet: &mut P, tables: &T, ifindex: u32) -> S
     if !is_settled {
         outside::go(packet, tables, &mut datagram, &change, &mut way)?;
     }
-    go(packet, tables, &mut datagram, &mut way)
+    go(packet, tables, &mut datagram, &way)
 }
 
 /// The task that sends, and where it is.

@@ -12,6 +12,7 @@ mod neighbours;
 mod newcomers;
 mod outside;
 mod overlay;
+mod persistence;
 mod publish_limits;
 mod published;
 #[path = "../support/random.rs"]

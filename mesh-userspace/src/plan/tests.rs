@@ -131,12 +131,14 @@ fn a_backend_that_drains_has_no_slot_and_stays_a_backend() {
         assert_eq!(keys, [11, 13], "{scheduler:?}");
         // Flows under way are looked for there.
         assert_eq!(draining.backends.len(), 6);
+        assert!(draining.services.values().all(|service| !service.draining), "{scheduler:?}");
 
         for endpoint in table.endpoints.values_mut() {
             endpoint.weight = 0;
         }
         let all = plan(&table, "n1", &facts()).unwrap();
-        assert!(all.services.values().all(|service| service.ring.is_empty()), "{scheduler:?}");
+        // They find their backends by a ring as it would be without draining.
+        assert!(all.services.values().all(|service| service.draining && !service.ring.is_empty()));
         assert_eq!((all.services.len(), all.backends.len()), (4, 6));
     }
 }

@@ -9,7 +9,7 @@ use aya_ebpf::{
 use mesh_common::{
     Reason,
     abi::{
-        Address, Allowance, AllowedKey, Attachment, Backend, Counter, Dialled, DialledKey, Endpoint,
+        Address, Allowance, AllowedKey, Arrival, Attachment, Backend, Counter, Dialled, DialledKey, Endpoint,
         EndpointKey, Flow, FlowKey, Local, MacKey, Network, Node, NodeIndex, Service, ServiceKey, Settings,
         Shortage, Slot, Station, SubnetKey, TargetKey, Uplink, capacity, layout::FlowBefore,
     },
@@ -83,6 +83,12 @@ pub static LAID_OUT: PerCpuArray<FlowBefore> = PerCpuArray::with_max_entries(1, 
 pub static REFUSE_TC: ProgramArray = ProgramArray::pinned(1, 0);
 #[map]
 pub static REFUSE_XDP: ProgramArray = ProgramArray::pinned(1, 0);
+/// The program that goes on with packets of unknown flows.
+#[map]
+pub static UNKNOWN_TC: ProgramArray = ProgramArray::pinned(1, 0);
+/// What is handed on to it.
+#[map]
+pub static ARRIVALS: PerCpuArray<Arrival> = PerCpuArray::pinned(1, 0);
 /// What XDP's program hands on to the one that answers.
 #[map]
 pub static REFUSALS: PerCpuArray<u32> = PerCpuArray::pinned(1, 0);

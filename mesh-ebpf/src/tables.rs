@@ -19,9 +19,9 @@ use aya_ebpf::{
 use mesh_common::{
     Hop, Route, Tables,
     abi::{
-        Address, AllowedKey, Attachment, Backend, BackendIndex, Endpoint, EndpointKey, Family, Flow, FlowKey,
-        Local, MacKey, Network, Node, NodeIndex, Service, ServiceKey, Settings, Shortage, Slot, Station,
-        SubnetKey, TargetKey, Uplink, capacity,
+        Address, AllowedKey, Arrival, Attachment, Backend, BackendIndex, Endpoint, EndpointKey, Family, Flow,
+        FlowKey, Local, MacKey, Network, Node, NodeIndex, Service, ServiceKey, Settings, Shortage, Slot,
+        Station, SubnetKey, TargetKey, Uplink, capacity,
     },
 };
 
@@ -290,6 +290,20 @@ impl<const XDP: bool> Tables for KernelTables<XDP> {
     #[inline(always)]
     fn turn(&self, service: u32) -> u64 {
         maps::CURSORS.get_ptr_mut(service).map_or(0, take_turn)
+    }
+
+    #[inline(always)]
+    fn hand_on(&self, arrival: &Arrival) {
+        if let Some(place) = maps::ARRIVALS.get_ptr_mut(0) {
+            // SAFETY: the entry is this processor's own, and no other program runs at the hook between this one and the one
+            // that takes it.
+            unsafe { *place = *arrival };
+        }
+    }
+
+    #[inline(always)]
+    fn handed_on(&self) -> Option<Arrival> {
+        maps::ARRIVALS.get(0).copied()
     }
 
     #[inline(always)]

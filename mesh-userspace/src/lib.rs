@@ -5,6 +5,7 @@ pub mod api;
 pub mod apply;
 pub mod cli;
 pub mod config;
+mod conversation;
 pub mod datapath;
 pub mod links;
 pub mod plan;

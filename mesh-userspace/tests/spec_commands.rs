@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use mesh_userspace::{
     config::{self, pick_node},
-    spec::{Endpoint, Fault, Given, Network, Origin, Service, Spec, published_ports, resolve},
+    spec::{Endpoint, Fault, Given, Membership, Network, Origin, Service, Spec, published_ports, resolve},
     table::{EndpointMode, Table},
 };
 
@@ -50,6 +50,7 @@ fn endpoint(name: &str) -> Endpoint {
         name: given(name.to_owned()),
         node: given("n1".to_owned()),
         service: None,
+        weight: None,
         network: given("blue".to_owned()),
         addresses: Vec::new(),
         mac: None,
@@ -313,4 +314,50 @@ fn a_daemon_finds_its_node() {
     table.nodes.insert("n3.example.net".to_owned(), node);
     assert!(picked(&table, None, "n3").is_err(), "two nodes might be meant");
     assert!(picked(&table, None, "").is_err());
+}
+
+fn weighed(spec: &mut Spec, name: &str, weight: u16) {
+    let now = Membership { service: Some("search".to_owned()), weight: Some(weight) };
+    spec.set_membership(name, now, &by("meshctl backends weight")).expect("it is there");
+}
+
+/// The weight after the file was read again, as it is kept in memory or over a restart.
+fn after_reload(spec: &Spec, file: &str, restarted: bool) -> (u16, bool) {
+    let earlier = if restarted {
+        let kept = serde_json::to_string(&spec.by_command()).expect("JSON");
+        serde_json::from_str(&kept).expect("the same again")
+    } else {
+        spec.clone()
+    };
+    let mut again = spec_of(file);
+    again.adopt(&earlier).expect("nothing clashes");
+    (table(&again).endpoints["search.1"].weight, !again.overrides.is_empty())
+}
+
+#[test]
+fn a_drained_backend_of_the_file_stays_drained_until_the_file_says_otherwise() {
+    let mut spec = spec();
+    weighed(&mut spec, "search.1", 0);
+    assert_eq!(table(&spec).endpoints["search.1"].weight, 0);
+    let elsewhere = FILE.replace("9200:9200", "9300:9200");
+    let newer = FILE.replace("netns: search1", "netns: search1, weight: 7");
+    for restarted in [false, true] {
+        assert_eq!(after_reload(&spec, FILE, restarted), (0, true));
+        assert_eq!(after_reload(&spec, &elsewhere, restarted), (0, true));
+        assert_eq!(after_reload(&spec, &newer, restarted), (7, false), "the file is the newer word");
+    }
+}
+
+#[test]
+fn a_backend_by_command_keeps_its_weight_with_itself() {
+    let mut spec = spec();
+    let late = Endpoint { service: Some(given("search".to_owned())), ..endpoint("late") };
+    spec.add_endpoint(late).expect("room");
+    assert_eq!(table(&spec).endpoints["late"].weight, 1);
+    weighed(&mut spec, "late", 5);
+    assert!(spec.overrides.is_empty());
+    let mut again = spec_of(FILE);
+    again.adopt(&spec.by_command()).expect("nothing clashes");
+    assert_eq!(table(&again).endpoints["late"].weight, 5);
+    assert!(spec.set_membership("nobody", Membership::default(), &by("meshctl")).is_err());
 }

@@ -1,3 +1,5 @@
-//! What the whole-system tests share: a mesh in network namespaces, and tools to work it.
+//! What the whole-system tests share: a mesh in network namespaces, tools to work it, and a measure of what breaks when it
+//! changes.
 
+pub mod disruption;
 pub mod lab;

@@ -146,6 +146,7 @@ fn a_changed_file_is_applied_by_itself() -> Result<()> {
                 network: "blue".to_owned(),
                 address: "10.0.9.12".to_owned(),
                 task: Some("web.2".to_owned()),
+                weight: None,
             });
         })?;
         lab.host("web.2").interface_of("10.0.9.12".parse()?)?;
@@ -316,6 +317,7 @@ fn a_namespace_that_comes_later_is_attached_at_once() -> Result<()> {
                     network: "blue".to_owned(),
                     address: address.to_owned(),
                     task: Some(name.to_owned()),
+                    weight: None,
                 });
             }
         })?;

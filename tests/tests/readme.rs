@@ -140,6 +140,11 @@ fn sensible(command: &str, text: &str) -> Result<()> {
         ["meshctl", "backends", "ls", "search"] => {
             has(&["search.1", "10.0.9.11", "search.2", "n2", "search.3", "fd00:9::a00:90d"])?;
         }
+        ["meshctl", "backends", "weight", "search", ..] => has(&["search.1 has the weight 3 in search"])?,
+        ["meshctl", "backends", "drain", "search", "search.2", "--wait", ..] => {
+            has(&["search.2 is drained: no flow is left"])?;
+        }
+        ["meshctl", "backends", "drain", "search", "search.2"] => has(&["search.2 drains: "])?,
         ["meshctl", "explain", ..] => has(&["delivered", "search.1", "enters the mesh", "Why"])?,
         ["meshctl", "flows", "ls"] => has(&["search.1", "192.0.2.101"])?,
         ["meshctl", "drops", "--all"] => {

@@ -4,14 +4,11 @@ mod story;
 
 use std::{
     net::SocketAddr,
-    process::exit,
-    thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use mesh_tests::lab::{HANDS_ON, Lab, Record, Transfer, eventually};
-use nix::sys::signal::{SigSet, Signal};
+use mesh_tests::lab::{HANDS_ON, Lab, Transfer, eventually};
 
 use crate::{lab, progress};
 use story::Story;
@@ -38,7 +35,7 @@ const CLIENT: [&str; 2] = ["192.0.2.101", "2001:db8::101"];
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     lab::prepare()?;
     let began = Instant::now();
-    clean_up_when_interrupted()?;
+    lab::clean_up_when_interrupted(HANDS_ON)?;
     let mut lab = lab::up()?;
     let story = tell(&mut lab)?;
     if arguments.keep {
@@ -55,24 +52,6 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let (right, wrong) = story.tally();
     println!("\n{right} answers were right, {wrong} wrong ({}).", progress::took(began.elapsed()));
     ensure!(wrong == 0, "{wrong} answers were not what they should be: see the lines marked ✗");
-    Ok(())
-}
-
-/// Ctrl-C leaves nothing behind either.
-fn clean_up_when_interrupted() -> Result<()> {
-    let mut signals = SigSet::empty();
-    signals.add(Signal::SIGINT);
-    signals.add(Signal::SIGTERM);
-    // Threads started from now on, and this one, leave these signals to the one that waits for them.
-    signals.thread_block()?;
-    thread::spawn(move || {
-        if signals.wait().is_ok() {
-            if let Err(error) = Record::remove(HANDS_ON) {
-                eprintln!("error: {error:#}");
-            }
-            exit(130);
-        }
-    });
     Ok(())
 }
 

@@ -1,10 +1,11 @@
 //! `cargo xtask lab`: the demo's hosts, left running for hands-on work.
 
-use std::os::unix::process::CommandExt as _;
+use std::{os::unix::process::CommandExt as _, process::exit, thread};
 
 use anyhow::{Context as _, Result};
 use clap::Subcommand;
 use mesh_tests::lab::{HANDS_ON, Lab, Mesh, Record, Web, typed};
+use nix::sys::signal::{SigSet, Signal};
 
 use crate::{
     build::{self, Profile},
@@ -59,6 +60,24 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 pub(crate) fn prepare() -> Result<()> {
     setup::ensure(Purpose::Lab)?;
     build::build(Profile::Dev).map(drop)
+}
+
+/// Ctrl-C leaves nothing of a lab behind either.
+pub(crate) fn clean_up_when_interrupted(prefix: &'static str) -> Result<()> {
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGINT);
+    signals.add(Signal::SIGTERM);
+    // Threads started from now on, and this one, leave these signals to the one that waits for them.
+    signals.thread_block()?;
+    thread::spawn(move || {
+        if signals.wait().is_ok() {
+            if let Err(error) = Record::remove(prefix) {
+                eprintln!("error: {error:#}");
+            }
+            exit(130);
+        }
+    });
+    Ok(())
 }
 
 /// The mesh of the demo: three replicas of `search`; `web` before `db`, which have a network to themselves.

@@ -1,5 +1,6 @@
 //! Every command a contributor types.
 
+mod bench;
 mod build;
 mod demo;
 mod ebpf;
@@ -40,6 +41,8 @@ enum Command {
     BuildEbpf,
     /// Run the lints and every test
     Test(test::Arguments),
+    /// Measure
+    Bench(bench::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
         Command::Setup(arguments) => setup::run(&arguments),
         Command::Build(arguments) => build::run(&arguments),
         Command::BuildEbpf => ebpf::run(),
+        Command::Bench(arguments) => bench::run(&arguments),
         Command::Test(arguments) => return test::run(&arguments),
     };
     match outcome {

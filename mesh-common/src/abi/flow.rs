@@ -18,6 +18,9 @@ pub enum Space {
     /// Clients' packets to published ports that live on another node than the ring says, with the backend's VNI: a
     /// [`ForwardingAddress`] that was left here.
     Moved = 4,
+    /// Clients of a service with persistence on the node of the backend that they come back to, without the client's port
+    /// and with the backend's VNI.
+    Session = 5,
 }
 
 /// One direction of a conversation, as its packets look before they are translated.
@@ -71,7 +74,7 @@ pub struct Flow {
     pub seen: u64,
     /// The service's number, or 0.
     pub service: u32,
-    /// For answers from outside, the network that they go to; otherwise 0.
+    /// For answers from outside, the network that they go to; for a session, the seconds that it lasts; otherwise 0.
     pub vni: u32,
 }
 

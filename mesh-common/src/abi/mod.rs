@@ -5,6 +5,7 @@
 
 mod address;
 mod allowance;
+mod arrival;
 mod endpoint;
 mod flow;
 pub mod layout;
@@ -19,6 +20,7 @@ mod socket;
 
 pub use address::{Address, Family};
 pub use allowance::Allowance;
+pub use arrival::Arrival;
 pub use endpoint::{
     Attachment, Endpoint, EndpointKey, MacKey, Network, Station, SubnetKey, VNI_MAX, network_flags,
 };

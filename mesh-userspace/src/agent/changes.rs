@@ -2,14 +2,14 @@
 
 use std::path::Path;
 
-use super::desired::Desired;
+use super::{backends, desired::Desired};
 use crate::{
     api::{
         Change, Refusal, RefusalKind,
         types::{Attach, NetworkCreate, ServiceCreate},
     },
     links::{LinkError, Namespace},
-    spec::{Endpoint, Fault, Faults, Given, Network, Origin, Service, Spec, netns},
+    spec::{Endpoint, Fault, Faults, Given, Membership, Network, Origin, Service, Spec, netns},
 };
 
 /// Changes the desired state and keeps the change for the next start; returns the name of what was changed.
@@ -27,6 +27,13 @@ pub(super) fn change(desired: &mut Desired, change: Change) -> Result<String, Re
         Change::Attach(asked) => attach(&mut spec, desired.node(), asked)?,
         Change::Detach(name) => {
             remove(&name, "endpoint", spec.endpoint(&name).is_some(), spec.remove_endpoint(&name))?
+        }
+        Change::AddBackend { service, asked } => backends::add(&mut spec, desired.table(), &service, &asked)?,
+        Change::RemoveBackend { service, backend } => {
+            backends::remove(&mut spec, desired.table(), &service, &backend)?
+        }
+        Change::WeighBackend { service, backend, weight } => {
+            backends::weigh(&mut spec, desired.table(), &service, &backend, weight)?
         }
     };
     desired.take_over(spec).map_err(|faults| refusal(RefusalKind::Invalid, &faults))?;
@@ -62,6 +69,7 @@ fn create_service(spec: &mut Spec, asked: ServiceCreate) -> Result<String, Refus
         scheduler: asked.scheduler,
         endpoint_mode: asked.endpoint_mode,
         on_no_backend: asked.on_no_backend,
+        persistent: asked.persistent,
         ports: asked.ports.into_iter().map(Given::from).collect(),
         ..Service::default()
     };
@@ -107,6 +115,7 @@ fn attach(spec: &mut Spec, node: &str, asked: Attach) -> Result<String, Refusal>
         name: Given::new(name.clone(), origin.clone()),
         node: Given::new(node.to_owned(), origin.clone()),
         service: asked.service.map(Given::from),
+        weight: asked.weight.map(Given::from),
         network: Given::from(asked.network),
         addresses: asked.address.into_iter().map(Given::from).collect(),
         mac: None,
@@ -141,12 +150,15 @@ fn usable(namespace: &Path) -> Result<(), Refusal> {
     }
 }
 
-/// A service that goes leaves its tasks on their networks.
+/// A service that goes leaves its tasks on their networks, but for those that the file gives it.
 fn release_and_remove(spec: &mut Spec, name: &str) -> Result<Service, Fault> {
-    for endpoint in spec.endpoints.iter_mut().filter(|endpoint| endpoint.origin.is_command()) {
-        if endpoint.service.as_ref().is_some_and(|service| service.value == name) {
-            endpoint.service = None;
-        }
+    let is_given = |endpoint: &Endpoint| {
+        !endpoint.origin.is_command() && !spec.overrides.contains_key(&endpoint.name.value)
+    };
+    let tasks = spec.endpoints.iter().filter(|endpoint| endpoint.is_backend_of(name) && !is_given(endpoint));
+    let released: Vec<String> = tasks.map(|endpoint| endpoint.name.value.clone()).collect();
+    for endpoint in released {
+        spec.set_membership(&endpoint, Membership::default(), &Origin::command("meshctl services rm"))?;
     }
     spec.remove_service(name)
 }
@@ -163,7 +175,7 @@ fn remove<T>(name: &str, kind: &str, is_there: bool, removed: Result<T, Fault>) 
     }
 }
 
-fn conflict(fault: &Fault) -> Refusal {
+pub(super) fn conflict(fault: &Fault) -> Refusal {
     refusal(RefusalKind::Conflict, &Faults::from(fault.clone()))
 }
 

@@ -1,6 +1,7 @@
 //! The desired state: what the file asks for, what commands have added to it, and the table that both make.
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -9,7 +10,7 @@ use std::{
 use crate::{
     config::{self, LocalConfig},
     problem::Problem,
-    spec::{Fault, Faults, Origin, Spec, resolve},
+    spec::{Fault, Faults, Origin, Override, Spec, resolve},
     table::Table,
 };
 
@@ -108,7 +109,20 @@ impl Desired {
         }
         let mut spec = loaded.spec;
         spec.adopt(&self.spec)?;
-        self.take_over(spec)
+        let before = self.spec.overrides.clone();
+        self.take_over(spec)?;
+        self.keep_without_stale(&before);
+        Ok(())
+    }
+
+    /// Forgets for good what commands had changed about endpoints of which the file says something else now.
+    fn keep_without_stale(&self, before: &BTreeMap<String, Override>) {
+        if self.spec.overrides != *before
+            && let Err(error) = self.keep()
+        {
+            // What is stale comes back only if the file says again what it said, and the agent starts anew.
+            tracing::warn!(%error, file = %self.state_file.display(), "changes of backends that the file overtook were not forgotten");
+        }
     }
 
     /// Takes over another specification if it breaks no rule and still has this node.
@@ -159,6 +173,8 @@ impl Desired {
             for fault in faults {
                 self.lose(&fault.sentence);
             }
+        } else {
+            self.keep_without_stale(&earlier.overrides);
         }
         // Nobody has seen another table yet.
         self.revision = 1;
@@ -287,6 +303,35 @@ mod tests {
         assert_eq!(again.table(), desired.table());
         assert_eq!(again.table().networks["red"], red, "it keeps what it was given");
         assert_eq!(again.revision(), 1);
+    }
+
+    #[test]
+    fn a_drained_backend_stays_drained_until_the_file_has_spoken() {
+        let case = Case::new();
+        let file = |weight: &str| {
+            case.write(&format!(
+                "  blue: {{vni: 4097, subnets: [10.0.9.0/24]}}\nservices:\n  web: {{networks: [blue]}}\nendpoints:\n  \
+                 - {{name: web.1, node: n1, service: web, network: blue{weight}}}"
+            ));
+        };
+        file("");
+        let weight = |desired: &Desired| desired.table().endpoints["web.1"].weight;
+        let mut desired = case.open();
+        let mut spec = desired.spec().clone();
+        let drained = spec::Membership { service: Some("web".to_owned()), weight: Some(0) };
+        spec.set_membership("web.1", drained, &Origin::default()).unwrap();
+        desired.take_over(spec).unwrap();
+        desired.keep().unwrap();
+        desired.reload().unwrap();
+        assert_eq!((weight(&desired), weight(&case.open())), (0, 0));
+
+        file(", weight: 3");
+        desired.reload().unwrap();
+        assert_eq!((weight(&desired), weight(&case.open())), (3, 3));
+        // It was overtaken for good.
+        file("");
+        desired.reload().unwrap();
+        assert_eq!((weight(&desired), weight(&case.open())), (1, 1));
     }
 
     #[test]

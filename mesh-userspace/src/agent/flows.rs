@@ -2,17 +2,17 @@
 
 use std::{collections::BTreeSet, sync::atomic::AtomicUsize, time::Duration};
 
-use mesh_common::abi::{BackendIndex, Flow, FlowKey, flow_flags};
+use mesh_common::abi::{BackendIndex, Flow, FlowKey, Space, flow_flags};
 
-use crate::apply::{Flows, Map, MapError, Maps};
+use crate::{
+    apply::{Flows, Map, MapError, Maps},
+    conversation::{TCP, TCP_IDLE, is_closed, quiet},
+};
 
 /// A closed TCP connection is remembered for so many seconds: as long as Linux keeps one in TIME-WAIT.
 pub(crate) const CLOSED_FOR: u64 = 60;
 /// A conversation without connections is over after so many quiet seconds: what conntrack gives a UDP stream.
 pub(crate) const QUIET_FOR: u64 = 180;
-/// An open but quiet TCP connection is given up after so many seconds, and only where room is short: IPVS's
-/// time for an established connection.
-pub(crate) const IDLE_FOR: u64 = 900;
 
 /// A flow of which nothing proved that there is somebody at its other end is given up after so many quiet seconds: about as
 /// long as a Linux server goes on answering a SYN that nobody confirms (`tcp_synack_retries`).
@@ -20,8 +20,6 @@ pub(crate) const NEW_FOR: u64 = 60;
 
 /// How many flows are looked at before others have their turn.
 pub(crate) const SLICE: usize = 256;
-
-const TCP: u8 = 6;
 
 /// The kernel's monotonic clock, by which flows are dated.
 pub(crate) fn monotonic() -> Duration {
@@ -132,26 +130,31 @@ impl Sweep {
         now: u64,
         gone: &BTreeSet<BackendIndex>,
     ) -> bool {
-        let seen = back.map_or(flow.seen, |back| back.seen.max(flow.seen));
-        let quiet = now.saturating_sub(seen);
+        let quiet = quiet(flow, back, now);
         let flags = flow.flags | back.map_or(0, |back| back.flags);
         if flags & flow_flags::NEW != 0 && quiet > NEW_FOR {
             return true;
+        }
+        let space = key.scope >> 24;
+        if space == Space::Session as u32 {
+            return quiet > u64::from(flow.vni);
+        }
+        // Forwarding addresses are left again and again while their flows live.
+        if space == Space::Moved as u32 {
+            return quiet > QUIET_FOR;
         }
         if key.protocol != TCP {
             // What speaks without a connection would stay with a backend that is gone for as long as it speaks.
             return quiet > QUIET_FOR || gone.contains(&flow.backend);
         }
-        let is_reset = flags & flow_flags::RST != 0;
-        let has_fin = |flow: &Flow| flow.flags & flow_flags::FIN != 0;
-        let is_closed = is_reset || has_fin(flow) && back.is_none_or(has_fin);
-        is_closed && quiet > CLOSED_FOR || self.short_of_room && quiet > IDLE_FOR
+        // An open but quiet one is given up only where room is short.
+        is_closed(flow, back) && quiet > CLOSED_FOR || self.short_of_room && quiet > TCP_IDLE
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use mesh_common::abi::Address;
+    use mesh_common::abi::{Address, flow_flags};
 
     use super::*;
     use crate::apply::memory::MemoryMaps;
@@ -252,6 +255,23 @@ mod tests {
         }
         let after = sweep(&mut maps, Sweep::default(), &[]);
         assert_eq!((after.new, after.left), (700_usize.div_ceil(3), 1400));
+    }
+
+    #[test]
+    fn what_is_no_conversation_lasts_as_long_as_it_says() {
+        let flow = |ago, vni| Flow { seen: NOW - ago, vni, ..Flow::default() };
+        for (space, protocol, flow, stays) in [
+            (Space::Session, 17, flow(299, 300), true),
+            (Space::Session, 6, flow(301, 300), false),
+            (Space::Moved, 6, flow(QUIET_FOR, 0), true),
+            (Space::Moved, 6, flow(QUIET_FOR + 1, 0), false),
+        ] {
+            let mut maps = MemoryMaps::default();
+            let key = FlowKey { scope: FlowKey::scope(space, 7), protocol, ..FlowKey::default() };
+            maps.insert::<Flows>(&key, &flow).unwrap();
+            sweep(&mut maps, Sweep::default(), &[]);
+            assert_eq!(maps.get::<Flows>(&key).unwrap().is_some(), stays, "{space:?} over {protocol}");
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The agent of a node: keeps the kernel as the plan wants it, round after round.
 
+mod backends;
 mod changes;
 mod control;
 mod desired;

@@ -23,8 +23,9 @@ use thiserror::Error;
 use tokio::{net::UnixStream, task::JoinHandle};
 
 use super::types::{
-    Attach, Backend, Down, DropCount, Endpoint, ErrorBody, ExplainQuery, Explanation, FlowFilter, Flows,
-    Network, NetworkCreate, Node, Removed, Service, ServiceCreate, Stats, Status, TraceLine,
+    Attach, Backend, BackendAdd, BackendWeight, Down, DropCount, Endpoint, ErrorBody, ExplainQuery,
+    Explanation, FlowFilter, Flows, Network, NetworkCreate, Node, Removed, Service, ServiceCreate, Stats,
+    Status, TraceLine,
 };
 
 /// How long the daemon may take for an answer: applying a change to the kernel takes well under a second.
@@ -216,6 +217,43 @@ impl Client {
         self.get(&query.0).await
     }
 
+    /// A backend of a service, by its endpoint's name or an address.
+    ///
+    /// # Errors
+    /// As [`Self::status`].
+    pub async fn backend(&self, service: &str, backend: &str) -> Result<Backend, ClientError> {
+        self.get(&backend_path(service, backend)).await
+    }
+
+    /// Makes an endpoint a backend of a service.
+    ///
+    /// # Errors
+    /// As [`Self::status`].
+    pub async fn add_backend(&self, service: &str, backend: &BackendAdd) -> Result<Backend, ClientError> {
+        self.post(&format!("{}/backends", named("services", service)), backend).await
+    }
+
+    /// Gives a backend another weight; with 0 it drains.
+    ///
+    /// # Errors
+    /// As [`Self::status`].
+    pub async fn weigh_backend(
+        &self,
+        service: &str,
+        backend: &str,
+        weight: u16,
+    ) -> Result<Backend, ClientError> {
+        self.put(&backend_path(service, backend), &BackendWeight { weight }).await
+    }
+
+    /// Takes a backend out of its service.
+    ///
+    /// # Errors
+    /// As [`Self::status`].
+    pub async fn remove_backend(&self, service: &str, backend: &str) -> Result<Removed, ClientError> {
+        self.delete(&backend_path(service, backend)).await
+    }
+
     /// Every endpoint.
     ///
     /// # Errors
@@ -324,8 +362,21 @@ impl Client {
     }
 
     async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, ClientError> {
+        self.send_body(Method::POST, path, body).await
+    }
+
+    async fn put<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, ClientError> {
+        self.send_body(Method::PUT, path, body).await
+    }
+
+    async fn send_body<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, ClientError> {
         let body = serde_json::to_vec(body).map_err(|error| self.misunderstood(&error))?;
-        self.read(&self.ask(Method::POST, path, body.into()).await?)
+        self.read(&self.ask(method, path, body.into()).await?)
     }
 
     async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
@@ -468,6 +519,11 @@ impl Reader {
 /// The path of a thing by its noun and name.
 fn named(nouns: &str, name: &str) -> String {
     format!("/v1/{nouns}/{}", encode(name))
+}
+
+/// The path of a backend by its service, and its endpoint's name or address.
+fn backend_path(service: &str, backend: &str) -> String {
+    format!("{}/backends/{}", named("services", service), encode(backend))
 }
 
 /// A path with parameters.

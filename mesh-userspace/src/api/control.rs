@@ -12,7 +12,7 @@ use std::{
 use futures::Stream;
 use mesh_common::abi;
 
-use super::types::{Attach, MapUse, NetworkCreate, Problem, Program, ServiceCreate};
+use super::types::{Attach, BackendAdd, MapUse, NetworkCreate, Problem, Program, ServiceCreate};
 use crate::table::Table;
 
 /// The agent, as the API sees it: one published picture of what is, and a few things to ask for.
@@ -147,6 +147,29 @@ pub enum Change {
     Attach(Attach),
     /// An endpoint goes.
     Detach(String),
+    /// An endpoint becomes a backend of a service.
+    AddBackend {
+        /// The service.
+        service: String,
+        /// The backend.
+        asked: BackendAdd,
+    },
+    /// A backend becomes an endpoint without a service.
+    RemoveBackend {
+        /// The service.
+        service: String,
+        /// The endpoint's name or an address.
+        backend: String,
+    },
+    /// A backend gets another weight.
+    WeighBackend {
+        /// The service.
+        service: String,
+        /// The endpoint's name or an address.
+        backend: String,
+        /// Its share of new flows; 0 drains it.
+        weight: u16,
+    },
 }
 
 /// A change that was applied.

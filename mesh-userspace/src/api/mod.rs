@@ -3,6 +3,7 @@
 //! [`server`] answers from a [`Control`], which the agent implements; [`client`] is what `meshctl` asks with;
 //! [`types`] are the bodies that both speak.
 
+pub(crate) mod backends;
 pub mod client;
 mod control;
 mod routes;

@@ -22,10 +22,11 @@ use serde::{Deserialize, de::DeserializeOwned};
 use tokio::sync::watch;
 
 use super::{
-    BODY_MAX, Change, Control, Refusal, RefusalKind, Snapshot,
+    BODY_MAX, Change, Control, FlowDump, Refusal, RefusalKind, Snapshot,
     types::{
-        Attach, Backend, Down, DropCount, Endpoint, ErrorBody, ExplainQuery, Explanation, FlowFilter, Flows,
-        Network, NetworkCreate, Node, Removed, Service, ServiceCreate, Stats, Status, TraceQuery,
+        Attach, Backend, BackendAdd, BackendWeight, Down, DropCount, Endpoint, ErrorBody, ExplainQuery,
+        Explanation, FlowFilter, Flows, Network, NetworkCreate, Node, Removed, Service, ServiceCreate, Stats,
+        Status, TraceQuery,
     },
     views,
 };
@@ -58,6 +59,11 @@ pub(super) fn router<C: Control>(control: Arc<C>, stopped: watch::Receiver<bool>
         .route("/v1/services", get(services::<C>).post(create_service::<C>))
         .route("/v1/services/{name}", get(service::<C>).delete(remove_service::<C>))
         .route("/v1/services/{name}/tasks", get(tasks::<C>))
+        .route("/v1/services/{name}/backends", get(tasks::<C>).post(add_backend::<C>))
+        .route(
+            "/v1/services/{name}/backends/{backend}",
+            get(backend::<C>).put(weigh_backend::<C>).delete(remove_backend::<C>),
+        )
         .route("/v1/backends", get(backends::<C>))
         .route("/v1/endpoints", get(endpoints::<C>).post(attach::<C>))
         .route("/v1/endpoints/{name}", get(endpoint::<C>).delete(detach::<C>))
@@ -139,7 +145,48 @@ async fn remove_service<C: Control>(State(api): State<Api<C>>, Path(name): Path<
 }
 
 async fn tasks<C: Control>(State(api): State<Api<C>>, Path(name): Path<String>) -> Answer<Vec<Backend>> {
-    backends_of(&api.control.snapshot(), Some(&name))
+    backends_of(&api, Some(name)).await
+}
+
+async fn add_backend<C: Control>(
+    State(api): State<Api<C>>,
+    Path(service): Path<String>,
+    Asked(asked): Asked<BackendAdd>,
+) -> Created<Backend> {
+    let changed = api.control.change(Change::AddBackend { service: service.clone(), asked }).await?;
+    Ok((StatusCode::CREATED, backend_named(&api, service, changed.name).await?))
+}
+
+async fn backend<C: Control>(
+    State(api): State<Api<C>>,
+    Path((service, backend)): Path<(String, String)>,
+) -> Answer<Backend> {
+    backend_named(&api, service, backend).await
+}
+
+async fn weigh_backend<C: Control>(
+    State(api): State<Api<C>>,
+    Path((service, backend)): Path<(String, String)>,
+    Asked(asked): Asked<BackendWeight>,
+) -> Answer<Backend> {
+    let change = Change::WeighBackend { service: service.clone(), backend, weight: asked.weight };
+    let changed = api.control.change(change).await?;
+    backend_named(&api, service, changed.name).await
+}
+
+async fn remove_backend<C: Control>(
+    State(api): State<Api<C>>,
+    Path((service, backend)): Path<(String, String)>,
+) -> Answer<Removed> {
+    remove(&api, Change::RemoveBackend { service, backend }).await
+}
+
+async fn backend_named<C: Control>(api: &Api<C>, service: String, text: String) -> Answer<Backend> {
+    let view = with_flows(api, move |snapshot, dump| {
+        let (name, endpoint) = super::backends::backend(&snapshot.table, &service, &text)?;
+        Ok(views::backend(snapshot, dump, &service, name, endpoint))
+    });
+    view.await?.map(Json).map_err(|refusal: Refusal| refusal.into())
 }
 
 #[derive(Deserialize)]
@@ -152,14 +199,16 @@ async fn backends<C: Control>(
     State(api): State<Api<C>>,
     Filter(of): Filter<OfService>,
 ) -> Answer<Vec<Backend>> {
-    backends_of(&api.control.snapshot(), of.service.as_deref())
+    backends_of(&api, of.service).await
 }
 
-fn backends_of(snapshot: &Snapshot, service: Option<&str>) -> Answer<Vec<Backend>> {
-    if let Some(name) = service {
-        service_named(snapshot, name)?;
+async fn backends_of<C: Control>(api: &Api<C>, service: Option<String>) -> Answer<Vec<Backend>> {
+    if let Some(name) = &service {
+        service_named(&api.control.snapshot(), name)?;
     }
-    Ok(Json(views::backends(snapshot, service)))
+    Ok(Json(
+        with_flows(api, move |snapshot, dump| views::backends(snapshot, dump, service.as_deref())).await?,
+    ))
 }
 
 async fn endpoints<C: Control>(State(api): State<Api<C>>) -> Json<Vec<Endpoint>> {
@@ -191,17 +240,22 @@ async fn remove<C: Control>(api: &Api<C>, change: Change) -> Answer<Removed> {
 }
 
 async fn flows<C: Control>(State(api): State<Api<C>>, Filter(filter): Filter<FlowFilter>) -> Answer<Flows> {
+    Ok(Json(with_flows(&api, move |snapshot, dump| views::flows(snapshot, dump, &filter)).await?))
+}
+
+/// A view of all flows.
+async fn with_flows<C: Control, T: Send + 'static>(
+    api: &Api<C>,
+    view: impl FnOnce(&Snapshot, &FlowDump) -> T + Send + 'static,
+) -> Result<T, Refused> {
     let dump = api.control.flows().await?;
     let snapshot = api.control.snapshot();
     // There may be hundreds of thousands, and others have their turn in the meantime.
-    let flows = tokio::task::spawn_blocking(move || views::flows(&snapshot, &dump, &filter));
-    Ok(Json(flows.await.map_err(|error| {
-        Refused::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            format!("the flows cannot be told: {error}"),
-            "try again",
-        )
-    })?))
+    tokio::task::spawn_blocking(move || view(&snapshot, &dump)).await.map_err(|error| failed(&error))
+}
+
+fn failed(why: &dyn std::fmt::Display) -> Refused {
+    Refused::new(StatusCode::INTERNAL_SERVER_ERROR, format!("the flows cannot be told: {why}"), "try again")
 }
 
 async fn drops<C: Control>(State(api): State<Api<C>>) -> Answer<Vec<DropCount>> {
@@ -261,7 +315,7 @@ async fn no_such_method(method: Method, uri: Uri) -> Refused {
     Refused::new(
         StatusCode::METHOD_NOT_ALLOWED,
         format!("{} does not take {method}", uri.path()),
-        "use GET to read, POST to a noun to create, DELETE on a name to remove",
+        "use GET to read, POST to a noun to create, PUT on a name to change, DELETE on it to remove",
     )
 }
 
@@ -281,6 +335,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Asked<T> {
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Self::Rejection> {
         let path = request.uri().path().to_owned();
+        let method = request.method().clone();
         let body = match tokio::time::timeout(BODY_TIMEOUT, Bytes::from_request(request, state)).await {
             Ok(Ok(body)) => body,
             Ok(Err(rejection)) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => {
@@ -308,7 +363,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Asked<T> {
         serde_json::from_slice(&body).map(Self).map_err(|error| {
             Refused::new(
                 StatusCode::BAD_REQUEST,
-                format!("the body is not what POST {path} takes: {error}"),
+                format!("the body is not what {method} {path} takes: {error}"),
                 "send a JSON object with the fields that docs/API.md lists for it",
             )
         })

@@ -62,14 +62,20 @@ pub fn diff(current: &MapContents, wanted: &MapContents) -> Vec<Operation> {
 /// # Errors
 /// When a map is full or the kernel refuses; the changes before it have been made.
 pub fn execute(maps: &mut impl Maps, operations: &[Operation]) -> Result<(), MapError> {
+    let mut puts = Vec::new();
     for operation in operations {
+        if let Operation::Put(entry) = operation {
+            puts.push(*entry);
+            continue;
+        }
+        Entry::insert_all(&std::mem::take(&mut puts), maps)?;
         match operation {
-            Operation::Put(entry) => entry.insert(maps)?,
+            Operation::Put(_) => {}
             Operation::Fill(first, block) => maps.write_slots(*first, block.slots())?,
             Operation::Remove(entry) => entry.remove(maps)?,
         }
     }
-    Ok(())
+    Entry::insert_all(&puts, maps)
 }
 
 /// Reads what the maps hold. With the contents that were last written as `known`, only the entries of arrays

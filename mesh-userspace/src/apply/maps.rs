@@ -131,6 +131,12 @@ pub trait Maps {
     /// When the map is full or the kernel refuses.
     fn insert<M: Map>(&mut self, key: &M::Key, value: &M::Value) -> Result<(), MapError>;
 
+    /// Writes many entries, each as [`insert`](Self::insert) does.
+    ///
+    /// # Errors
+    /// When the map is full or the kernel refuses; some of them have been written then.
+    fn insert_all<M: Map>(&mut self, entries: &[(M::Key, M::Value)]) -> Result<(), MapError>;
+
     /// Removes an entry; one that is not there is no error. In an array it is set to zero.
     ///
     /// # Errors
@@ -213,12 +219,24 @@ macro_rules! planned_maps {
                 match self { $(Self::$map(..) => $name,)+ }
             }
 
-            /// Writes it.
+            /// Writes entries in their order, those of one map that follow each other together.
             ///
             /// # Errors
-            /// When the map is full or the kernel refuses.
-            pub fn insert(&self, maps: &mut impl Maps) -> Result<(), MapError> {
-                match self { $(Self::$map(key, value) => maps.insert::<$map>(key, value),)+ }
+            /// When a map is full or the kernel refuses.
+            pub fn insert_all(entries: &[Self], maps: &mut impl Maps) -> Result<(), MapError> {
+                for run in entries.chunk_by(|one, next| one.map() == next.map()) {
+                    match run.first() {
+                        $(Some(Self::$map(..)) => {
+                            let of_map = run.iter().filter_map(|entry| match entry {
+                                Self::$map(key, value) => Some((*key, *value)),
+                                _ => None,
+                            });
+                            maps.insert_all::<$map>(&of_map.collect::<Vec<_>>())?;
+                        })+
+                        None => {}
+                    }
+                }
+                Ok(())
             }
 
             /// Removes it.

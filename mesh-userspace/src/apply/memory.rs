@@ -78,6 +78,10 @@ impl Maps for MemoryMaps {
         Ok(())
     }
 
+    fn insert_all<M: Map>(&mut self, entries: &[(M::Key, M::Value)]) -> Result<(), MapError> {
+        entries.iter().try_for_each(|(key, value)| self.insert::<M>(key, value))
+    }
+
     fn remove<M: Map>(&mut self, key: &M::Key) -> Result<(), MapError> {
         self.map_mut::<M>()?.remove(key);
         Ok(())

@@ -73,12 +73,15 @@ impl Placed {
 /// The block that a ring follows, and whether what that remembers is to be forgotten.
 type Follows<'a> = Option<(&'a Arc<Block>, bool)>;
 
+/// What a block was made of: the ring, the block that it follows, and whether what that remembers was forgotten.
+type MadeOf = (*const Ring, Option<(*const Block, bool)>);
+
 /// The blocks that were made, by the ring that they hold and the block that they follow. Services of which both are the
 /// same share theirs.
 struct Made<'a> {
     backends: &'a BTreeMap<BackendId, BackendIndex>,
     alive: Alive,
-    blocks: HashMap<(*const Ring, Option<(*const Block, bool)>), Arc<Block>>,
+    blocks: HashMap<MadeOf, Arc<Block>>,
 }
 
 impl Made<'_> {

@@ -1,6 +1,6 @@
 //! Arguments that are more than a word: addresses, subnets, published ports, virtual IPs, ends of flows.
 
-use std::{net::IpAddr, num::NonZeroU32};
+use std::{net::IpAddr, num::NonZeroU32, time::Duration};
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use ipnet::IpNet;
@@ -111,6 +111,24 @@ pub(super) fn count(text: &str) -> Result<NonZeroU32, String> {
     text.parse().map_err(|_| format!("write a number from 1 to {}", u32::MAX))
 }
 
+/// A length of time: a number with `s`, `m` or `h`, and no unit for seconds.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    let (number, unit) = match text.strip_suffix(['s', 'm', 'h']) {
+        Some(number) => (number, text.get(number.len()..).unwrap_or_default()),
+        None => (text, "s"),
+    };
+    let seconds = match unit {
+        "m" => 60,
+        "h" => 3600,
+        _ => 1_u64,
+    };
+    let is_plain = number.bytes().all(|digit| digit.is_ascii_digit());
+    let number: Option<u64> = if is_plain { number.parse().ok() } else { None };
+    // A century is enough for everybody, and far from where clocks end.
+    let length = number.and_then(|number| number.checked_mul(seconds)).filter(|length| *length < 1 << 32);
+    length.map(Duration::from_secs).ok_or_else(|| "write a time such as 90s, 10m or 1h".to_owned())
+}
+
 /// A virtual IP, with or without its network.
 pub(super) fn vip(text: &str) -> Result<Vip, String> {
     let (network, address) = match text.split_once('=') {
@@ -192,6 +210,16 @@ mod tests {
         ] {
             let error = port(text).unwrap_err();
             assert!(error.contains(says), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn durations_have_units() {
+        for (text, seconds) in [("0", 0), ("90", 90), ("90s", 90), ("10m", 600), ("2h", 7200)] {
+            assert_eq!(duration(text), Ok(Duration::from_secs(seconds)), "{text}");
+        }
+        for text in ["", "s", "-1s", "+1s", "1.5h", "1d", "ten", "9999999999h"] {
+            assert!(duration(text).unwrap_err().contains("90s, 10m or 1h"), "{text}");
         }
     }
 

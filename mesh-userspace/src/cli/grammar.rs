@@ -1,6 +1,6 @@
 //! What `meshctl` takes.
 
-use std::{net::IpAddr, num::NonZeroU32, path::PathBuf};
+use std::{net::IpAddr, num::NonZeroU32, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
@@ -86,7 +86,7 @@ Examples:
     #[command(subcommand, visible_alias = "service")]
     Services(Services),
 
-    /// Show what services choose from
+    /// Show and change what services choose from, and drain it
     #[command(subcommand, visible_alias = "backend")]
     Backends(Backends),
 
@@ -282,6 +282,9 @@ Examples:
         #[arg(long, value_name = "WAY", default_value = "reject")]
         #[arg(value_parser = words::<OnNoBackend>(&["reject", "drop"]))]
         on_no_backend: OnNoBackend,
+        /// A client comes back to the backend that it had, for so many seconds after it last spoke to it
+        #[arg(long, value_name = "SECONDS")]
+        persistent: Option<NonZeroU32>,
         /// A virtual IP, chosen where none is given; NETWORK=ADDRESS where networks share addresses
         #[arg(long = "vip", value_name = "ADDRESS", value_parser = args::vip)]
         vips: Vec<Vip>,
@@ -302,6 +305,79 @@ pub(super) enum Backends {
         /// Only of this service
         service: Option<String>,
     },
+    /// Make an endpoint a backend of a service
+    ///
+    /// Only this node learns of it: what holds on every node stands in the file of each.
+    #[command(after_help = "\
+Examples:
+  meshctl backends add search 10.0.9.14
+  meshctl backends add search extra --weight 3")]
+    Add {
+        /// The service
+        service: String,
+        /// The endpoint on a network of the service: its address or its name
+        #[arg(value_name = "ADDRESS[:PORT]")]
+        backend: String,
+        /// Its share of new flows, in units: one of weight 3 gets three times as many as one of weight 1 [default: 1]
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16))]
+        weight: Option<u16>,
+        /// The node that it is on, to be sure
+        #[arg(long, value_name = "NODE")]
+        node: Option<String>,
+        /// How packets are forwarded to an outside backend (not supported yet)
+        #[arg(long, value_name = "METHOD")]
+        forward: Option<String>,
+    },
+    /// Take a backend out of its service; its endpoint stays attached
+    ///
+    /// Only this node learns of it. Its live connections go on where they are known; drain it first to see them end.
+    #[command(visible_alias = "remove", after_help = "Example:\n  meshctl backends rm search 10.0.9.14")]
+    Rm(OneBackend),
+    /// Give a backend another weight
+    ///
+    /// Only this node learns of it: what holds on every node stands in the file of each (`weight:` of the endpoint).
+    #[command(after_help = "Example:\n  meshctl backends weight search 10.0.9.14 3")]
+    Weight {
+        #[command(flatten)]
+        of: OneBackend,
+        /// Its share of new flows, in units; 0 drains it
+        #[arg(value_name = "WEIGHT", value_parser = clap::value_parser!(u16))]
+        weight: u16,
+    },
+    /// Give a backend no new flow, and let its live ones go on
+    ///
+    /// Its weight becomes 0, and stays so until `meshctl backends weight` gives it another. Only this node learns of it:
+    /// drain it on each node that clients enter by, or write `weight: 0` into the file of each.
+    ///
+    /// With --wait, which works on the backend's own node, the exit status is 0 when its last flow has ended, and 1 when
+    /// the time is over. A TCP flow ends by a RST, by a FIN of each side or after 15 quiet minutes, any other after 2
+    /// quiet minutes. Flows of tasks on other nodes to the service's virtual IP are known there only: `meshctl backends
+    /// ls` tells them there.
+    #[command(after_help = "\
+Examples:
+  meshctl backends drain search 10.0.9.14
+  meshctl backends drain search search.4 --wait --timeout 1h")]
+    Drain {
+        #[command(flatten)]
+        of: OneBackend,
+        /// Wait until its last flow has ended
+        #[arg(long)]
+        wait: bool,
+        /// Wait no longer than this, as in 90s, 10m or 1h
+        #[arg(long, value_name = "DURATION", default_value = "10m", requires = "wait")]
+        #[arg(value_parser = args::duration)]
+        timeout: Duration,
+    },
+}
+
+/// A backend of a service.
+#[derive(Debug, Args)]
+pub(super) struct OneBackend {
+    /// The service
+    pub(super) service: String,
+    /// The backend: its address, or its endpoint's name
+    #[arg(value_name = "ADDRESS[:PORT]")]
+    pub(super) backend: String,
 }
 
 #[derive(Debug, Subcommand)]
@@ -355,6 +431,9 @@ pub(super) struct Attach {
     /// The service that it becomes a backend of
     #[arg(long)]
     pub(super) service: Option<String>,
+    /// Its share of the service's new flows, in units; 0 for none [default: 1]
+    #[arg(long, value_name = "N", requires = "service", value_parser = clap::value_parser!(u16))]
+    pub(super) weight: Option<u16>,
     /// Its address on the network, chosen where it is not given
     #[arg(long, value_parser = args::address)]
     pub(super) address: Option<IpAddr>,
@@ -437,7 +516,7 @@ mod tests {
         }
         let mut command = Cli::command();
         command.build();
-        assert_eq!(check(&mut command, "meshctl"), 23);
+        assert_eq!(check(&mut command, "meshctl"), 27);
     }
 
     #[test]

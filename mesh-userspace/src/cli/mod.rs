@@ -1,6 +1,7 @@
 //! `meshctl`: what it takes, and how it tells what it found.
 
 mod args;
+mod drain;
 mod grammar;
 mod render;
 mod run;

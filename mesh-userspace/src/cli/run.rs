@@ -7,16 +7,17 @@ use thiserror::Error;
 use tokio::time;
 
 use super::{
+    drain::{self, DrainError},
     grammar::{
         Attach, Backends, Cli, Command, Endpoints, Explain, FlowFilters, Flows, Names, Networks, Nodes,
-        Services,
+        OneBackend, Services,
     },
     render,
     screen::Screen,
 };
 use crate::api::{
     client::{Client, ClientError},
-    types::{self, DropCount, ExplainQuery, FlowFilter, NetworkCreate, Removed, ServiceCreate},
+    types::{self, BackendAdd, DropCount, ExplainQuery, FlowFilter, NetworkCreate, Removed, ServiceCreate},
 };
 
 /// Refused, by the daemon or for want of one; clap has 2 for wrong usage.
@@ -26,6 +27,8 @@ const REFUSED: u8 = 1;
 enum Failure {
     #[error(transparent)]
     Client(#[from] ClientError),
+    #[error(transparent)]
+    Drain(#[from] DrainError),
     #[error("cannot print the answer: {0}; free the disk or the pipe that standard output goes to")]
     Output(#[from] io::Error),
     #[error("cannot make the path `{0}` absolute: {1}; give it from the root")]
@@ -73,12 +76,7 @@ async fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Nodes(command) => nodes(&client, &screen, command).await,
         Command::Networks(command) => networks(&client, &screen, command).await,
         Command::Services(command) => services(&client, &screen, command).await,
-        Command::Backends(Backends::Ls { service }) => {
-            let backends = client.backends(service.as_deref()).await?;
-            Ok(screen.show(&backends[..], |backends, paint| {
-                render::backends(backends, service.as_deref(), paint)
-            })?)
-        }
+        Command::Backends(command) => backends(&client, &screen, command).await,
         Command::Endpoints(Endpoints::Ls) => {
             Ok(screen.show(&client.endpoints().await?[..], render::endpoints)?)
         }
@@ -165,6 +163,7 @@ async fn services(client: &Client, screen: &Screen, command: &Services) -> Resul
             scheduler,
             endpoint_mode,
             on_no_backend,
+            persistent,
             vips,
         } => {
             let mut ports = ports.clone();
@@ -178,6 +177,7 @@ async fn services(client: &Client, screen: &Screen, command: &Services) -> Resul
                 scheduler: *scheduler,
                 endpoint_mode: *endpoint_mode,
                 on_no_backend: *on_no_backend,
+                persistent: *persistent,
                 ports,
             };
             let service = client.create_service(&body).await?;
@@ -185,6 +185,42 @@ async fn services(client: &Client, screen: &Screen, command: &Services) -> Resul
         }
         Services::Rm(Names { names }) => {
             remove(screen, ("service", "removed"), names, |name| client.remove_service(name)).await
+        }
+    }
+}
+
+async fn backends(client: &Client, screen: &Screen, command: &Backends) -> Result<(), Failure> {
+    match command {
+        Backends::Ls { service } => {
+            let backends = client.backends(service.as_deref()).await?;
+            Ok(screen.show(&backends[..], |backends, paint| {
+                render::backends(backends, service.as_deref(), paint)
+            })?)
+        }
+        Backends::Add { service, backend, weight, node, forward } => {
+            let body = BackendAdd {
+                backend: backend.clone(),
+                weight: *weight,
+                node: node.clone(),
+                forward: forward.clone(),
+            };
+            let backend = client.add_backend(service, &body).await?;
+            Ok(screen.show(&backend, |backend, _| render::backend_added(backend))?)
+        }
+        Backends::Rm(OneBackend { service, backend }) => {
+            let removed = client.remove_backend(service, backend).await?;
+            Ok(screen.show(&removed, |removed, _| render::backend_removed(service, removed))?)
+        }
+        Backends::Weight { of: OneBackend { service, backend }, weight } => {
+            let backend = client.weigh_backend(service, backend, *weight).await?;
+            Ok(screen.show(&backend, |backend, _| render::backend_weighed(backend))?)
+        }
+        Backends::Drain { of: OneBackend { service, backend }, wait: false, .. } => {
+            let backend = client.weigh_backend(service, backend, 0).await?;
+            Ok(screen.show(&backend, |backend, _| render::backend_weighed(backend))?)
+        }
+        Backends::Drain { of, wait: true, timeout } => {
+            Ok(drain::and_wait(client, screen, of, *timeout).await?)
         }
     }
 }
@@ -238,6 +274,7 @@ fn attach_body(attach: &Attach) -> Result<types::Attach, Failure> {
         network: attach.network.clone(),
         netns,
         service: attach.service.clone(),
+        weight: attach.weight,
         address: attach.address,
     })
 }

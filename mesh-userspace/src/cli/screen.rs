@@ -179,10 +179,30 @@ impl Screen {
 
     /// Empties the terminal, if it is one and a person looks at it.
     pub(super) fn clear(&self) -> io::Result<()> {
-        if self.output == Output::Table && io::stdout().is_terminal() {
+        if self.is_terminal() {
             self.write("\u{1b}[H\u{1b}[2J")?;
         }
         Ok(())
+    }
+
+    /// Whether a person looks at a terminal, where a line can be written over.
+    pub(super) fn is_terminal(&self) -> bool {
+        self.is_for_people() && io::stdout().is_terminal()
+    }
+
+    /// Whether people are to read it, and not programs.
+    pub(super) fn is_for_people(&self) -> bool {
+        self.output == Output::Table
+    }
+
+    /// Writes over the line that the cursor is in, which must be on a terminal.
+    pub(super) fn overwrite(&self, line: &str) -> io::Result<()> {
+        self.write(&format!("\r\u{1b}[K{line}"))
+    }
+
+    /// Prints a line for people.
+    pub(super) fn line(&self, line: &str) -> io::Result<()> {
+        self.write(&format!("{line}\n"))
     }
 
     fn write(&self, text: &str) -> io::Result<()> {

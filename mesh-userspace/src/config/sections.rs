@@ -1,6 +1,6 @@
 //! The sections of the file that make up the specification.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, num::NonZeroU32};
 
 use super::{
     keys::Keys,
@@ -230,6 +230,10 @@ fn service(reader: &mut Reader, entry: &Entry) -> (Service, bool) {
         let way = one_of(reader, node, &format!("{who}'s on_no_backend"), &ways);
         service.on_no_backend = way.map(|way| way.value).unwrap_or_default();
     }
+    if let Some(node) = keys.take("persistent") {
+        let seconds = reader.number(node, &format!("{who}'s persistence"), "a number of seconds such as 300");
+        service.persistent = seconds.map(|seconds: Given<NonZeroU32>| seconds.value);
+    }
     if let Some(node) = keys.take("ports") {
         let what = format!("The list of {}'s ports", lower(&who));
         for item in reader.list(node, &what, "a list such as [\"9200:9200\"]") {
@@ -437,6 +441,9 @@ fn endpoint(reader: &mut Reader, node: &Node) -> Option<Endpoint> {
         .need("network", "write the one that it is on, as in network: blue")
         .and_then(|node| reader.name(node, &format!("{who}'s network")));
     let service = keys.take("service").and_then(|node| reader.name(node, &format!("{who}'s service")));
+    let weight = keys
+        .take("weight")
+        .and_then(|node| reader.number(node, &format!("{who}'s weight"), "a whole number from 0 to 65535"));
     let mut addresses = Vec::new();
     if let Some(node) = keys.take("address") {
         let what = format!("{who}'s address");
@@ -459,6 +466,7 @@ fn endpoint(reader: &mut Reader, node: &Node) -> Option<Endpoint> {
         name: name?,
         node: on?,
         service,
+        weight,
         network: network?,
         addresses,
         mac,

@@ -56,7 +56,8 @@ use slots::SlotTable;
 use takeover::{Bridge, MAPS, NEXT, Preparation, TakeOver};
 
 /// The arrays of programs that other programs call, and the only program in each.
-const TAIL_CALLS: [(&str, &str); 2] = [("REFUSE_TC", "refuse_tc"), ("REFUSE_XDP", "refuse_xdp")];
+const TAIL_CALLS: [(&str, &str); 3] =
+    [("REFUSE_TC", "refuse_tc"), ("REFUSE_XDP", "refuse_xdp"), ("UNKNOWN_TC", "unknown_tc")];
 
 /// The loaded object. What it has pinned and attached stays when this is dropped.
 #[derive(Debug)]

@@ -70,10 +70,22 @@ impl Maps for KernelMaps<'_> {
     }
 
     fn insert<M: Map>(&mut self, key: &M::Key, value: &M::Value) -> Result<(), MapError> {
-        sys::update(self.fd::<M>("write")?, key, value).map_err(|error| match error.raw_os_error() {
-            Some(libc::E2BIG | libc::ENOSPC) => Full::of::<M>().into(),
-            _ => fault::<M>("write")(error),
-        })
+        sys::update(self.fd::<M>("write")?, key, value).map_err(write_fault::<M>)
+    }
+
+    fn insert_all<M: Map>(&mut self, entries: &[(M::Key, M::Value)]) -> Result<(), MapError> {
+        // So many at once that the system calls no longer count; but the kernel copies them all first.
+        const BATCH: usize = 4096;
+        // A longest-prefix table takes no batches before Linux 5.19, and one alone needs none.
+        if M::KIND == MapKind::LpmTrie || entries.len() == 1 {
+            return entries.iter().try_for_each(|(key, value)| self.insert::<M>(key, value));
+        }
+        let fd = self.fd::<M>("write")?;
+        for batch in entries.chunks(BATCH) {
+            let (keys, values): (Vec<M::Key>, Vec<M::Value>) = batch.iter().copied().unzip();
+            sys::update_all(fd, &keys, &values).map_err(write_fault::<M>)?;
+        }
+        Ok(())
     }
 
     fn remove<M: Map>(&mut self, key: &M::Key) -> Result<(), MapError> {
@@ -129,6 +141,14 @@ impl Maps for KernelMaps<'_> {
 
     fn write_slots(&mut self, first: u32, slots: &[Slot]) -> Result<(), MapError> {
         self.slots.write(first, slots)
+    }
+}
+
+/// The error of a write, which may have found the map full.
+fn write_fault<M: Map>(error: io::Error) -> MapError {
+    match error.raw_os_error() {
+        Some(libc::E2BIG | libc::ENOSPC) => Full::of::<M>().into(),
+        _ => fault::<M>("write")(error),
     }
 }
 

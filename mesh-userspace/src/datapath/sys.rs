@@ -221,6 +221,17 @@ pub(super) fn update<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K, value: &V) ->
     bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr).map(drop)
 }
 
+/// Sets the values of many keys, one after the other; there must be as many of both, and the map's keys and values must be
+/// as long as these types.
+pub(super) fn update_all<K: Pod, V: Pod>(map: BorrowedFd<'_>, keys: &[K], values: &[V]) -> io::Result<()> {
+    let mut attr = empty_attr();
+    attr.batch.map_fd = raw(map);
+    attr.batch.keys = keys.as_ptr() as u64;
+    attr.batch.values = values.as_ptr() as u64;
+    attr.batch.count = u32::try_from(keys.len().min(values.len())).map_err(io::Error::other)?;
+    bpf(bpf_cmd::BPF_MAP_UPDATE_BATCH, &mut attr).map(drop)
+}
+
 /// Removes a key; false if it was not there. The map's keys must be as long as this type.
 pub(super) fn delete<K: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<bool> {
     unless_absent(bpf(bpf_cmd::BPF_MAP_DELETE_ELEM, &mut element(map, Some(key))))

@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     ffi::OsStr,
     net::IpAddr,
+    num::NonZeroU32,
     sync::Arc,
 };
 
@@ -16,6 +17,7 @@ use super::{
     natural,
     ring::{self, BackendId, Weighted},
     rings::{Recipe, RingCache, WantedRings},
+    weights,
 };
 use crate::table::{self, Endpoint, Protocol, PublishMode, PublishedPort, Table};
 
@@ -44,6 +46,8 @@ struct DraftService {
     scheduler: Scheduler,
     sources: Vec<IpNet>,
     silent: bool,
+    persistent: u32,
+    draining: bool,
     /// The number of its ring among those that are wanted.
     ring: usize,
 }
@@ -75,6 +79,8 @@ pub(super) fn services(
             scheduler: service.scheduler,
             sources: service.sources,
             silent: service.silent,
+            persistent: service.persistent,
+            draining: service.draining,
             ring: rings.get(service.ring).map(Arc::clone).unwrap_or_default(),
         };
         (key, planned)
@@ -125,14 +131,15 @@ pub(super) fn slots(table: &Table) -> u64 {
     let tasks = tasks(table);
     let of_service = |(name, service): (&String, &table::Service)| {
         let endpoints = tasks.get(name.as_str()).map(Vec::as_slice).unwrap_or_default();
-        let size = |families: usize, count: usize| {
-            let weight = u64::try_from(count).unwrap_or(u64::MAX);
+        let size = |families: usize, network: Option<&str>| {
+            let is_on = |endpoint: &Endpoint| network.is_none_or(|network| endpoint.network == network);
+            let on = endpoints.iter().filter(|(_, endpoint)| is_on(endpoint));
+            let weight = weights::total(on.map(|(_, endpoint)| endpoint.weight));
             u64::try_from(families).unwrap_or(u64::MAX).saturating_mul(u64::from(ring::size_for(weight)))
         };
-        let on = |network: &str| endpoints.iter().filter(|(_, endpoint)| endpoint.network == network).count();
-        let of_vips: u64 = service.vips.iter().map(|(network, vips)| size(vips.len(), on(network))).sum();
+        let of_vips: u64 = service.vips.iter().map(|(network, vips)| size(vips.len(), Some(network))).sum();
         let is_on_one = service.vips.len() == 1;
-        let of_ports = if service.ports.is_empty() || is_on_one { 0 } else { size(2, endpoints.len()) };
+        let of_ports = if service.ports.is_empty() || is_on_one { 0 } else { size(2, None) };
         of_vips + of_ports
     };
     table.services.iter().map(of_service).sum()
@@ -278,7 +285,8 @@ impl OneService<'_> {
             .any(|subnet| self::family(subnet.addr()) == family)
     }
 
-    /// The endpoints as members of a ring; as backends they are entered into the plan.
+    /// The endpoints as members of a ring with their weights; as backends they are entered into the plan: also those that
+    /// drain, whose flows live on.
     fn backends<'a>(
         &self,
         endpoints: impl Iterator<Item = &'a Endpoint>,
@@ -296,12 +304,17 @@ impl OneService<'_> {
             };
             let id = BackendId { vni: network.vni, address };
             draft.backends.push((id, PlannedBackend { mac: endpoint.mac, node: node.address }));
-            members.push(Weighted { id, weight: 1 });
+            members.push(Weighted { id, weight: endpoint.weight.into() });
         }
         members
     }
 
-    fn enter(&self, key: ServiceKey, target_port: u16, members: Vec<Weighted>, draft: &mut Draft) {
+    fn enter(&self, key: ServiceKey, target_port: u16, mut members: Vec<Weighted>, draft: &mut Draft) {
+        // Flows that are under way need the ring: then it is as if none of them drained.
+        let draining = !members.is_empty() && members.iter().all(|member| member.weight == 0);
+        if draining {
+            members.iter_mut().for_each(|member| member.weight = 1);
+        }
         let scheduler = match self.service.scheduler {
             table::Scheduler::Mh => Scheduler::Mh,
             table::Scheduler::Rr => Scheduler::Rr,
@@ -313,7 +326,9 @@ impl OneService<'_> {
             scheduler,
             sources: Vec::new(),
             silent: self.service.on_no_backend == table::OnNoBackend::Drop,
-            ring: draft.rings.number(Recipe::new(scheduler, members)),
+            persistent: self.service.persistent.map_or(0, NonZeroU32::get),
+            draining,
+            ring: draft.rings.number(Recipe::new(scheduler, weights::reduced(members))),
         });
     }
 }

@@ -51,6 +51,7 @@ pub(crate) fn service(table: &mut Table, name: &str, vips: &[(&str, &[&str])], p
         scheduler: Scheduler::Mh,
         endpoint_mode: Default::default(),
         on_no_backend: Default::default(),
+        persistent: None,
         ports: ports.collect(),
         external: Vec::new(),
     };
@@ -74,6 +75,7 @@ pub(crate) fn endpoint(
     let endpoint = Endpoint {
         node: node.to_owned(),
         service: (!service.is_empty()).then(|| service.to_owned()),
+        weight: 1,
         network: network.to_owned(),
         addresses,
         mac: [0x02, 0x42, a, b, c, d],

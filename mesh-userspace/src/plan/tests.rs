@@ -1,6 +1,9 @@
 //! What a node's plan says, piece by piece.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use mesh_common::abi::{
     Address, EndpointKey, Family, Local, ServiceKey, host_alias, local_flags, network_flags,
@@ -95,6 +98,49 @@ fn round_robin_goes_by_the_tasks_numbers() {
         ring.slots().flatten().map(|id| id.address.to_string()).collect::<Vec<_>>(),
         ["10.0.9.11", "10.0.9.12", "10.0.9.13", "10.0.9.5"]
     );
+}
+
+/// How many slots each backend has, by the last number of its address.
+fn slots_of(service: &PlannedService) -> BTreeMap<u8, usize> {
+    service.ring.slots().flatten().fold(BTreeMap::new(), |mut counts, id| {
+        let IpAddr::V4(address) = id.address else { panic!("{id:?}") };
+        *counts.entry(address.octets()[3]).or_default() += 1;
+        counts
+    })
+}
+
+#[test]
+fn rings_follow_the_weights() {
+    let mut table = search();
+    table.endpoints.get_mut("search.2").unwrap().weight = 2;
+    let plan = plan(&table, "n1", &facts()).unwrap();
+    let service = &plan.services[&key_of_port(9200, 4)];
+    let counts = slots_of(service);
+    assert!(counts[&12].abs_diff(service.ring.len() / 2) <= 1, "{counts:?}");
+    assert!(counts[&11].abs_diff(service.ring.len() / 4) <= 1, "{counts:?}");
+}
+
+#[test]
+fn a_backend_that_drains_has_no_slot_and_stays_a_backend() {
+    for scheduler in [Rule::Mh, Rule::Rr] {
+        let mut table = search();
+        table.services.get_mut("search").unwrap().scheduler = scheduler;
+        table.endpoints.get_mut("search.2").unwrap().weight = 0;
+        let draining = plan(&table, "n1", &facts()).unwrap();
+        let keys: Vec<u8> = slots_of(&draining.services[&key_of_port(9200, 4)]).into_keys().collect();
+        assert_eq!(keys, [11, 13], "{scheduler:?}");
+        // Flows under way are looked for there.
+        assert_eq!(draining.backends.len(), 6);
+        assert!(draining.services.values().all(|service| !service.draining), "{scheduler:?}");
+
+        for endpoint in table.endpoints.values_mut() {
+            endpoint.weight = 0;
+        }
+        let all = plan(&table, "n1", &facts()).unwrap();
+        // They find their backends by a ring as it would be without draining.
+        assert!(all.services.values().all(|service| service.draining && !service.ring.is_empty()));
+        assert_eq!((all.services.len(), all.backends.len()), (4, 6));
+    }
 }
 
 #[test]
@@ -468,6 +514,18 @@ fn one_slow_route_or_ipv6_underlay_lowers_the_mtu_of_networks() {
     facts.routes.get_mut(&ip("192.0.2.3")).unwrap().mtu = 1300;
     let small = plan(&table, "n1", &facts).unwrap();
     assert!(small.problems[0].message.contains("IPv6 needs 1280"), "{:?}", small.problems);
+}
+
+#[test]
+fn a_network_takes_no_more_than_the_tunnels_whatever_it_is_given() {
+    let mut table = search();
+    for (mtu, expected) in [(1449, 1449), (1450, 1450), (1451, 1450), (9000, 1450)] {
+        table.networks.get_mut("blue").unwrap().mtu = Some(mtu);
+        let plan = plan(&table, "n1", &facts()).unwrap();
+        assert_eq!(plan.networks[&4097].mtu, expected);
+        let told = plan.problems.iter().filter(|problem| problem.subject == "network blue").count();
+        assert_eq!(told == 1, mtu > expected, "{:?}", plan.problems);
+    }
 }
 
 #[test]

@@ -146,6 +146,7 @@ impl Spec {
             adopted.push(endpoint.clone());
         }
         self.endpoints.append(&mut adopted);
+        self.adopt_overrides(earlier);
         faults.or(())
     }
 
@@ -200,7 +201,7 @@ fn free(kind: &str, name: &str, there: Option<&Origin>, here: &Origin) -> Result
     }
 }
 
-fn unknown(kind: &str, name: &str) -> Fault {
+pub(super) fn unknown(kind: &str, name: &str) -> Fault {
     Fault::new(
         Origin::default(),
         format!("There is no {kind} {}; `meshctl {kind}s ls` lists them.", quoted(name)),

@@ -3,6 +3,7 @@
 //! Nothing here is checked yet: names may lead nowhere and addresses may clash. [`resolve()`] holds it against
 //! every rule, allocates what was left open, and gives the [`Table`](crate::table::Table).
 
+mod backends;
 mod change;
 mod fault;
 mod parse;
@@ -10,13 +11,14 @@ mod ports;
 mod resolve;
 mod suggest;
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
+use std::{collections::BTreeMap, net::IpAddr, num::NonZeroU32, path::PathBuf};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::fault::{article, listed, quoted};
 pub use self::{
+    backends::{Membership, Override},
     fault::{Fault, Faults, Given, Origin},
     parse::{Mac, mac, netns, source},
     ports::published_ports,
@@ -44,6 +46,8 @@ pub struct Spec {
     pub services: BTreeMap<String, Service>,
     /// The tasks' attachments to networks, in the order in which they were asked for.
     pub endpoints: Vec<Endpoint>,
+    /// What commands have changed about endpoints of the file, by name. [`Spec::endpoints`] has it already.
+    pub overrides: BTreeMap<String, Override>,
 }
 
 /// What holds for the whole mesh; what is not given has its default.
@@ -122,6 +126,8 @@ pub struct Service {
     pub endpoint_mode: EndpointMode,
     /// What becomes of a request while it has no backend.
     pub on_no_backend: OnNoBackend,
+    /// For how many seconds a client comes back to the backend that it had, IPVS's persistence; none for not at all.
+    pub persistent: Option<NonZeroU32>,
     /// The ports that nodes answer on for it.
     pub ports: Vec<Given<PublishedPort>>,
     /// Addresses routed to several nodes, on each of which it answers.
@@ -145,6 +151,9 @@ pub struct Endpoint {
     /// The service that it is a backend of.
     #[serde(default)]
     pub service: Option<Given<String>>,
+    /// Its share of the service's new flows, in units; 1 if it is not given, and 0 to drain it.
+    #[serde(default)]
+    pub weight: Option<Given<u16>>,
     /// The network.
     pub network: Given<String>,
     /// Its addresses, at most one of each family; what is not given is derived or allocated.

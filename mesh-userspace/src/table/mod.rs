@@ -6,11 +6,15 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    num::NonZeroU32,
     path::PathBuf,
 };
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+
+/// A backend's weight where none is given.
+pub const DEFAULT_WEIGHT: u16 = 1;
 
 /// The whole desired state, the same on every node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -118,6 +122,9 @@ pub struct Service {
     /// What becomes of a request while it has no backend.
     #[serde(default)]
     pub on_no_backend: OnNoBackend,
+    /// For how many seconds a client comes back to the backend that it had, IPVS's persistence; none for not at all.
+    #[serde(default)]
+    pub persistent: Option<NonZeroU32>,
     /// The ports that nodes answer on for it, in their order.
     pub ports: Vec<PublishedPort>,
     /// Addresses routed to several nodes, on each of which it answers.
@@ -237,6 +244,8 @@ pub struct Endpoint {
     pub node: String,
     /// The service that it is a backend of.
     pub service: Option<String>,
+    /// Its share of the service's new flows, in units; with 0 it drains: no new flow, and those that live go on.
+    pub weight: u16,
     /// The network.
     pub network: String,
     /// Its addresses: one for each family that the network has, IPv4 first.

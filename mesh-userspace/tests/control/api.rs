@@ -114,6 +114,7 @@ async fn services_are_made_and_removed() {
         scheduler: Scheduler::Rr,
         endpoint_mode: EndpointMode::Vip,
         on_no_backend: OnNoBackend::Drop,
+        persistent: NonZeroU32::new(300),
         ports: vec![PublishedPort {
             published: 53,
             target: 5353,
@@ -125,7 +126,7 @@ async fn services_are_made_and_removed() {
     let dns = client.create_service(&asked).await.unwrap();
     assert_eq!(dns.vips["blue"], [ip("10.0.9.5")]);
     assert_eq!((dns.scheduler, &dns.ports), (Scheduler::Rr, &asked.ports));
-    assert_eq!(dns.on_no_backend, OnNoBackend::Drop);
+    assert_eq!((dns.on_no_backend, dns.persistent), (OnNoBackend::Drop, asked.persistent));
     assert_eq!(client.service("dns").await.unwrap(), dns);
     assert_eq!(client.services().await.unwrap().len(), 5);
     client.remove_service("dns").await.unwrap();
@@ -159,6 +160,7 @@ async fn tasks_are_attached_and_detached() {
         network: "blue".to_owned(),
         netns: "search4".to_owned(),
         service: Some("search".to_owned()),
+        weight: None,
         address: None,
     };
     let made = client.attach(&asked).await.unwrap();
@@ -449,7 +451,8 @@ async fn the_documentation_and_the_paths_agree() {
         let Some((method, rest)) = line.strip_prefix("| `").and_then(|line| line.split_once(" /v1/")) else {
             continue;
         };
-        let path = rest.split('`').next().unwrap().replace("{name}", "search");
+        let path =
+            rest.split('`').next().unwrap().replace("{name}", "search").replace("{backend}", "search.1");
         let request = format!("{method} /v1/{path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
         let mut stream = UnixStream::connect(server.socket()).await.unwrap();
         stream.write_all(request.as_bytes()).await.unwrap();
@@ -464,10 +467,12 @@ async fn the_documentation_and_the_paths_agree() {
     }
     let routes = include_str!("../../src/api/routes.rs");
     let routed: usize = routes
-        .lines()
-        .filter(|line| line.trim_start().starts_with(".route("))
-        .map(|line| {
-            ["get(", "post(", "delete("].iter().map(|method| line.matches(method).count()).sum::<usize>()
+        .split(".route(")
+        .skip(1)
+        .map(|route| route.split(".fallback(").next().unwrap())
+        .map(|route| {
+            let count = |method| route.matches(method).count();
+            ["get(", "post(", "put(", "delete("].into_iter().map(count).sum::<usize>()
         })
         .sum();
     assert_eq!(documented, routed);

@@ -102,7 +102,7 @@ impl Maps {
             scheduler: ring.scheduler as u8,
             reserved: 0,
             flags: 0,
-            affinity: 0,
+            persistent: 0,
         };
         self.services.insert(key, service);
     }
@@ -184,6 +184,7 @@ fn endpoint(node: &str, service: Option<&str>, network: &str, addresses: &[&str]
     Endpoint {
         node: node.to_owned(),
         service: service.map(str::to_owned),
+        weight: 1,
         network: network.to_owned(),
         addresses,
         mac: [2, 0x42, a, b, c, d],
@@ -201,6 +202,7 @@ fn service(network: &str, vips: &[&str], scheduler: Scheduler, ports: Vec<Publis
         scheduler,
         endpoint_mode: mesh_userspace::table::EndpointMode::Vip,
         on_no_backend: mesh_userspace::table::OnNoBackend::Reject,
+        persistent: None,
         ports,
         external: vec![],
     }
@@ -336,6 +338,13 @@ pub(crate) fn snapshot() -> Snapshot {
     }
 }
 
+/// The endpoint of a name or an address.
+fn named<'t>(table: &'t mut Table, text: &str) -> Option<(String, &'t mut Endpoint)> {
+    let has = |endpoint: &Endpoint| endpoint.addresses.iter().any(|address| address.to_string() == text);
+    let mut endpoints = table.endpoints.iter_mut();
+    endpoints.find(|(name, endpoint)| *name == text || has(endpoint)).map(|(name, e)| (name.clone(), e))
+}
+
 /// An agent that only pretends.
 pub(crate) struct Fake {
     snapshot: Mutex<Arc<Snapshot>>,
@@ -421,6 +430,7 @@ impl Fake {
                 let mut made = service(&network, &vips, asked.scheduler, asked.ports.clone());
                 made.endpoint_mode = asked.endpoint_mode;
                 made.on_no_backend = asked.on_no_backend;
+                made.persistent = asked.persistent;
                 table.services.insert(asked.name.clone(), made);
                 asked.name.clone()
             }
@@ -445,6 +455,23 @@ impl Fake {
             Change::Detach(name) => {
                 table.endpoints.remove(name).ok_or_else(|| missing("endpoint", name))?;
                 name.clone()
+            }
+            Change::AddBackend { service, asked } => {
+                let (name, endpoint) =
+                    named(table, &asked.backend).ok_or_else(|| missing("endpoint", &asked.backend))?;
+                endpoint.service = Some(service.clone());
+                endpoint.weight = asked.weight.unwrap_or(1);
+                name
+            }
+            Change::RemoveBackend { backend, .. } => {
+                let (name, endpoint) = named(table, backend).ok_or_else(|| missing("backend", backend))?;
+                endpoint.service = None;
+                name
+            }
+            Change::WeighBackend { backend, weight, .. } => {
+                let (name, endpoint) = named(table, backend).ok_or_else(|| missing("backend", backend))?;
+                endpoint.weight = *weight;
+                name
             }
         })
     }

@@ -27,13 +27,13 @@ fn command(socket: &Path, arguments: &[&str]) -> Command {
     command
 }
 
-async fn meshctl(server: &Server, arguments: &[&str]) -> Output {
+pub(crate) async fn meshctl(server: &Server, arguments: &[&str]) -> Output {
     let output = command(&server.socket(), arguments).output();
     tokio::time::timeout(Duration::from_secs(30), output).await.unwrap().unwrap()
 }
 
 #[track_caller]
-fn stdout(output: &Output) -> String {
+pub(crate) fn stdout(output: &Output) -> String {
     let error = String::from_utf8_lossy(&output.stderr);
     assert_eq!((output.status.code(), error.as_ref()), (Some(0), ""));
     String::from_utf8(output.stdout.clone()).unwrap()
@@ -41,7 +41,7 @@ fn stdout(output: &Output) -> String {
 
 /// Standard error of a command that printed nothing else.
 #[track_caller]
-fn refused(output: &Output, code: i32) -> String {
+pub(crate) fn refused(output: &Output, code: i32) -> String {
     assert_eq!(String::from_utf8_lossy(&output.stdout), "");
     assert_eq!(output.status.code(), Some(code));
     String::from_utf8(output.stderr.clone()).unwrap()
@@ -76,9 +76,15 @@ async fn every_list_and_every_inspection_prints() {
         (&["network", "inspect", "blue"], "gateways   10.0.9.1, fd00:9::1\n"),
         (&["services", "ls"], "turns   rr         blue 10.0.9.3             8000→80/tcp"),
         (&["service", "inspect", "search"], "virtual IPs    blue 10.0.9.2, fd00:9::2\n"),
-        (&["services", "ps", "turns"], "turns    turns.2   blue     10.0.9.22  n2    on its own node\n"),
+        (
+            &["services", "ps", "turns"],
+            "turns    turns.2   blue     10.0.9.22  n2    1       –      on its own node\n",
+        ),
         (&["backends", "ls"], "db       db.1"),
-        (&["backends", "ls", "db"], "db       db.1      vault    10.0.10.11  n1    attached\n"),
+        (
+            &["backends", "ls", "db"],
+            "db       db.1      vault    10.0.10.11  n1    1       0      attached\n",
+        ),
         (&["endpoints", "ls"], "twin"),
         (&["endpoint", "inspect", "tool"], "host interface  mesh00000004\n"),
         (&["flows", "ls"], "This node keeps no flow"),
@@ -137,6 +143,8 @@ async fn changes_reach_the_daemon_as_they_were_typed() {
                 "t9",
                 "--service",
                 "dns",
+                "--weight",
+                "0",
                 "--address",
                 "10.0.9.77",
                 "--name",
@@ -165,6 +173,7 @@ async fn changes_reach_the_daemon_as_they_were_typed() {
         network: "blue".to_owned(),
         netns: "t9".to_owned(),
         service: Some("dns".to_owned()),
+        weight: Some(0),
         address: Some(ip("10.0.9.77")),
     };
     assert_eq!(changes[2], Change::Attach(attach));
@@ -238,7 +247,12 @@ async fn wrong_usage_is_2() {
         &["frobnicate"],
         &["nodes"],
         &["nodes", "leave"],
-        &["backends", "add", "search", "10.0.0.1"],
+        &["backends", "add", "search"],
+        &["backends", "add", "search", "10.0.0.1", "--weight", "65536"],
+        &["backends", "weight", "search", "search.1", "-1"],
+        &["backends", "drain", "search", "search.1", "--timeout", "5s"],
+        &["backends", "drain", "search", "search.1", "--wait", "--timeout", "soon"],
+        &["attach", "--network", "blue", "--netns", "t9", "--weight", "3"],
         &["ipvsadm", "-L"],
         &["keys", "ls"],
         &["networks", "create"],

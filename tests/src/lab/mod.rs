@@ -4,7 +4,9 @@
 //! each task and each client; the real `meshd` in every node's. Everything carries the lab's prefix, is written
 //! down in a [`Record`] as it is made, and goes away with the [`Lab`], also when a test panics.
 
+mod call;
 mod command;
+mod forget;
 mod host;
 mod keyboard;
 mod mesh;
@@ -38,7 +40,9 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
 pub use self::{
+    call::{Call, Greeter},
     command::{output, run},
+    forget::forget_entries,
     host::Host,
     keyboard::typed,
     mesh::{Endpoint, Mesh, Network, Service, Underlay},
@@ -47,10 +51,11 @@ pub use self::{
     process::Process,
     raw::RawSocket,
     record::{Record, remains},
-    router::FAR,
+    router::{FAR, FARTHER},
     server::Web,
     sockets::{
-        NameServer, TcpEcho, UdpEcho, ask_tcp, ask_udp, reachable_tcp, udp_in_one_piece, udp_round_trip,
+        NameServer, TcpEcho, UdpEcho, ask_tcp, ask_udp, reachable_tcp, tcp_round_trip, udp_in_one_piece,
+        udp_round_trip,
     },
     stream::{Delivery, Stream},
     transfer::{Summary, Transfer},
@@ -231,6 +236,25 @@ impl Lab {
         drop(self.hosts.remove(name).with_context(|| format!("this lab has no host {name}"))?);
         self.record.delete_namespace(name)?;
         self.add_host(name)
+    }
+
+    /// Takes a task's namespace away, as when its container ends, and hands over what still holds it: it lives on, without a
+    /// name, until that is dropped.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn remove_host(&mut self, name: &str) -> Result<Host> {
+        let host = self.hosts.remove(name).with_context(|| format!("this lab has no host {name}"))?;
+        self.record.delete_namespace(name)?;
+        Ok(host)
+    }
+
+    /// Pulls a host's cable out of the switch, or puts it back in: its interface stays, and has no carrier.
+    ///
+    /// # Errors
+    /// If it is not plugged in.
+    pub fn carrier(&self, host: &str, present: bool) -> Result<()> {
+        self.switch.as_ref().context("the lab was not built")?.carrier(host, present)
     }
 
     /// Pulls a host's cable: its interface is gone.

@@ -107,7 +107,11 @@ impl Node {
         self.program = program;
     }
 
-    pub(super) fn launch(&mut self) -> Result<()> {
+    /// Starts the daemon, and leaves it to [`Self::wait_until_ready`] to see whether it became ready.
+    ///
+    /// # Errors
+    /// If it runs already, or cannot be started.
+    pub fn launch(&mut self) -> Result<()> {
         ensure!(self.daemon.is_none(), "the daemon of {} runs already", self.name);
         let readiness = self.directory.join("notify.sock");
         if readiness.exists() {
@@ -126,7 +130,11 @@ impl Node {
         Ok(())
     }
 
-    pub(super) fn wait_until_ready(&mut self) -> Result<()> {
+    /// Waits until a daemon that was launched is ready.
+    ///
+    /// # Errors
+    /// If it was not launched, ends, or is not ready in time.
+    pub fn wait_until_ready(&mut self) -> Result<()> {
         let readiness = self.readiness.take().context("the daemon was not started")?;
         readiness.set_read_timeout(Some(Duration::from_millis(50)))?;
         let start = Instant::now();
@@ -140,6 +148,12 @@ impl Node {
             self.daemon()?.check()?;
             ensure!(start.elapsed() < READY, "meshd of {} was not ready within {READY:?}", self.name);
         }
+    }
+
+    /// Whether a daemon was started and not stopped.
+    #[must_use]
+    pub const fn runs(&self) -> bool {
+        self.daemon.is_some()
     }
 
     /// The running daemon.

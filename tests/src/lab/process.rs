@@ -2,6 +2,7 @@
 
 use std::{
     fs::File,
+    io,
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -10,7 +11,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use nix::{
-    sys::signal::{Signal, killpg},
+    sys::signal::{SigSet, Signal, killpg},
     unistd::Pid,
 };
 
@@ -34,6 +35,11 @@ impl Process {
         let output = File::options().create(true).append(true).open(log);
         let output = output.with_context(|| format!("cannot open {}", log.display()))?;
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output).process_group(0);
+        // Whoever leaves signals to a thread of its own blocks them, and a child would inherit that.
+        // SAFETY: between fork and exec the closure makes one system call and allocates nothing.
+        unsafe {
+            command.pre_exec(|| SigSet::empty().thread_set_mask().map_err(io::Error::from));
+        }
         let child = command.spawn().with_context(|| format!("cannot run {}", shown(&command)))?;
         record.note_process(child.id())?;
         Ok(Self { child, command: shown(&command), log: log.to_owned(), kept: false })

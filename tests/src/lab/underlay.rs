@@ -38,6 +38,12 @@ impl Switch {
         Ok(())
     }
 
+    /// Takes a port out of service, or puts it in again: the other end of its cable has no carrier meanwhile.
+    pub(super) fn carrier(&self, port: &str, present: bool) -> Result<()> {
+        let state = if present { "up" } else { "down" };
+        self.namespace.ip(&format!("link set {port} {state}")).map(drop)
+    }
+
     /// Lets a host's interface take long segments and unfinished checksums, as a card does that finishes them itself.
     pub(super) fn offload(&self, host: &Namespace, port: &str) -> Result<()> {
         // An XDP program takes no segments longer than the MTU, so the kernel gives it none.

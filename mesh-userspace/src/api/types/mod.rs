@@ -15,7 +15,9 @@ use crate::table::Protocol;
 
 pub use explain::{Choice, ExplainQuery, Explanation, Share, Verdict};
 pub use place::{Place, PlaceError};
-pub use requests::{Attach, FlowFilter, NetworkCreate, ServiceCreate, TraceQuery, Vip};
+pub use requests::{
+    Attach, BackendAdd, BackendWeight, FlowFilter, NetworkCreate, ServiceCreate, TraceQuery, Vip,
+};
 pub use traffic::{Datagram, DropCount, Flow, FlowKind, Flows, HookCount, MapUse, Stats, TraceLine, Tunnel};
 pub use views::{
     Backend, Counts, Endpoint, EndpointState, Network, Node, Peer, Problem, Program, Service, Status,

@@ -1,6 +1,7 @@
 //! What is asked for.
 
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -45,6 +46,9 @@ pub struct ServiceCreate {
     /// What becomes of a request while it has no backend.
     #[serde(default)]
     pub on_no_backend: OnNoBackend,
+    /// For how many seconds a client comes back to the backend that it had, IPVS's persistence; none for not at all.
+    #[serde(default)]
+    pub persistent: Option<NonZeroU32>,
     /// The ports that nodes answer on for it.
     #[serde(default)]
     pub ports: Vec<PublishedPort>,
@@ -75,9 +79,37 @@ pub struct Attach {
     /// The service that it becomes a backend of.
     #[serde(default)]
     pub service: Option<String>,
+    /// Its share of the service's new flows; 1 where it is not given.
+    #[serde(default)]
+    pub weight: Option<u16>,
     /// Its address; chosen where it is not given.
     #[serde(default)]
     pub address: Option<IpAddr>,
+}
+
+/// An endpoint becomes a backend of a service: `POST /v1/services/{name}/backends`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BackendAdd {
+    /// The endpoint's name, or an address of it on a network of the service, with or without the service's target port.
+    pub backend: String,
+    /// Its share of the service's new flows; 1 where it is not given.
+    #[serde(default)]
+    pub weight: Option<u16>,
+    /// The node that it is on, to be sure.
+    #[serde(default)]
+    pub node: Option<String>,
+    /// How packets are forwarded to an outside backend; refused for as long as there are none.
+    #[serde(default)]
+    pub forward: Option<String>,
+}
+
+/// Another weight of a backend: `PUT /v1/services/{name}/backends/{backend}`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BackendWeight {
+    /// Its share of the service's new flows, in units; 0 drains it.
+    pub weight: u16,
 }
 
 /// Which flows to list: `GET /v1/flows`. What is not given matches every flow.
@@ -109,5 +141,5 @@ pub struct FlowFilter {
 #[serde(deny_unknown_fields)]
 pub struct TraceQuery {
     /// One packet in this many.
-    pub every: std::num::NonZeroU32,
+    pub every: NonZeroU32,
 }

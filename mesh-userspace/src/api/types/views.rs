@@ -1,6 +1,6 @@
 //! What is, as people and scripts see it.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, num::NonZeroU32};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -135,6 +135,9 @@ pub struct Service {
     /// What becomes of a request while it has no backend.
     #[serde(default)]
     pub on_no_backend: OnNoBackend,
+    /// For how many seconds a client comes back to the backend that it had, IPVS's persistence; none for not at all.
+    #[serde(default)]
+    pub persistent: Option<NonZeroU32>,
     /// The ports that nodes answer on for it.
     pub ports: Vec<PublishedPort>,
     /// Addresses routed to several nodes, on each of which it answers.
@@ -143,7 +146,7 @@ pub struct Service {
     pub backends: Vec<String>,
 }
 
-/// A backend of a service: `GET /v1/backends`, `GET /v1/services/{name}/tasks`.
+/// A backend of a service: `GET /v1/backends`, `GET /v1/services/{name}/tasks` and others.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Backend {
     /// The service.
@@ -156,6 +159,12 @@ pub struct Backend {
     pub addresses: Vec<IpAddr>,
     /// The node that it runs on.
     pub node: String,
+    /// Its share of the service's new flows, in units; with 0 it drains.
+    pub weight: u16,
+    /// The live flows to it that this node keeps. On its own node these are all that come through published ports of
+    /// whatever node, and those of tasks there to the service's virtual IP; on another node, only those of tasks there
+    /// to the virtual IP, and none (rather than 0) where they have none: what else it has, its own node knows.
+    pub flows: Option<u64>,
     /// What stands of it.
     pub state: EndpointState,
 }

@@ -1,5 +1,6 @@
 //! A snapshot as people and scripts see it.
 
+mod backends;
 mod explain;
 mod flows;
 mod packet;
@@ -15,12 +16,13 @@ use mesh_common::{
 use super::{
     Snapshot,
     types::{
-        Backend, Counts, DropCount, Endpoint, EndpointState, HookCount, MapUse, Network, Node, Peer, Problem,
-        Service, Stats, Status,
+        Counts, DropCount, Endpoint, EndpointState, HookCount, MapUse, Network, Node, Peer, Problem, Service,
+        Stats, Status,
     },
 };
 use crate::table;
 
+pub(super) use backends::{backend, backends};
 pub(super) use explain::explain;
 pub(super) use flows::flows;
 pub(super) use trace::Tracer;
@@ -149,32 +151,11 @@ pub(super) fn service(snapshot: &Snapshot, name: &str, service: &table::Service)
         scheduler: service.scheduler,
         endpoint_mode: service.endpoint_mode,
         on_no_backend: service.on_no_backend,
+        persistent: service.persistent,
         ports: service.ports.clone(),
         external: service.external.clone(),
         backends: endpoints_where(snapshot, |endpoint| endpoint.service.as_deref() == Some(name)),
     }
-}
-
-/// The backends of one service, or of all.
-pub(super) fn backends(snapshot: &Snapshot, of: Option<&str>) -> Vec<Backend> {
-    let mut backends: Vec<Backend> = snapshot
-        .table
-        .endpoints
-        .iter()
-        .filter_map(|(name, endpoint)| {
-            let service = endpoint.service.as_ref()?;
-            of.is_none_or(|wanted| service == wanted).then(|| Backend {
-                service: service.clone(),
-                endpoint: name.clone(),
-                network: endpoint.network.clone(),
-                addresses: endpoint.addresses.clone(),
-                node: endpoint.node.clone(),
-                state: state(snapshot, name, endpoint),
-            })
-        })
-        .collect();
-    backends.sort_by(|a, b| (&a.service, &a.endpoint).cmp(&(&b.service, &b.endpoint)));
-    backends
 }
 
 /// Every endpoint.

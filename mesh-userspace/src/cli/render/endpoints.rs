@@ -1,8 +1,8 @@
-//! Endpoints, and backends, which are endpoints in the eyes of a service.
+//! Endpoints.
 
 use super::{addresses, state};
 use crate::{
-    api::types::{Backend, Endpoint, EndpointState},
+    api::types::{Endpoint, EndpointState},
     cli::screen::{Paint, facts, table},
 };
 
@@ -70,35 +70,6 @@ pub(in crate::cli) fn attached(endpoint: &Endpoint) -> String {
     }
     text.push('\n');
     text
-}
-
-/// The backends of one service, or of all.
-pub(in crate::cli) fn backends(backends: &[Backend], service: Option<&str>, paint: Paint) -> String {
-    if backends.is_empty() {
-        return match service {
-            Some(service) => format!(
-                "{service} has no backend: `meshctl attach --network NETWORK --netns NAMESPACE --service {service}` \
-                 gives it one.\n"
-            ),
-            None => "There are no backends: `meshctl attach --network NETWORK --netns NAMESPACE --service SERVICE` makes \
-                     one.\n"
-                .to_owned(),
-        };
-    }
-    table(
-        paint,
-        ["SERVICE", "ENDPOINT", "NETWORK", "ADDRESSES", "NODE", "STATE"],
-        backends.iter().map(|backend| {
-            [
-                backend.service.as_str().into(),
-                backend.endpoint.as_str().into(),
-                backend.network.as_str().into(),
-                addresses(&backend.addresses).into(),
-                backend.node.as_str().into(),
-                state(&backend.state),
-            ]
-        }),
-    )
 }
 
 #[cfg(test)]
@@ -202,26 +173,5 @@ state      known on n2 only
             attached(&sample()[1]),
             "tool attached to blue as 10.0.9.40; it waits: there is no namespace /run/netns/tool\n"
         );
-    }
-
-    #[test]
-    fn backends_of_a_service() {
-        let backend = Backend {
-            service: "search".to_owned(),
-            endpoint: "search.2".to_owned(),
-            network: "blue".to_owned(),
-            addresses: vec!["10.0.9.12".parse().unwrap()],
-            node: "n2".to_owned(),
-            state: EndpointState::Remote,
-        };
-        assert_eq!(
-            backends(&[backend], Some("search"), Paint::plain()),
-            "\
-SERVICE  ENDPOINT  NETWORK  ADDRESSES  NODE  STATE
-search   search.2  blue     10.0.9.12  n2    on its own node
-"
-        );
-        assert!(backends(&[], Some("search"), Paint::plain()).contains("--service search` gives it one"));
-        assert!(backends(&[], None, Paint::plain()).contains("--service SERVICE` makes"));
     }
 }

@@ -89,7 +89,7 @@ mod tests {
                 scheduler: Scheduler::Mh,
                 hash: Some(0x0000_beef),
                 slot: Some(213),
-                slots: 1009,
+                slots: 1024,
                 backend: Some("search.3".to_owned()),
                 node: Some("n3".to_owned()),
                 shares: vec![],
@@ -110,7 +110,7 @@ mod tests {
 tcp 198.51.100.9:40000 → 192.0.2.1:9200: delivered to search.3 on n3
 
 service    search, published port 9200/tcp, on every node
-scheduler  mh, slot 213 of 1009 (hash 0x0000beef)
+scheduler  mh, slot 213 of 1024 (hash 0x0000beef)
 backend    search.3 on n3
 path       n1 → VXLAN 4097 → n3, delivered as 10.0.9.13:9200; the answer returns through n1
 
@@ -134,14 +134,14 @@ Why
             slot: None,
             backend: None,
             node: None,
-            shares: vec![share("search.1", "n1", 505), share("search.2", "n2", 504)],
+            shares: vec![share("search.1", "n1", 512), share("search.2", "n2", 512)],
             ..choice
         });
         assert_eq!(
             explanation(&shared, Paint::plain()).lines().skip(2).take(4).collect::<Vec<_>>(),
             [
                 "service    search, published port 9200/tcp, on every node",
-                "scheduler  mh, 1009 slots",
+                "scheduler  mh, 1024 slots",
                 "backends   search.1 on n1: 50.0 %",
                 "           search.2 on n2: 50.0 %",
             ]

@@ -1,5 +1,6 @@
 //! Answers as people read them.
 
+mod backends;
 mod endpoints;
 mod explain;
 mod networks;
@@ -13,7 +14,10 @@ use std::net::IpAddr;
 use super::screen::{Entry, Tone};
 use crate::api::types::{Down, EndpointState, Removed};
 
-pub(super) use endpoints::{attached, backends, endpoint, endpoints};
+pub(super) use backends::{
+    backend_added, backend_drained, backend_removed, backend_weighed, backends, live_flows,
+};
+pub(super) use endpoints::{attached, endpoint, endpoints};
 pub(super) use explain::explanation;
 pub(super) use networks::{network, network_created, networks};
 pub(super) use nodes::{node, nodes};

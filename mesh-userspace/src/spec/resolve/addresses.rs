@@ -97,6 +97,7 @@ impl<'a> Judge<'a> {
                 scheduler: service.scheduler,
                 endpoint_mode: service.endpoint_mode,
                 on_no_backend: service.on_no_backend,
+                persistent: service.persistent,
                 ports,
                 external: service.external.iter().map(|address| address.value).collect(),
             };
@@ -107,6 +108,7 @@ impl<'a> Judge<'a> {
             let settled = table::Endpoint {
                 node: endpoint.node.value.clone(),
                 service: endpoint.service.as_ref().map(|service| service.value.clone()),
+                weight: endpoint.weight.as_ref().map_or(table::DEFAULT_WEIGHT, |weight| weight.value),
                 network: endpoint.network.value.clone(),
                 addresses,
                 mac,

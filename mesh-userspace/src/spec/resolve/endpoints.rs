@@ -37,7 +37,17 @@ impl Judge<'_> {
             self.missing(&who, "is on the node", node, "node", nodes);
         }
         self.network_exists(&who, &endpoint.network);
-        let Some(name) = &endpoint.service else { return };
+        let Some(name) = &endpoint.service else {
+            if let Some(weight) = &endpoint.weight {
+                self.fault(
+                    &weight.origin,
+                    format!(
+                        "{who} has a weight but is a task of no service; name its service, or remove the weight."
+                    ),
+                );
+            }
+            return;
+        };
         match self.spec.services.get(&name.value) {
             None if self.unreadable.services.contains(&name.value) => {}
             None => {

@@ -30,15 +30,23 @@ impl<'a> Story<'a> {
             shares: Vec::new(),
         };
         if choice.slots == 0 {
-            self.why.push(format!(
-                "{} has no backend with an {} address",
-                asked.name,
-                version(self.query.to.address)
-            ));
-            self.instead.push(format!(
-                "`meshctl attach --network NETWORK --netns NAMESPACE --service {}` gives it one",
-                asked.name
-            ));
+            let version = version(self.query.to.address);
+            if self.drains(asked) {
+                self.why.push(format!(
+                    "each backend of {} with an {version} address drains: its weight is 0",
+                    asked.name
+                ));
+                self.instead.push(format!(
+                    "`meshctl backends weight {} ADDRESS 1` lets one take new flows",
+                    asked.name
+                ));
+            } else {
+                self.why.push(format!("{} has no backend with an {version} address", asked.name));
+                self.instead.push(format!(
+                    "`meshctl attach --network NETWORK --netns NAMESPACE --service {}` gives it one",
+                    asked.name
+                ));
+            }
             return End { choice: Some(choice), ..End::dropped(Reason::NoBackend) };
         }
         let source = match self.hashed_source(entry, caller, round_robin) {
@@ -80,6 +88,16 @@ impl<'a> Story<'a> {
             port => port,
         };
         self.delivered(entry, &target, port, Some(choice), back)
+    }
+
+    /// Whether a service has backends of the asked family, all of which drain.
+    fn drains(&self, asked: &Asked) -> bool {
+        let is_asked = |address: &IpAddr| address.is_ipv4() == self.query.to.address.is_ipv4();
+        let mut backends = self.snapshot.table.endpoints.values().filter(|endpoint| {
+            endpoint.service.as_deref() == Some(asked.name.as_str())
+                && endpoint.addresses.iter().any(is_asked)
+        });
+        backends.next().is_some_and(|first| first.weight == 0) && backends.all(|backend| backend.weight == 0)
     }
 
     /// The client's end as the entry node sees it, or why no slot can be foretold.

@@ -1,0 +1,137 @@
+//! Draining a backend, and waiting until its last flow has ended.
+
+use std::{io, time::Duration};
+
+use thiserror::Error;
+use tokio::time::{Instant, sleep};
+
+use super::{
+    grammar::OneBackend,
+    render::{self, live_flows},
+    screen::Screen,
+    units,
+};
+use crate::api::{
+    client::{Client, ClientError},
+    types::{Backend, EndpointState},
+};
+
+/// How often the daemon is asked.
+const ASK_EVERY: Duration = Duration::from_millis(500);
+
+/// The least time between two lines that stay on the screen.
+const LINE_EVERY: Duration = Duration::from_secs(2);
+
+/// Why a backend was not drained to the end.
+#[derive(Debug, Error)]
+pub(super) enum DrainError {
+    /// The daemon refused, or went.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// The answer could not be printed.
+    #[error("cannot print the answer: {0}; free the disk or the pipe that standard output goes to")]
+    Output(#[from] io::Error),
+    /// Its flows are another node's.
+    #[error(
+        "{backend} runs on {node}, and only there its flows are known; nothing was changed: run `meshctl backends drain \
+         {service} {backend} --wait` on {node}, and the same without --wait here"
+    )]
+    Elsewhere {
+        /// Its endpoint.
+        backend: String,
+        /// Its service.
+        service: String,
+        /// Its node.
+        node: String,
+    },
+    /// Somebody gave it another weight in the meantime.
+    #[error("{backend} has the weight {weight} again, so it drains no longer; find out who gave it that")]
+    Undone {
+        /// Its endpoint.
+        backend: String,
+        /// Its weight.
+        weight: u16,
+    },
+    /// The time is over.
+    #[error(
+        "{backend} is not drained after {}: {}; it goes on draining, and the same command waits again",
+        units::age(.after.as_secs()),
+        live_flows(*.left)
+    )]
+    Late {
+        /// Its endpoint.
+        backend: String,
+        /// How long was waited.
+        after: Duration,
+        /// How many flows live.
+        left: u64,
+    },
+}
+
+/// Drains a backend, and returns when its last flow has ended.
+pub(super) async fn and_wait(
+    client: &Client,
+    screen: &Screen,
+    OneBackend { service, backend }: &OneBackend,
+    timeout: Duration,
+) -> Result<(), DrainError> {
+    let found = client.backend(service, backend).await?;
+    if found.state == EndpointState::Remote {
+        return Err(DrainError::Elsewhere {
+            backend: found.endpoint,
+            service: service.clone(),
+            node: found.node,
+        });
+    }
+    let started = Instant::now();
+    let mut progress = Progress { screen, last: None };
+    let mut now = client.weigh_backend(service, &found.endpoint, 0).await?;
+    loop {
+        let left = now.flows.unwrap_or_default();
+        if now.weight > 0 {
+            progress.end()?;
+            return Err(DrainError::Undone { backend: now.endpoint, weight: now.weight });
+        }
+        if left == 0 {
+            progress.end()?;
+            return Ok(screen.show(&now, |backend, _| render::backend_drained(backend))?);
+        }
+        progress.tell(&now, left)?;
+        let rest = timeout.saturating_sub(started.elapsed());
+        if rest.is_zero() {
+            progress.end()?;
+            return Err(DrainError::Late { backend: now.endpoint, after: timeout, left });
+        }
+        sleep(ASK_EVERY.min(rest)).await;
+        now = client.backend(service, &found.endpoint).await?;
+    }
+}
+
+/// What people see while they wait: on a terminal one line that is written over, elsewhere a line now and then. Programs
+/// get the end alone.
+struct Progress<'a> {
+    screen: &'a Screen,
+    /// When the last line was printed, and how many flows it told.
+    last: Option<(Instant, u64)>,
+}
+
+impl Progress<'_> {
+    fn tell(&mut self, backend: &Backend, left: u64) -> io::Result<()> {
+        let line = || format!("{} drains: {}", backend.endpoint, live_flows(left));
+        let is_terminal = self.screen.is_terminal();
+        let is_due = match self.last {
+            None => true,
+            Some((at, told)) => told != left && (is_terminal || at.elapsed() >= LINE_EVERY),
+        };
+        if !self.screen.is_for_people() || !is_due {
+            return Ok(());
+        }
+        self.last = Some((Instant::now(), left));
+        if is_terminal { self.screen.overwrite(&line()) } else { self.screen.line(&line()) }
+    }
+
+    /// Leaves the line to what is said next.
+    fn end(&self) -> io::Result<()> {
+        if self.last.is_some() && self.screen.is_terminal() { self.screen.overwrite("") } else { Ok(()) }
+    }
+}

@@ -1,0 +1,50 @@
+//! The machine that figures come from.
+
+use std::{fs, thread};
+
+use serde_json::{Value, json};
+
+/// What of the machine the figures depend on.
+pub(super) struct Machine {
+    processor: String,
+    processors: usize,
+    /// In KiB.
+    memory: u64,
+    kernel: String,
+}
+
+impl Machine {
+    /// This machine; what the kernel does not tell is `unknown` or 0.
+    pub(super) fn this() -> Self {
+        let field = |file: &str, name: &str| {
+            let text = fs::read_to_string(file).ok()?;
+            let line = text.lines().find(|line| line.starts_with(name))?;
+            Some(line.split_once(':')?.1.trim().to_owned())
+        };
+        let unknown = || "unknown".to_owned();
+        let memory = field("/proc/meminfo", "MemTotal");
+        let kernel = fs::read_to_string("/proc/sys/kernel/osrelease");
+        Self {
+            processor: field("/proc/cpuinfo", "model name").unwrap_or_else(unknown),
+            processors: thread::available_parallelism().map_or(0, usize::from),
+            memory: memory.and_then(|text| text.trim_end_matches(" kB").parse().ok()).unwrap_or(0),
+            kernel: kernel.map_or_else(|_| unknown(), |text| text.trim().to_owned()),
+        }
+    }
+
+    /// In one line.
+    pub(super) fn shown(&self) -> String {
+        let gigabytes = self.memory as f64 / f64::from(1 << 20);
+        format!("{} × {}, {gigabytes:.1} GiB, Linux {}", self.processors, self.processor, self.kernel)
+    }
+
+    /// For programs.
+    pub(super) fn json(&self) -> Value {
+        json!({
+            "processor": self.processor,
+            "processors": self.processors,
+            "memory_kib": self.memory,
+            "kernel": self.kernel,
+        })
+    }
+}

@@ -6,7 +6,7 @@
 //! the new table and still write to both, and those by programs that know of one table alone. Any two that run side by side
 //! then agree on a table that has everything. For the last ones, all of this is dead code to the verifier.
 
-use core::{ffi::c_void, ptr};
+use core::{cell::UnsafeCell, mem, ptr};
 
 use aya_ebpf::{
     Global,
@@ -14,7 +14,7 @@ use aya_ebpf::{
     helpers,
 };
 use mesh_common::abi::{
-    Flow, FlowKey,
+    Flow, FlowKey, Pod,
     layout::{FlowBefore, LayOut as _},
 };
 
@@ -30,23 +30,41 @@ const ALONE: u32 = 0;
 /// Two, and the older is read.
 const BEFORE: u32 = 1;
 
-/// The key of the first entry of an array. Where it stands costs no stack, of which the deepest ways have none to spare.
-#[unsafe(no_mangle)]
-static FIRST: Global<u32> = Global::new(0);
+/// Processors that have places of their own: as many as Linux is built for at most on the machines that the mesh is for.
+const PROCESSORS: usize = 1024;
 
-/// The first entry of an array map, or null. It lives as long as the map; of a per-CPU array it is this processor's own, and a
-/// program at a hook is not interrupted by another at it.
-#[inline(always)]
-fn first<M, V>(map: &'static M) -> *mut V {
-    // SAFETY: every caller passes a map whose keys are of four bytes.
-    unsafe {
-        helpers::generated::bpf_map_lookup_elem(
-            ptr::from_ref(map).cast_mut().cast::<c_void>(),
-            ptr::from_ref(&FIRST).cast::<c_void>(),
-        )
-        .cast::<V>()
+/// A place for each processor. Not a map of the kind that the kernel keeps for each: each look-up there is one more way for the
+/// verifier to follow, and its key costs stack, of which the deepest ways have none to spare.
+#[repr(transparent)]
+struct Places<T>(UnsafeCell<[T; PROCESSORS]>);
+
+// SAFETY: each processor touches its own place alone, and a program at a hook is not interrupted by another at it.
+unsafe impl<T> Sync for Places<T> {}
+
+impl<T: Pod> Places<T> {
+    const fn new() -> Self {
+        // SAFETY: any bytes are a value of such a type.
+        Self(UnsafeCell::new(unsafe { mem::zeroed() }))
+    }
+
+    /// This processor's.
+    #[inline(always)]
+    fn own(&'static self) -> *mut T {
+        // SAFETY: no arguments; the place is within the array.
+        unsafe {
+            let processor = helpers::generated::bpf_get_smp_processor_id() as usize % PROCESSORS;
+            self.0.get().cast::<T>().add(processor)
+        }
     }
 }
+
+/// The flow that was last looked up in the older table.
+#[unsafe(no_mangle)]
+static RECALLED: Places<Flow> = Places::new();
+
+/// A flow on its way into the older table.
+#[unsafe(no_mangle)]
+static LAID_OUT: Places<FlowBefore> = Places::new();
 
 /// Whether there are two tables of flows.
 #[inline(always)]
@@ -60,29 +78,25 @@ pub fn reads_before() -> bool {
     BRIDGING.load() == BEFORE
 }
 
-/// A flow of the older table, copied to where the next call copies another.
+/// A flow of the older table: as it stands there if it is laid out as this version has it, and otherwise copied to where the
+/// next call copies another.
 #[inline(always)]
 pub fn flow(key: &FlowKey) -> Option<&'static Flow> {
-    // SAFETY: the map's values are of this type; see `first`.
-    if recall(key) { unsafe { first::<_, Flow>(&maps::RECALLED).as_ref() } } else { None }
-}
-
-/// Copies a flow of the older table to this processor's place for it; false if it is not known.
-#[inline(always)]
-fn recall(key: &FlowKey) -> bool {
-    // SAFETY: the map's values are of this type; see `first`.
-    let Some(place) = (unsafe { first::<_, Flow>(&maps::RECALLED).as_mut() }) else { return false };
     // SAFETY: as in `tables`.
-    let Some(before) = (unsafe { maps::FLOWS_BEFORE.get(key) }) else { return false };
-    before.lay_out(place);
-    true
+    let before = unsafe { maps::FLOWS_BEFORE.get(key) }?;
+    Some(before.as_laid_out(|before| {
+        // SAFETY: see `Places`.
+        let place = unsafe { &mut *RECALLED.own() };
+        before.lay_out(place);
+        place
+    }))
 }
 
 /// Remembers a flow in both tables: if `is_new`, only if it is not known. Says whether it did.
 #[inline(always)]
 pub fn put(key: &FlowKey, flow: &Flow, is_new: bool) -> bool {
-    // SAFETY: the map's values are of this type; see `first`.
-    let Some(before) = (unsafe { first::<_, FlowBefore>(&maps::LAID_OUT).as_mut() }) else { return false };
+    // SAFETY: see `Places`.
+    let before = unsafe { &mut *LAID_OUT.own() };
     flow.lay_out(before);
     let before = &*before;
     let how = u64::from(if is_new { BPF_NOEXIST } else { BPF_ANY });

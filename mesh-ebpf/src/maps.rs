@@ -72,12 +72,6 @@ pub static DIALLED: LruHashMap<DialledKey, Dialled> = LruHashMap::pinned(capacit
 /// older programs' own map in the place of this one.
 #[map]
 pub static FLOWS_BEFORE: LruHashMap<FlowKey, FlowBefore> = LruHashMap::with_max_entries(1, 0);
-/// The flow that was last looked up in the older table.
-#[map]
-pub static RECALLED: PerCpuArray<Flow> = PerCpuArray::with_max_entries(1, 0);
-/// A flow on its way into the older table.
-#[map]
-pub static LAID_OUT: PerCpuArray<FlowBefore> = PerCpuArray::with_max_entries(1, 0);
 /// The programs that answer what is refused, at tc and at XDP: an array holds programs of one type.
 #[map]
 pub static REFUSE_TC: ProgramArray = ProgramArray::pinned(1, 0);

@@ -26,15 +26,26 @@ pub type FlowBefore = super::flow::Flow;
 pub type FlowBefore = super::other_flow::OtherFlow;
 
 /// What is of one layout becomes what it is of another.
-pub trait LayOut<As> {
+pub trait LayOut<As: 'static> {
     /// Writes it so to its place, field by field: a program has no stack to spare for a copy.
     fn lay_out(&self, place: &mut As);
+
+    /// What it is of the other layout: itself, where the two are one, and otherwise what `copy` makes of it.
+    #[inline(always)]
+    fn as_laid_out(&'static self, copy: impl FnOnce(&Self) -> &'static As) -> &'static As {
+        copy(self)
+    }
 }
 
-impl<T: Copy> LayOut<T> for T {
+impl<T: Copy + 'static> LayOut<T> for T {
     #[inline(always)]
     fn lay_out(&self, place: &mut T) {
         *place = *self;
+    }
+
+    #[inline(always)]
+    fn as_laid_out(&'static self, _copy: impl FnOnce(&Self) -> &'static T) -> &'static T {
+        self
     }
 }
 

@@ -9,20 +9,20 @@ use super::{Address, flow::Flow, layout::LayOut, pod::pod};
 pub struct OtherFlow {
     /// When a packet last passed, in seconds of the kernel's monotonic clock.
     pub seen: u64,
-    /// Flags of the module [`flow_flags`](super::flow_flags).
-    pub flags: u32,
-    /// Where a reply leaves the mesh: the [`NodeIndex`](super::NodeIndex) of the entry node, or 0.
-    pub node: u32,
-    /// The backend that was chosen, or 0.
-    pub backend: u32,
     /// The service's number, or 0.
     pub service: u32,
     /// For answers from outside, the network that they go to; otherwise 0.
     pub vni: u32,
-    /// The destination port that its packets leave with.
-    pub destination_port: [u8; 2],
+    /// Where a reply leaves the mesh: the [`NodeIndex`](super::NodeIndex) of the entry node, or 0.
+    pub node: u32,
+    /// Flags of the module [`flow_flags`](super::flow_flags).
+    pub flags: u32,
     /// The source port that its packets leave with.
     pub source_port: [u8; 2],
+    /// The destination port that its packets leave with.
+    pub destination_port: [u8; 2],
+    /// The backend that was chosen, or 0.
+    pub backend: u32,
     /// The destination that its packets leave with.
     pub destination: Address,
     /// The source that its packets leave with.

@@ -87,11 +87,25 @@ impl Datapath {
         fs.make_directory(attach::LINKS)?;
         fs.keep_only(&[MAPS, NEXT, attach::LINKS])?;
         let preparation = Preparation::new(&fs, object, slots)?;
-        let bridge = if preparation.bridges() { Bridge::Before } else { Bridge::Alone };
         let paths = preparation.paths(&fs);
-        let (loaded, takeover) = Self::load(object, netns_cookie, &paths, preparation.entries(SLOTS), bridge)
-            .and_then(|loaded| Ok((loaded, preparation.fill(&fs)?)))
-            .inspect_err(|_| give_up(&fs))?;
+        let entries = preparation.entries(SLOTS);
+        let load =
+            |bridge| Self::load(object, netns_cookie, &paths, entries, bridge).map(|loaded| (loaded, bridge));
+        let first = if preparation.bridges() { Bridge::Before } else { Bridge::Alone };
+        let (loaded, takeover) = match load(first) {
+            // A kernel whose verifier takes less than the one that the object was built on.
+            Err(error @ DatapathError::Refused { .. }) if first != Bridge::Alone => {
+                tracing::warn!(
+                    %error,
+                    "flows that open in the moment in which the programs are replaced may be lost: the kernel does not \
+                     take programs that know two tables of flows"
+                );
+                load(Bridge::Alone)
+            }
+            other => other,
+        }
+        .and_then(|(loaded, bridge)| Ok((loaded, preparation.fill(&fs, bridge)?)))
+        .inspect_err(|_| give_up(&fs))?;
         let Loaded { ebpf, maps, slots, log } = loaded;
         let datapath = Self { fs, ebpf, maps, slots, log, takeover, bridged: None };
         datapath.sweep()?;
@@ -132,7 +146,7 @@ impl Datapath {
                 let preparation = Preparation::new(&self.fs, object, self.slots.count())?;
                 let paths = preparation.paths(&self.fs);
                 let loaded = Self::load(object, netns_cookie, &paths, slots, Bridge::Alone)?;
-                self.takeover = preparation.fill(&self.fs)?;
+                self.takeover = preparation.fill(&self.fs, Bridge::Alone)?;
                 self.replace(loaded);
                 self.bridged = Some(takeover.report());
                 Ok(Progress::Attach)

@@ -200,15 +200,14 @@ impl Preparation {
         })
     }
 
-    /// Fills the maps that are new with what the earlier ones hold. None if nothing is new.
-    pub(super) fn fill(self, fs: &BpfFs) -> Result<Option<TakeOver>, DatapathError> {
+    /// Fills the maps that are new with what the earlier ones hold, for programs that bridge so. None if nothing is new.
+    pub(super) fn fill(self, fs: &BpfFs, bridge: Bridge) -> Result<Option<TakeOver>, DatapathError> {
         if self.is_first || self.wanted.iter().all(|map| map.is_kept) {
             // Of an agent that ended just after it had committed.
             let names: Vec<String> = self.wanted.iter().map(|map| map.layout.pin_name(&map.name)).collect();
             fs.keep_only_in(MAPS, &names)?;
             return Ok(None);
         }
-        let bridge = if self.bridges() { Bridge::Before } else { Bridge::Alone };
         let paths = self.paths(fs);
         let mut takeover = TakeOver {
             began: Instant::now(),

@@ -5,7 +5,7 @@
 
 use mesh_common::abi::{BackendIndex, Slot};
 
-/// The backends that may have flows, by index.
+/// The backends that may have flows, or know where those live that were looked for with them; by index.
 #[derive(Debug)]
 pub(super) struct Alive(Vec<bool>);
 

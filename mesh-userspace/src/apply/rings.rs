@@ -9,7 +9,7 @@ use std::{
 use mesh_common::abi::{BackendIndex, NodeIndex, Scheduler, Service, ServiceKey};
 
 use super::{
-    history::{self, Alive},
+    history::{self, Known},
     maps::{Full, MapContents},
     slots::{Block, Blocks},
 };
@@ -98,7 +98,7 @@ type MadeOf = (*const Ring, Option<(*const Block, bool)>);
 /// same share theirs.
 struct Made<'a> {
     backends: &'a BTreeMap<BackendId, BackendIndex>,
-    alive: Alive,
+    known: Known,
     blocks: HashMap<MadeOf, Arc<Block>>,
 }
 
@@ -106,8 +106,8 @@ impl<'a> Made<'a> {
     /// None yet. With a backend that left, flows that it never had are remembered: its node may know where they live. One
     /// whose node left as well is not to be asked.
     fn of(backends: &'a BTreeMap<BackendId, BackendIndex>, left: impl Iterator<Item = BackendIndex>) -> Self {
-        let alive = Alive::new(backends.values().copied().chain(left));
-        Self { backends, alive, blocks: HashMap::new() }
+        let known = Known::new(backends.values().copied(), left);
+        Self { backends, known, blocks: HashMap::new() }
     }
 }
 
@@ -152,7 +152,7 @@ impl Made<'_> {
         };
         let currents = ring.positions().iter().map(index_at);
         let slots = match follows {
-            Some((old, forget)) => history::succeed(currents, old.slots(), forget, &self.alive),
+            Some((old, forget)) => history::succeed(currents, old.slots(), forget, &self.known),
             None => history::without_history(currents),
         };
         Block::of(ring, slots)
@@ -166,7 +166,7 @@ impl Made<'_> {
         let may_remember = matches!(follows, Some((_, false)));
         lies.is_of(&service.ring)
             && (may_remember || lies.before().is_empty())
-            && lies.before().iter().all(|index| self.alive.has(*index))
+            && lies.before().iter().all(|index| self.known.has(*index))
     }
 }
 

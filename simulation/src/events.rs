@@ -13,7 +13,7 @@ use crate::{
 pub(crate) const FIRST_PORT: u16 = 10_000;
 
 /// How long the pause between two random events is at the most, in milliseconds.
-const PAUSE: u64 = 60;
+const PAUSE: u64 = 120;
 
 /// Something that happens at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -38,6 +38,8 @@ pub(crate) enum Event {
     Grow(usize),
     /// A task that drained ends.
     Retire(BackendIndex),
+    /// What no node remembers any more is taken away.
+    Clean,
 }
 
 impl Simulation {
@@ -57,6 +59,10 @@ impl Simulation {
             Event::Replace(service, left) => self.replace(service, left),
             Event::Grow(service) => self.change(service, |simulation| simulation.add_tasks(service, 1)),
             Event::Retire(task) => self.retire(task),
+            Event::Clean => {
+                self.schedule(20_000, Event::Clean);
+                (0..self.cluster.services.len()).for_each(|service| self.cluster.forget_old_rings(service));
+            }
         }
     }
 

@@ -113,6 +113,7 @@ impl Simulation {
             self.schedule(at, Event::Open);
         }
         self.schedule(5_000, Event::Something);
+        self.schedule(20_000, Event::Clean);
     }
 
     pub(crate) fn schedule(&mut self, after: Time, event: Event) {

@@ -49,11 +49,11 @@ const HISTORY: u32 = 2;
 impl Simulation {
     pub(crate) fn open(&mut self) {
         let services = self.cluster.services.len() as u64;
-        // Half of them ask for the twentieth of services that everybody asks for.
+        // Half of them ask for the tenth of services that everybody asks for.
         let service = if self.random.one_in(2) {
             self.random.between(0, services)
         } else {
-            self.random.between(0, services.div_ceil(20))
+            self.random.between(0, services.div_ceil(10))
         } as usize;
         let of = &self.cluster.services[service];
         self.clients += 1;
@@ -165,12 +165,22 @@ impl Simulation {
                 );
                 Outcome::Goes
             }
+            End::Lost { .. } if flow.home != 0 && !self.lives(flow.home) => {
+                let died = self.cluster.tasks[flow.home as usize].died;
+                self.lost_with(
+                    index,
+                    died,
+                    "lost: others had not heard that the flow's task had died",
+                    &journey,
+                );
+                Outcome::Goes
+            }
+            End::Refused { .. } if flow.home != 0 && !self.lives(flow.home) => {
+                self.report.count("flows refused after their task had died");
+                Outcome::Over
+            }
             End::Refused { .. } | End::Lost { .. } => {
-                if flow.home != 0 && self.lives(flow.home) || flow.home == 0 {
-                    self.fault(index, "lost or refused although its task lives", &journey);
-                } else {
-                    self.report.count("lost or refused after the flow's task had died");
-                }
+                self.fault(index, "lost or refused although its task lives", &journey);
                 Outcome::Over
             }
             End::Out { .. } | End::Learned | End::Astray { .. } => {

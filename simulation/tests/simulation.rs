@@ -7,7 +7,7 @@ use std::time::Instant;
 use mesh_simulation::{Scale, run};
 
 const SEED: u64 = 1;
-const PACKETS: u64 = 2_500_000;
+const PACKETS: u64 = 2_200_000;
 
 fn variable(name: &str, default: u64) -> u64 {
     match std::env::var(name) {
@@ -22,7 +22,7 @@ fn no_flow_is_misdelivered() {
     let packets = variable("MESH_SIMULATION_PACKETS", PACKETS);
     println!("MESH_SIMULATION_SEED={seed} MESH_SIMULATION_PACKETS={packets}");
     let begin = Instant::now();
-    let report = run(seed, Scale { nodes: 1_000, services: 10_000, flows: 10_000, packets });
+    let report = run(seed, Scale { nodes: 1_000, services: 10_000, flows: 20_000, packets });
     println!("{report}in {:.1?}", begin.elapsed());
     assert_eq!(report.faulty, 0, "see above; the seed is {seed}");
 }

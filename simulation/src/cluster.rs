@@ -311,6 +311,9 @@ impl Cluster {
             scheduler: service.scheduler,
             sources: Vec::new(),
             silent: false,
+            persistent: 0,
+            // One of its tasks at least takes new flows.
+            draining: false,
             ring,
         };
         let backends = service.members.iter().map(|index| (id(index), *index)).collect();

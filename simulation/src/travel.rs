@@ -89,16 +89,13 @@ impl Cluster {
                 (Outcome::Deliver, _) => End::Task { task: verdict.detail() - FIRST_IFINDEX, frame: bytes },
                 (Outcome::Learn, _) => End::Learned,
                 (Outcome::Transmit, _) if verdict.detail() == UPLINK => {
-                    match frame::tunnel(&bytes, VXLAN_PORT) {
-                        Some((address, errand)) if journey.errands.len() < MOST_TUNNELS => {
+                    let tunnel = frame::tunnel(&bytes, VXLAN_PORT);
+                    let next = tunnel.and_then(|(address, errand)| Some((self.node_at(address)?, errand)));
+                    match next {
+                        Some((next, errand)) if journey.errands.len() < MOST_TUNNELS => {
                             journey.errands.push(errand);
-                            match self.node_at(address) {
-                                Some(next) => {
-                                    (node, start, frame) = (next, Start::Wire, bytes);
-                                    continue;
-                                }
-                                None => End::Astray { verdict },
-                            }
+                            (node, start, frame) = (next, Start::Wire, bytes);
+                            continue;
                         }
                         Some(_) => End::Astray { verdict },
                         None => End::Out { node, frame: bytes },

@@ -5,9 +5,9 @@ use core::ops::Deref;
 use mesh_common::{
     Hop, Route, Tables,
     abi::{
-        Address, AllowedKey, Attachment, Backend, BackendIndex, Endpoint, EndpointKey, Flow, FlowKey, Local,
-        MacKey, Network, Node as NodeEntry, NodeIndex, Service, ServiceKey, Settings, Shortage, Slot,
-        Station, SubnetKey, TargetKey, Uplink,
+        Address, AllowedKey, Arrival, Attachment, Backend, BackendIndex, Endpoint, EndpointKey, Flow,
+        FlowKey, Local, MacKey, Network, Node as NodeEntry, NodeIndex, Service, ServiceKey, Settings,
+        Shortage, Slot, Station, SubnetKey, TargetKey, Uplink,
     },
     native::{HookTables, Known},
 };
@@ -200,6 +200,14 @@ impl<const DELIVERS: bool> Tables for View<'_, DELIVERS> {
 
     fn count_shortage(&self, shortage: Shortage) {
         self.own.count_shortage(shortage);
+    }
+
+    fn hand_on(&self, arrival: &Arrival) {
+        self.own.hand_on(arrival);
+    }
+
+    fn handed_on(&self) -> Option<Arrival> {
+        self.own.handed_on()
     }
 
     fn turn(&self, service: u32) -> u64 {

@@ -236,7 +236,7 @@ impl Cluster {
             station: Station { node: index, ..Station::default() },
             rounds: Vec::new(),
             restarts: Vec::new(),
-            has_xdp: index % 3 == 0,
+            has_xdp: index.is_multiple_of(3),
             joined: self.version,
             left: NO_VERSION,
             died: NEVER,

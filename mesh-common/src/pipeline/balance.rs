@@ -85,6 +85,7 @@ pub(super) fn choose_at_entry<T: Tables>(
     if let Some(flow) = tables.flow(datagram.key_in(Space::Entry, 0))
         && flow.service == service.id
         && !is_over(&flow, datagram)
+        && is_reachable(tables, settings, flow.backend)
     {
         mark(tables, &flow, datagram);
         let slot = Slot::new(flow.backend, [0; Slot::HISTORY]);
@@ -106,6 +107,13 @@ pub(super) fn choose_at_entry<T: Tables>(
         newcomer::queue(tables, &datagram.key);
     }
     Ok(slot)
+}
+
+/// Whether there is a way to a backend's node: one that left takes its flows' memory with it.
+#[inline(never)]
+fn is_reachable<T: Tables>(tables: &T, settings: &Settings, backend: BackendIndex) -> bool {
+    let Some(backend) = tables.backend(backend) else { return false };
+    backend.node == settings.node || tables.node(backend.node).is_some_and(|node| node.ifindex != 0)
 }
 
 /// Whether a flow has ended, and this packet opens another between the same ports.

@@ -94,7 +94,8 @@ pub(super) fn forward<P: Packet, T: Tables>(
     to: &Forward,
 ) -> Step {
     let network = tables.network(to.vni).ok_or(Reason::UnknownNetwork)?;
-    let node = tables.node(to.node).ok_or(Reason::NoRoute)?;
+    // One without a way has no MTU either.
+    let node = tables.node(to.node).filter(|node| node.ifindex != 0).ok_or(Reason::NoRoute)?;
     let mtu = tunnel::inner_mtu(node);
     if too_big::is_too_big(packet, mtu.saturating_add(u32::from(to.tunnel))) {
         // Only whom the packet came from straight can be told.

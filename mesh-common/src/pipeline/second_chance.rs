@@ -98,14 +98,14 @@ pub(super) fn ask<T: Tables>(
     onward.source = tables.node(arrival.entry).ok_or(Reason::NoRoute)?.mac;
     onward.errand = errand.next();
     onward.vni = arrival.vni;
-    if !opens {
-        // Also of one that was passed on: after a change, whose node the ring names now may have heard nothing of the flow
-        // yet, and whose it named before has.
-        let is_found = follow_address(tables, settings, datagram, arrival, onward)
-            || errand.is_first() && follow_name(tables, settings, arrival, onward);
-        if is_found {
-            return Ok(true);
-        }
+    // Also one that was passed on may come to where its flow left an address: at its entry node the ring was another, or it was
+    // another's turn.
+    let is_found = !opens
+        && !onward.errand.is_last()
+        && (follow_address(tables, settings, datagram, arrival, onward)
+            || errand.is_first() && follow_name(tables, settings, arrival, onward));
+    if is_found {
+        return Ok(true);
     }
     follow_history(tables, settings, datagram, arrival, onward, Asked { opens, is_here })
 }
@@ -178,13 +178,22 @@ fn follow_history<T: Tables>(
     let current = tables.backend(slot.current()).ok_or(Reason::NoBackend)?;
     let [latest, oldest] = slot.before();
     let is_asked = |backend: &Backend| backend.mac == arrival.mac && backend.vni == arrival.vni;
-    let is_first = Errand::from_byte(arrival.errand).is_first();
-    let was_current = is_asked(current);
+    let errand = Errand::from_byte(arrival.errand);
+    let is_first = errand.is_first();
+    let is_second = errand == Errand::FIRST.next();
     let was_latest = tables.backend(latest).is_some_and(is_asked);
+    let was_oldest = tables.backend(oldest).is_some_and(is_asked);
+    // The current one, or one whose turn with the slot this node never heard of: it came after those that it remembers.
+    let was_later = !was_latest && !was_oldest;
+    // Without a history, as with round robin, the entry node's choice or an old address led here, not the ring.
+    let was_ring = latest != 0 || oldest != 0 || is_asked(current);
     let is_found = !asked.opens
-        && (is_first && elsewhere(tables, settings, slot.current(), onward)
-            || (is_first || was_current) && elsewhere(tables, settings, latest, onward)
-            || (is_first || was_current || was_latest) && elsewhere(tables, settings, oldest, onward));
+        && !onward.errand.is_last()
+        && ((is_first || is_second && !was_ring) && elsewhere(tables, settings, slot.current(), onward)
+            // Who was asked second may be one that the packet named, and the one between was not asked.
+            || (is_first || was_later || is_second && was_oldest)
+                && elsewhere(tables, settings, latest, onward)
+            || (is_first || !was_oldest) && elsewhere(tables, settings, oldest, onward));
     if is_found {
         return Ok(true);
     }

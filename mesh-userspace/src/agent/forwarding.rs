@@ -35,7 +35,7 @@ use crate::{
 };
 
 /// How often other nodes are told again.
-const TELL_EVERY: Duration = Duration::from_secs(10);
+pub const TELL_EVERY: Duration = Duration::from_secs(10);
 /// The pause between two slices of flows.
 const PAUSE: Duration = Duration::from_millis(2);
 
@@ -43,9 +43,9 @@ const UDP: u8 = 17;
 
 /// A word to another node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Word {
+pub struct Word {
     /// The other node's underlay address.
-    to: IpAddr,
+    pub to: IpAddr,
     /// The network of the flow's backend.
     vni: u32,
     /// The backend that the ring names, as which the other node is spoken to.
@@ -54,8 +54,8 @@ pub(crate) struct Word {
 }
 
 /// What is to be said of a flow of a published port, if anything: where it lives, to the node that it would be asked for
-/// at. `now` is in seconds of the monotonic clock.
-fn word(
+/// at. `slot` gives the slots of the table of slots; `now` is in seconds of the monotonic clock.
+pub fn word(
     contents: &MapContents,
     slot: impl Fn(u32) -> Option<Slot>,
     key: &FlowKey,
@@ -113,8 +113,9 @@ fn published<'a>(contents: &'a MapContents, key: &FlowKey) -> Option<&'a Service
 }
 
 impl Word {
-    /// The VXLAN packet that says it: from the node with this underlay address.
-    fn packet(&self, from: IpAddr) -> Vec<u8> {
+    /// The VXLAN packet that says it, the payload of a datagram: from the node with this underlay address.
+    #[must_use]
+    pub fn packet(&self, from: IpAddr) -> Vec<u8> {
         const VNI_PRESENT: u8 = 0x08;
         let [_, a, b, c] = self.vni.to_be_bytes();
         let told = &self.address;

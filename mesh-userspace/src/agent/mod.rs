@@ -34,8 +34,11 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, sleep},
 };
 
+pub use flows::is_over;
+pub use forwarding::{TELL_EVERY, Word, word};
 pub use lock::LockError;
 pub use round::RoundError;
+pub use settling::AFTER as FORGET_AFTER;
 
 use control::{AgentControl, Published};
 use desired::Desired;

@@ -36,7 +36,7 @@ pub fn lower(
     let nodes = node_indices(plan, current)?;
     let node = |address: &IpAddr| nodes.get(address).copied().unwrap_or_default();
     let backends = backend_indices(plan, current)?;
-    let rings = rings::place(plan, current, &backends, settled)?;
+    let rings = rings::place(plan, current, &backends, &nodes, settled)?;
     let ids = service_ids(plan, current)?;
 
     let settings = Settings {

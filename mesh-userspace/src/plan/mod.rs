@@ -32,7 +32,7 @@ use mesh_common::abi::{
 pub use facts::{GateFacts, Interface, LocalAddress, NodeFacts, NodeRoute};
 pub use links::{EndpointLink, GateLink, GateSource, Links, host_interface};
 pub use programs::Hook;
-pub use rings::RingCache;
+pub use rings::{RingCache, ring_of};
 
 use crate::{
     apply::SubnetPrefix,

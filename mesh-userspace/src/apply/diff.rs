@@ -1,10 +1,8 @@
 //! The difference between the contents that maps have and those they should have, and its execution.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
+use imbl::OrdMap;
 use mesh_common::abi::Slot;
 
 use super::{
@@ -144,11 +142,11 @@ fn block_at(maps: &impl Maps, first: u32, count: usize) -> Result<Block, MapErro
 fn array<'a, M: Map<Key = u32>>(
     maps: &impl Maps,
     indices: Option<impl Iterator<Item = &'a u32>>,
-) -> Result<BTreeMap<u32, M::Value>, MapError> {
+) -> Result<OrdMap<u32, M::Value>, MapError> {
     let Some(indices) = indices else {
         return Ok(maps.entries::<M>()?.into_iter().collect());
     };
-    let mut entries = BTreeMap::new();
+    let mut entries = OrdMap::new();
     for index in indices {
         if let Some(value) = maps.get::<M>(index)?
             && value != M::Value::default()

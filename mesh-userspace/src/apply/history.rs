@@ -6,21 +6,18 @@
 use mesh_common::abi::{BackendIndex, Slot};
 
 /// The backends that may have flows, by index.
-#[derive(Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Alive(Vec<bool>);
 
 impl Alive {
-    pub(super) fn new(indices: impl Iterator<Item = BackendIndex>) -> Self {
-        let mut alive = Vec::new();
-        for index in indices.filter_map(|index| usize::try_from(index).ok()) {
-            if alive.len() <= index {
-                alive.resize(index + 1, false);
-            }
-            if let Some(entry) = alive.get_mut(index) {
-                *entry = true;
-            }
+    pub(super) fn set(&mut self, index: BackendIndex, is_alive: bool) {
+        let Ok(index) = usize::try_from(index) else { return };
+        if self.0.len() <= index {
+            self.0.resize(index + 1, false);
         }
-        Self(alive)
+        if let Some(entry) = self.0.get_mut(index) {
+            *entry = is_alive;
+        }
     }
 
     /// Whether this is such a backend; 0 is none.
@@ -125,7 +122,9 @@ mod tests {
     use super::*;
 
     fn alive() -> Alive {
-        Alive::new([1, 2, 3, 4].into_iter())
+        let mut alive = Alive::default();
+        (1..=4).for_each(|index| alive.set(index, true));
+        alive
     }
 
     fn succeeded(currents: &[u32], old: &[Slot]) -> Vec<[u32; 3]> {

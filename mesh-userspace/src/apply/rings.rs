@@ -8,14 +8,12 @@ use std::{
 use mesh_common::abi::{BackendIndex, Scheduler, Service, ServiceKey};
 
 use super::{
-    history::{self, Alive},
-    maps::{Full, MapContents},
+    history,
+    indices::Indices,
+    maps::{Backends, Full, MapContents},
     slots::{Block, Blocks},
 };
-use crate::plan::{
-    Plan, PlannedService,
-    ring::{BackendId, Ring},
-};
+use crate::plan::{Plan, PlannedService, ring::Ring};
 
 /// Where the rings lie.
 pub(super) struct Placed {
@@ -28,11 +26,11 @@ pub(super) struct Placed {
 pub(super) fn place(
     plan: &Plan,
     current: &MapContents,
-    backends: &BTreeMap<BackendId, BackendIndex>,
+    backends: &Indices<Backends>,
     settled: &BTreeSet<ServiceKey>,
 ) -> Result<Placed, Full> {
     let mut placed = Placed { places: BTreeMap::new(), slots: Blocks::with_room(current.slots.room()) };
-    let mut made = Made { backends, alive: Alive::new(backends.values().copied()), blocks: HashMap::new() };
+    let mut made = Made { backends, blocks: HashMap::new() };
     let mut moving = Vec::new();
     for (key, service) in plan.services.iter().filter(|(_, service)| !service.ring.is_empty()) {
         let was = current.services.get(key).and_then(|was| Some((was, current.slots.of(was)?)));
@@ -79,8 +77,7 @@ type MadeOf = (*const Ring, Option<(*const Block, bool)>);
 /// The blocks that were made, by the ring that they hold and the block that they follow. Services of which both are the
 /// same share theirs.
 struct Made<'a> {
-    backends: &'a BTreeMap<BackendId, BackendIndex>,
-    alive: Alive,
+    backends: &'a Indices<Backends>,
     blocks: HashMap<MadeOf, Arc<Block>>,
 }
 
@@ -114,8 +111,7 @@ impl Made<'_> {
     }
 
     fn make(&self, ring: &Arc<Ring>, follows: Follows<'_>) -> Block {
-        let indices: Vec<BackendIndex> =
-            ring.backends().iter().map(|id| self.backends.get(id).copied().unwrap_or_default()).collect();
+        let indices: Vec<BackendIndex> = ring.backends().iter().map(|id| self.backends.get(id)).collect();
         let index_at = |position: &u32| {
             usize::try_from(*position)
                 .ok()
@@ -125,7 +121,7 @@ impl Made<'_> {
         };
         let currents = ring.positions().iter().map(index_at);
         let slots = match follows {
-            Some((old, forget)) => history::succeed(currents, old.slots(), forget, &self.alive),
+            Some((old, forget)) => history::succeed(currents, old.slots(), forget, self.backends.wanted()),
             None => history::without_history(currents),
         };
         Block::of(ring, slots)
@@ -139,7 +135,7 @@ impl Made<'_> {
         let may_remember = matches!(follows, Some((_, false)));
         lies.is_of(&service.ring)
             && (may_remember || lies.before().is_empty())
-            && lies.before().iter().all(|index| self.alive.has(*index))
+            && lies.before().iter().all(|index| self.backends.wanted().has(*index))
     }
 }
 

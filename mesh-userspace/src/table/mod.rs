@@ -9,6 +9,7 @@ use std::{
     path::PathBuf,
 };
 
+use imbl::OrdMap;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -25,9 +26,9 @@ pub struct Table {
     /// The networks by name.
     pub networks: BTreeMap<String, Network>,
     /// The services by name.
-    pub services: BTreeMap<String, Service>,
+    pub services: OrdMap<String, Service>,
     /// The tasks' attachments to networks, by name.
-    pub endpoints: BTreeMap<String, Endpoint>,
+    pub endpoints: OrdMap<String, Endpoint>,
 }
 
 /// What holds for the whole mesh.

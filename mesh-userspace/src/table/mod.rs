@@ -9,7 +9,7 @@ use std::{
     path::PathBuf,
 };
 
-use imbl::OrdMap;
+use imbl::{OrdMap, ordmap::DiffItem};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -186,6 +186,33 @@ pub struct PublishedPort {
     /// The clients that may ask; empty for each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sources: Vec<IpNet>,
+}
+
+impl Table {
+    /// The same table, made of `other` and its difference from it, so that whoever compares the two finds it at once.
+    #[must_use]
+    pub fn sharing(self, other: &Self) -> Self {
+        Self {
+            services: sharing(self.services, &other.services),
+            endpoints: sharing(self.endpoints, &other.endpoints),
+            ..self
+        }
+    }
+}
+
+fn sharing<V: Clone + PartialEq>(map: OrdMap<String, V>, other: &OrdMap<String, V>) -> OrdMap<String, V> {
+    let mut shared = other.clone();
+    for change in other.diff(&map) {
+        match change {
+            DiffItem::Add(name, value) | DiffItem::Update { new: (name, value), .. } => {
+                shared.insert(name.clone(), value.clone());
+            }
+            DiffItem::Remove(name, _) => {
+                shared.remove(name);
+            }
+        }
+    }
+    shared
 }
 
 impl PublishedPort {

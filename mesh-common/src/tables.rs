@@ -3,9 +3,9 @@
 use core::ops::Deref;
 
 use crate::abi::{
-    Address, AllowedKey, Attachment, Backend, BackendIndex, Endpoint, EndpointKey, Flow, FlowKey, Local,
-    MacKey, Network, Node, NodeIndex, Service, ServiceKey, Settings, Shortage, Slot, Station, SubnetKey,
-    TargetKey, Uplink,
+    Address, AllowedKey, Arrival, Attachment, Backend, BackendIndex, Endpoint, EndpointKey, Flow, FlowKey,
+    Local, MacKey, Network, Node, NodeIndex, Service, ServiceKey, Settings, Shortage, Slot, Station,
+    SubnetKey, TargetKey, Uplink,
 };
 
 /// Where a packet leaves by, and the Ethernet addresses it leaves with.
@@ -95,6 +95,11 @@ pub trait Tables {
     fn queue(&self, place: u32, key: &FlowKey);
     /// Counts that there was no room.
     fn count_shortage(&self, shortage: Shortage);
+
+    /// Keeps for [`pipeline::unknown`](crate::pipeline::unknown) how the packet came that is being dealt with.
+    fn hand_on(&self, arrival: &Arrival);
+    /// What was last kept so.
+    fn handed_on(&self) -> Option<Arrival>;
 
     /// The next turn of a service's round robin, from 0.
     fn turn(&self, service: u32) -> u64;

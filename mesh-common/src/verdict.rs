@@ -81,6 +81,17 @@ impl Verdict {
     /// It was for the node's tables, and ends here.
     pub const LEARN: Self = Self { outcome: Outcome::Learn, detail: 0 };
 
+    /// It is of a flow that this node does not know: [`pipeline::unknown`](crate::pipeline::unknown) goes on with it. From an
+    /// entry of the pipeline only, and never counted.
+    pub const UNKNOWN: Self = Self { outcome: Outcome::Drop, detail: u32::MAX };
+
+    /// Whether it is of a flow that this node does not know.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_unknown(self) -> bool {
+        matches!(self.outcome, Outcome::Drop) && self.detail == u32::MAX
+    }
+
     /// It is lost, and counted.
     #[inline(always)]
     #[must_use]

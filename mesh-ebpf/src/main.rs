@@ -13,10 +13,11 @@
 #![feature(asm_experimental_arch)]
 
 mod access;
+mod bridge;
 mod frame;
+mod handover;
 mod maps;
 mod observe;
-mod refusal;
 mod skb;
 mod socket;
 mod tables;
@@ -32,7 +33,7 @@ use aya_ebpf::{
     programs::{TcContext, XdpContext},
 };
 use mesh_common::{
-    Packet as _, Tables as _, Verdict,
+    Packet as _, Reason, Tables as _, Verdict,
     abi::{Hook, Outcome, TRACE_BYTES},
     pipeline,
 };
@@ -77,7 +78,7 @@ pub fn underlay_xdp(context: XdpContext) -> u32 {
     let length = frame.length();
     let mut verdict = pipeline::from_underlay(&mut frame, &tables);
     if let Some(refusal) = verdict.refusal() {
-        refusal::hand_on_at_xdp(&context, refusal);
+        handover::hand_on_at_xdp(&context, refusal);
         verdict = refusal.dropped();
     }
     at_xdp_end(&context, frame, tables, length, verdict)
@@ -86,7 +87,7 @@ pub fn underlay_xdp(context: XdpContext) -> u32 {
 /// What `underlay_xdp` refuses.
 #[xdp]
 pub fn refuse_xdp(context: XdpContext) -> u32 {
-    let Some(refusal) = refusal::taken_at_xdp() else { return XDP_DROP };
+    let Some(refusal) = handover::taken_at_xdp() else { return XDP_DROP };
     let mut frame = Frame::new(context.ctx);
     let tables = KernelTables::<true> { context: context.as_ptr() };
     let length = frame.length();
@@ -96,10 +97,21 @@ pub fn refuse_xdp(context: XdpContext) -> u32 {
     at_xdp_end(&context, frame, tables, length, verdict)
 }
 
+/// What the programs at tc hooks find to be of a flow that this node does not know.
+#[classifier]
+pub fn unknown_tc(context: TcContext) -> i32 {
+    let hook = handover::hook_at_tc(&context);
+    let (skb, tables) = at_tc(&context);
+    let length = skb.length();
+    let Some(arrival) = tables.handed_on() else { return TC_ACT_SHOT };
+    let verdict = pipeline::unknown(&mut { skb }, &tables, &arrival);
+    at_tc_hook_end(hook, &context, tables, length, verdict)
+}
+
 /// What the programs at tc hooks refuse.
 #[classifier]
 pub fn refuse_tc(context: TcContext) -> i32 {
-    let (refusal, hook) = refusal::taken_at_tc(&context);
+    let (refusal, hook) = handover::taken_at_tc(&context);
     let (skb, tables) = at_tc(&context);
     let length = skb.length();
     // SAFETY: the pointer is the hook's context.
@@ -144,7 +156,7 @@ fn at_tc(context: &TcContext) -> (Skb, KernelTables<false>) {
     (Skb::new(context.skb.skb), KernelTables { context: context.as_ptr() })
 }
 
-/// Has the sender of a refused packet told, and carries any other verdict out.
+/// Has the sender of a refused packet told and unknown flows asked for, and carries any other verdict out.
 #[inline(always)]
 fn at_tc_hook_end(
     hook: Hook,
@@ -155,8 +167,12 @@ fn at_tc_hook_end(
 ) -> i32 {
     let mut verdict = verdict;
     if let Some(refusal) = verdict.refusal() {
-        refusal::hand_on_at_tc(context, refusal, hook);
+        handover::hand_on_at_tc(context, refusal, hook);
         verdict = refusal.dropped();
+    }
+    if verdict.is_unknown() {
+        handover::hand_on_unknown(context, hook);
+        verdict = Verdict::drop(Reason::NoFlow);
     }
     at_tc_end(hook, context, tables, length, verdict)
 }

@@ -10,9 +10,9 @@ use super::{Routes, Subnets};
 use crate::{
     Route, Tables,
     abi::{
-        Address, Allowance, AllowedKey, Attachment, Backend, BackendIndex, Endpoint, EndpointKey, Flow,
-        FlowKey, Local, MacKey, Network, Node, NodeIndex, Service, ServiceKey, Settings, Shortage, Slot,
-        Station, SubnetKey, TargetKey, Uplink, capacity,
+        Address, Allowance, AllowedKey, Arrival, Attachment, Backend, BackendIndex, Endpoint, EndpointKey,
+        Flow, FlowKey, Local, MacKey, Network, Node, NodeIndex, Service, ServiceKey, Settings, Shortage,
+        Slot, Station, SubnetKey, TargetKey, Uplink, capacity,
     },
 };
 
@@ -60,6 +60,7 @@ pub struct NodeTables {
     shortages: Cell<[u64; Shortage::ALL.len()]>,
     cursors: RefCell<HashMap<u32, u64>>,
     allowance: Cell<Allowance>,
+    arrival: Cell<Option<Arrival>>,
     clock: Cell<u64>,
 }
 
@@ -310,6 +311,14 @@ impl<const DELIVERS: bool> Tables for HookTables<'_, DELIVERS> {
         let turn = *cursor;
         *cursor = turn.wrapping_add(1);
         turn
+    }
+
+    fn hand_on(&self, arrival: &Arrival) {
+        self.node.arrival.set(Some(*arrival));
+    }
+
+    fn handed_on(&self) -> Option<Arrival> {
+        self.node.arrival.get()
     }
 
     fn may_answer(&self) -> bool {

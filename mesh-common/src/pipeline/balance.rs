@@ -8,7 +8,7 @@ use crate::{
     Reason, Tables,
     abi::{
         Backend, BackendIndex, Flow, Scheduler, Service, Settings, Slot, Space, UDP_IDLE, flow_flags,
-        settings_flags,
+        service_flags, settings_flags,
     },
     hash,
     wire::protocol,
@@ -26,7 +26,8 @@ pub(super) fn slot<T: Tables>(
         return None;
     }
     let key = &datagram.key;
-    let hash = hash::flow(settings.seed, key.source, key.source_port, key.destination_port, key.protocol);
+    let client_port = if service.persistent == 0 { key.source_port } else { [0, 0] };
+    let hash = hash::flow(settings.seed, key.source, client_port, key.destination_port, key.protocol);
     tables.slot(service.first_slot.wrapping_add(hash::slot(hash, service.slots)))
 }
 
@@ -39,7 +40,8 @@ fn choose<T: Tables>(
     service: &Service,
     datagram: &Datagram,
 ) -> Result<Slot, Reason> {
-    if service.scheduler == Scheduler::Rr as u8 && service.slots != 0 && datagram.may_begin() {
+    let takes_turns = service.scheduler == Scheduler::Rr as u8 && service.persistent == 0;
+    if takes_turns && service.slots != 0 && datagram.may_begin() {
         let turn = (tables.turn(service.id) % u64::from(service.slots)) as u32;
         return tables.slot(service.first_slot.wrapping_add(turn)).ok_or(Reason::NoBackend);
     }
@@ -58,6 +60,9 @@ pub(super) fn choose_for_task<'a, T: Tables>(
     if service.scheduler == Scheduler::Rr as u8 && !datagram.may_begin() {
         return Err(Reason::NoFlow);
     }
+    if service.flags & service_flags::DRAINING != 0 {
+        return Err(Reason::NoBackend);
+    }
     let slot = choose(tables, settings, service, datagram)?;
     let backend = tables.backend(slot.current()).ok_or(Reason::NoBackend)?;
     Ok((slot.current(), backend))
@@ -72,7 +77,9 @@ pub(super) fn choose_at_entry<T: Tables>(
     service: &Service,
     datagram: &mut Datagram,
 ) -> Result<Slot, Reason> {
-    if service.scheduler == Scheduler::Mh as u8 && settings.flags & settings_flags::ENTRY_CACHE == 0 {
+    let needs_memory =
+        service.scheduler != Scheduler::Mh as u8 || settings.flags & settings_flags::ENTRY_CACHE != 0;
+    if !needs_memory || service.persistent != 0 {
         return slot(tables, settings, service, datagram).ok_or(Reason::NoBackend);
     }
     if let Some(flow) = tables.flow(datagram.key_in(Space::Entry, 0))

@@ -7,7 +7,7 @@ use super::{
     datagram::Datagram,
     deliver, echo, go,
     lookup::{self, Place},
-    neighbour, newcomer, outside,
+    mss, neighbour, newcomer, outside,
     published::Answer,
     refuse,
     remember::remember,
@@ -59,6 +59,7 @@ fn endpoint<P: Packet, T: Tables>(packet: &mut P, tables: &T, ifindex: u32) -> S
     if too_big::is_too_big(packet, network.mtu) {
         return Ok(Verdict::refuse(Refusal::too_big(network.mtu)));
     }
+    mss::clamp(packet, &datagram, network.mtu)?;
     let from = Sender { settings, attachment };
     let known = if datagram.has_ports {
         tables
@@ -111,7 +112,7 @@ fn endpoint<P: Packet, T: Tables>(packet: &mut P, tables: &T, ifindex: u32) -> S
     if !is_settled {
         outside::go(packet, tables, &mut datagram, &change, &mut way)?;
     }
-    go(packet, tables, &mut datagram, &mut way)
+    go(packet, tables, &mut datagram, &way)
 }
 
 /// The task that sends, and where it is.

@@ -20,14 +20,14 @@ use crate::{
 };
 
 /// The index of a task's backend on a node.
-fn index(mesh: &Mesh, node: u32, family: Family, task: Task) -> BackendIndex {
+pub(crate) fn index(mesh: &Mesh, node: u32, family: Family, task: Task) -> BackendIndex {
     let address = Address::from(task.address(family));
     let found = mesh.node(node).backends.iter().position(|backend| backend.address == address);
     found.expect("the task is a backend") as BackendIndex
 }
 
 /// Gives a published port another ring on some nodes: each slot has this task, and had those before.
-fn set_ring(
+pub(crate) fn set_ring(
     mesh: &mut Mesh,
     nodes: &[u32],
     family: Family,

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::atomic::AtomicUsize, time::Duration};
 
-use mesh_common::abi::{BackendIndex, Flow, FlowKey, flow_flags};
+use mesh_common::abi::{BackendIndex, Flow, FlowKey, Space, flow_flags};
 
 use crate::{
     apply::{Flows, Map, MapError, Maps},
@@ -135,6 +135,14 @@ impl Sweep {
         if flags & flow_flags::NEW != 0 && quiet > NEW_FOR {
             return true;
         }
+        let space = key.scope >> 24;
+        if space == Space::Session as u32 {
+            return quiet > u64::from(flow.vni);
+        }
+        // Forwarding addresses are left again and again while their flows live.
+        if space == Space::Moved as u32 {
+            return quiet > QUIET_FOR;
+        }
         if key.protocol != TCP {
             // What speaks without a connection would stay with a backend that is gone for as long as it speaks.
             return quiet > QUIET_FOR || gone.contains(&flow.backend);
@@ -247,6 +255,23 @@ mod tests {
         }
         let after = sweep(&mut maps, Sweep::default(), &[]);
         assert_eq!((after.new, after.left), (700_usize.div_ceil(3), 1400));
+    }
+
+    #[test]
+    fn what_is_no_conversation_lasts_as_long_as_it_says() {
+        let flow = |ago, vni| Flow { seen: NOW - ago, vni, ..Flow::default() };
+        for (space, protocol, flow, stays) in [
+            (Space::Session, 17, flow(299, 300), true),
+            (Space::Session, 6, flow(301, 300), false),
+            (Space::Moved, 6, flow(QUIET_FOR, 0), true),
+            (Space::Moved, 6, flow(QUIET_FOR + 1, 0), false),
+        ] {
+            let mut maps = MemoryMaps::default();
+            let key = FlowKey { scope: FlowKey::scope(space, 7), protocol, ..FlowKey::default() };
+            maps.insert::<Flows>(&key, &flow).unwrap();
+            sweep(&mut maps, Sweep::default(), &[]);
+            assert_eq!(maps.get::<Flows>(&key).unwrap().is_some(), stays, "{space:?} over {protocol}");
+        }
     }
 
     #[test]

@@ -162,7 +162,7 @@ fn lower_from(
             scheduler: service.scheduler as u8,
             reserved: 0,
             flags: flags(service),
-            affinity: 0,
+            persistent: service.persistent,
         };
         (*key, value)
     });
@@ -308,8 +308,10 @@ fn nodes_table(
 
 /// The [`service_flags`] of a service.
 fn flags(service: &PlannedService) -> u32 {
-    let silent = if service.silent { service_flags::SILENT } else { 0 };
-    silent | if service.sources.is_empty() { 0 } else { service_flags::RESTRICTED }
+    let flag = |is_set, flag| if is_set { flag } else { 0 };
+    flag(service.silent, service_flags::SILENT)
+        | flag(!service.sources.is_empty(), service_flags::RESTRICTED)
+        | flag(service.draining, service_flags::DRAINING)
 }
 
 fn node_entry(address: IpAddr, node: &PlannedNode) -> Node {

@@ -22,12 +22,11 @@ use crate::{
 const SERVICES: u32 = if cfg!(debug_assertions) { 100 } else { 1000 };
 const BACKENDS: u32 = 100;
 
-/// What the whole may take, and what one backend's change. The goal for the latter is ten milliseconds, which is not
-/// reached: its ring takes one, but all endpoints are planned and lowered anew.
+/// What the whole may take, and what one backend's change.
 const LIMITS: (Duration, Duration) = if cfg!(debug_assertions) {
     (Duration::from_secs(60), Duration::from_secs(10))
 } else {
-    (Duration::from_secs(1), Duration::from_millis(400))
+    (Duration::from_secs(1), Duration::from_millis(10))
 };
 
 fn great_mesh() -> Table {

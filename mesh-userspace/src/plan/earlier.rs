@@ -103,26 +103,24 @@ impl<'a> Changes<'a> {
     fn between(was: &'a Table, is: &'a Table) -> Self {
         let mut changes = Self::default();
         for change in was.endpoints.diff(&is.endpoints) {
-            let (left, came) = sides(change);
-            changes.left.extend(left);
-            changes.came.extend(came);
+            match change {
+                DiffItem::Add(name, endpoint) => changes.came.push((name, endpoint)),
+                DiffItem::Update { old: (_, was), new: (name, is) } => {
+                    changes.left.push((name, was));
+                    changes.came.push((name, is));
+                }
+                DiffItem::Remove(name, endpoint) => changes.left.push((name, endpoint)),
+            }
         }
         for change in was.services.diff(&is.services) {
-            let (left, came) = sides(change);
-            changes.services.extend(left.or(came).map(|(name, _)| name));
+            let (DiffItem::Add(name, _)
+            | DiffItem::Update { new: (name, _), .. }
+            | DiffItem::Remove(name, _)) = change;
+            changes.services.insert(name);
         }
         let of_endpoints = changes.left.iter().chain(&changes.came);
         changes.services.extend(of_endpoints.filter_map(|(_, endpoint)| endpoint.service.as_deref()));
         changes
-    }
-}
-
-/// A change's entry as it was and as it is.
-fn sides<'a, V>(change: DiffItem<'a, 'a, String, V>) -> (Option<(&'a str, &'a V)>, Option<(&'a str, &'a V)>) {
-    match change {
-        DiffItem::Add(name, value) => (None, Some((name, value))),
-        DiffItem::Update { old: (name, old), new: (_, new) } => (Some((name, old)), Some((name, new))),
-        DiffItem::Remove(name, value) => (Some((name, value)), None),
     }
 }
 

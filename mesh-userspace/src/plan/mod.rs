@@ -155,6 +155,10 @@ pub struct PlannedService {
     pub sources: Vec<IpNet>,
     /// What no backend takes is lost without an answer.
     pub silent: bool,
+    /// For how many seconds a client comes back to the backend that it had, or 0.
+    pub persistent: u32,
+    /// Each of its backends drains: it takes no new flow.
+    pub draining: bool,
     /// The ring that it is chosen from.
     pub ring: Arc<Ring>,
 }

@@ -6,6 +6,7 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    num::NonZeroU32,
     path::PathBuf,
 };
 
@@ -122,6 +123,9 @@ pub struct Service {
     /// What becomes of a request while it has no backend.
     #[serde(default)]
     pub on_no_backend: OnNoBackend,
+    /// For how many seconds a client comes back to the backend that it had, IPVS's persistence; none for not at all.
+    #[serde(default)]
+    pub persistent: Option<NonZeroU32>,
     /// The ports that nodes answer on for it, in their order.
     pub ports: Vec<PublishedPort>,
     /// Addresses routed to several nodes, on each of which it answers.
@@ -193,16 +197,16 @@ impl Table {
     #[must_use]
     pub fn sharing(self, other: &Self) -> Self {
         Self {
-            services: sharing(self.services, &other.services),
-            endpoints: sharing(self.endpoints, &other.endpoints),
+            services: sharing(&self.services, &other.services),
+            endpoints: sharing(&self.endpoints, &other.endpoints),
             ..self
         }
     }
 }
 
-fn sharing<V: Clone + PartialEq>(map: OrdMap<String, V>, other: &OrdMap<String, V>) -> OrdMap<String, V> {
+fn sharing<V: Clone + PartialEq>(map: &OrdMap<String, V>, other: &OrdMap<String, V>) -> OrdMap<String, V> {
     let mut shared = other.clone();
-    for change in other.diff(&map) {
+    for change in other.diff(map) {
         match change {
             DiffItem::Add(name, value) | DiffItem::Update { new: (name, value), .. } => {
                 shared.insert(name.clone(), value.clone());
@@ -352,6 +356,31 @@ mod tests {
         let gateways: Vec<String> = network.gateways().map(|gateway| gateway.to_string()).collect();
         assert_eq!(gateways, ["fd00:9::1", "10.0.9.1"]);
         assert_eq!(network.gateway_mac(), Some([0x02, 0x42, 10, 0, 9, 1]));
+    }
+
+    #[test]
+    fn a_table_that_shares_is_the_same_and_shares() {
+        let of = |names: &[&str]| Table {
+            endpoints: names.iter().map(|name| ((*name).to_owned(), endpoint(name.len()))).collect(),
+            ..Table::default()
+        };
+        let (was, is) = (of(&["a", "bb", "c"]), of(&["a", "c", "dd"]));
+        let shared = is.clone().sharing(&was);
+        assert_eq!(shared, is);
+        assert!(of(&["a", "bb", "c"]).sharing(&was).endpoints.ptr_eq(&was.endpoints));
+    }
+
+    fn endpoint(number: usize) -> Endpoint {
+        let address = IpAddr::V4(Ipv4Addr::from_bits(0x0a00_0900 + u32::try_from(number).unwrap()));
+        Endpoint {
+            node: "n1".to_owned(),
+            service: None,
+            weight: 1,
+            network: "blue".to_owned(),
+            addresses: vec![address],
+            mac: mac_of(address),
+            netns: None,
+        }
     }
 
     #[test]

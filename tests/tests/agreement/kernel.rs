@@ -71,7 +71,7 @@ pub(crate) struct Kernel {
     allowed: LpmTrie<MapData, Raw<AllowedKey>, Raw<u32>>,
     allowance: PerCpuArray<MapData, Raw<Allowance>>,
     /// They forget their programs when nobody has them open.
-    _refusing: [ProgramArray<MapData>; 2],
+    _called: [ProgramArray<MapData>; 3],
     /// The interface that packets from the wire come in by.
     uplink: u32,
 }
@@ -91,7 +91,7 @@ impl Kernel {
             format!("no eBPF object at {}: `cargo xtask build-ebpf` makes it", path.display())
         })?;
         let mut programs = EbpfLoader::new().default_map_pin_directory(pins).load(&bytes)?;
-        for name in ["endpoint_tc", "host_tc", "underlay_tc", "refuse_tc"] {
+        for name in ["endpoint_tc", "host_tc", "underlay_tc", "refuse_tc", "unknown_tc"] {
             tc(&mut programs, name)?.load().with_context(|| format!("cannot load {name}"))?;
         }
         xdp(&mut programs, "refuse_xdp")?.load()?;
@@ -99,6 +99,8 @@ impl Kernel {
         at_tc.set(0, tc(&mut programs, "refuse_tc")?.fd()?, 0)?;
         let mut at_xdp = map!(programs, ProgramArray, "REFUSE_XDP");
         at_xdp.set(0, xdp(&mut programs, "refuse_xdp")?.fd()?, 0)?;
+        let mut unknown = map!(programs, ProgramArray, "UNKNOWN_TC");
+        unknown.set(0, tc(&mut programs, "unknown_tc")?.fd()?, 0)?;
         let underlay = xdp(&mut programs, "underlay_xdp")?;
         underlay.load()?;
         underlay.attach_to_if_index(uplink, XdpMode::Driver)?;
@@ -127,7 +129,7 @@ impl Kernel {
             subnets: map!(programs, LpmTrie, "SUBNETS"),
             allowed: map!(programs, LpmTrie, "ALLOWED"),
             allowance: map!(programs, PerCpuArray, "ALLOWANCE"),
-            _refusing: [at_tc, at_xdp],
+            _called: [at_tc, at_xdp, unknown],
             programs,
             uplink,
         })

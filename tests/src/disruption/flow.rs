@@ -1,6 +1,7 @@
 //! One flow of the client: it asks, knows who answers, and notices when it breaks.
 
 use std::{
+    collections::VecDeque,
     fmt, io,
     net::SocketAddr,
     sync::{Mutex, MutexGuard, PoisonError},
@@ -21,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Datagrams in a row that go unanswered when an open UDP flow counts as broken.
 const MISSES: u32 = 3;
 
-/// A flow that broke though its backend was alive.
+/// A flow that broke.
 #[derive(Clone, Debug)]
 pub struct Break {
     /// By TCP; else by UDP.
@@ -34,7 +35,7 @@ pub struct Break {
     pub backend: Option<String>,
     /// How it broke.
     pub cause: Cause,
-    /// How long after the event's beginning.
+    /// How long after the event's beginning; if its own backend died, after all nodes had been told.
     pub after: Duration,
 }
 
@@ -91,8 +92,9 @@ pub(super) enum Verdict {
     Live,
     /// It broke, and its backend was alive.
     Broken(Cause),
-    /// Its own backend died, and it knew so much later: by a RST or FIN, or by another backend's answer if it is UDP's.
-    Bereft(Duration),
+    /// Its own backend died, and it knew so much later, in this way: by a RST or FIN, or by another backend's answer if it is
+    /// UDP's.
+    Bereft(Duration, Cause),
 }
 
 /// What is known of a flow.
@@ -157,41 +159,48 @@ impl Flow {
             return Verdict::Broken(Cause::NotOpened);
         };
         let (reader, mut writer) = stream.into_split();
-        let mut reader = BufReader::with_capacity(128, reader);
-        let mut line = String::new();
+        let mut lines = BufReader::with_capacity(128, reader).lines();
+        // When the requests left that have no answer yet: the first of them is the one with this number.
+        let mut waiting = VecDeque::new();
+        let mut due = 0;
         for number in 0..rhythm.requests {
             let sent = Instant::now();
-            line.clear();
-            let answer = async {
-                writer.write_all(format!("{number}\n").as_bytes()).await?;
-                reader.read_line(&mut line).await
-            };
-            let answer = timeout(PATIENCE, answer).await;
-            let cause = match answer {
-                Err(_) => Some(Cause::Silent),
-                Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionReset => Some(Cause::Reset),
-                Ok(Err(_) | Ok(0)) => Some(Cause::Closed),
-                Ok(Ok(_)) => match parsed(&line) {
-                    Some((backend, answered)) if answered == number && self.is_of(backend) => {
-                        self.note(backend, sent);
-                        None
-                    }
-                    _ => Some(Cause::Moved),
-                },
-            };
-            if let Some(cause) = cause {
-                return self.ended(cause, sent, census);
+            waiting.push_back(sent);
+            // Also while an earlier one has no answer: what a task's kernel had acknowledged when it died, nobody says again.
+            if let Err(error) = writer.write_all(format!("{number}\n").as_bytes()).await {
+                return self.ended(cause(&error), waiting.front().copied().unwrap_or(sent), census);
             }
-            sleep_until((sent + rhythm.interval).into()).await;
+            while let Ok(read) = timeout_at((sent + rhythm.interval).into(), lines.next_line()).await {
+                let asked = waiting.front().copied().unwrap_or_else(Instant::now);
+                let line = match read {
+                    Ok(Some(line)) => line,
+                    Ok(None) => return self.ended(Cause::Closed, asked, census),
+                    Err(error) => return self.ended(cause(&error), asked, census),
+                };
+                match parsed(&line) {
+                    Some((backend, answered)) if answered == due && self.is_of(backend) => {
+                        self.note(backend, asked);
+                        waiting.pop_front();
+                        due += 1;
+                    }
+                    _ => return self.ended(Cause::Moved, asked, census),
+                }
+            }
+            if let Some(asked) = waiting.front()
+                && asked.elapsed() > PATIENCE
+            {
+                return self.ended(Cause::Silent, *asked, census);
+            }
         }
         let asked = Instant::now();
         let farewell = async {
             writer.shutdown().await?;
-            reader.read_line(&mut line).await
+            // What has not been answered yet is, and then the server closes as well.
+            while lines.next_line().await?.is_some() {}
+            io::Result::Ok(())
         };
         match timeout(PATIENCE, farewell).await {
-            Ok(Ok(0)) => Verdict::Live,
-            Ok(Ok(_)) => self.ended(Cause::Moved, asked, census),
+            Ok(Ok(())) => Verdict::Live,
             Ok(Err(_)) => self.ended(Cause::Reset, asked, census),
             Err(_) => self.ended(Cause::Silent, asked, census),
         }
@@ -233,7 +242,7 @@ impl Flow {
                     }
                     let since = first_missed.unwrap_or(sent);
                     let verdict = self.ended(Cause::Moved, since, census);
-                    if !matches!(verdict, Verdict::Bereft(_)) {
+                    if !matches!(verdict, Verdict::Bereft(..)) {
                         return verdict;
                     }
                     let mut state = self.state();
@@ -281,10 +290,15 @@ impl Flow {
             // The mesh can answer for the dead only when it was told of them.
             Some(death) => {
                 let begun = death.told.map_or(asked, |told| told.max(asked));
-                Verdict::Bereft(Instant::now().saturating_duration_since(begun))
+                Verdict::Bereft(Instant::now().saturating_duration_since(begun), cause)
             }
         }
     }
+}
+
+/// How a connection broke that gave an error.
+fn cause(error: &io::Error) -> Cause {
+    if error.kind() == io::ErrorKind::ConnectionReset { Cause::Reset } else { Cause::Closed }
 }
 
 /// An answer: who gave it, and to which request.

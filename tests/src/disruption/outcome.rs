@@ -21,8 +21,8 @@ pub struct Outcome {
     pub breaks: Vec<Break>,
     /// Flows whose own backend died.
     pub bereft: usize,
-    /// How many of those knew later than [`FAIL_FAST`].
-    pub late: usize,
+    /// Those of them that knew later than [`FAIL_FAST`].
+    pub late: Vec<Break>,
     /// How long the last of them took to know.
     pub slowest: Duration,
 }
@@ -30,30 +30,32 @@ pub struct Outcome {
 impl Outcome {
     /// No flow met it so far.
     pub(super) const fn none(event: &'static str) -> Self {
-        Self { event, live: 0, breaks: Vec::new(), bereft: 0, late: 0, slowest: Duration::ZERO }
+        Self { event, live: 0, breaks: Vec::new(), bereft: 0, late: Vec::new(), slowest: Duration::ZERO }
     }
 
     /// Counts what became of a flow in the event that began at that time.
     pub(super) fn count(&mut self, flow: &Flow, is_visitor: bool, began: Instant) {
         let state = flow.state();
+        let broken = |cause, after| Break {
+            is_tcp: flow.protocol == Protocol::Tcp,
+            is_visitor,
+            client: flow.local,
+            backend: state.backend.clone(),
+            cause,
+            after,
+        };
         match state.verdict {
             Verdict::Live => self.live += 1,
             Verdict::Broken(cause) => {
                 self.live += 1;
-                self.breaks.push(Break {
-                    is_tcp: flow.protocol == Protocol::Tcp,
-                    is_visitor,
-                    client: flow.local,
-                    backend: state.backend.clone(),
-                    cause,
-                    after: state
-                        .judged
-                        .map_or(Duration::ZERO, |judged| judged.saturating_duration_since(began)),
-                });
+                let judged = state.judged.unwrap_or(began);
+                self.breaks.push(broken(cause, judged.saturating_duration_since(began)));
             }
-            Verdict::Bereft(after) => {
+            Verdict::Bereft(after, cause) => {
                 self.bereft += 1;
-                self.late += usize::from(after > FAIL_FAST);
+                if after > FAIL_FAST {
+                    self.late.push(broken(cause, after));
+                }
                 self.slowest = self.slowest.max(after);
             }
         }
@@ -83,6 +85,6 @@ impl Outcome {
     /// Whether nothing broke, and who lost his backend knew at once.
     #[must_use]
     pub const fn is_clean(&self) -> bool {
-        self.broken() == 0 && self.late == 0
+        self.breaks.is_empty() && self.late.is_empty()
     }
 }

@@ -12,6 +12,7 @@ use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
     net,
     runtime::{Builder, Runtime},
+    sync::mpsc,
     task::JoinSet,
 };
 
@@ -31,10 +32,12 @@ const PIECE: u64 = 16 * 1024;
 #[derive(Debug)]
 pub(super) struct Servers(Runtime);
 
-/// A task's server; gone when this value is dropped, with all of its connections.
+/// A task's server; it ends when this value is dropped, with all of its connections.
 #[derive(Debug)]
 pub(super) struct Server {
-    _work: JoinSet<()>,
+    work: JoinSet<()>,
+    /// Closed when all has ended.
+    ended: mpsc::Receiver<()>,
 }
 
 impl Servers {
@@ -60,16 +63,30 @@ impl Servers {
             .with_context(|| format!("{} cannot listen on ports {PORT} and {DOWNLOADS}", host.name()))?;
         let _context = self.0.enter();
         let mut work = JoinSet::new();
+        let (alive, ended) = mpsc::channel(1);
         let name = || host.name().to_owned();
-        work.spawn(accept(net::TcpListener::from_std(lines)?, name(), answer_lines));
-        work.spawn(accept(net::TcpListener::from_std(downloads)?, name(), pour));
+        work.spawn(accept(net::TcpListener::from_std(lines)?, name(), alive.clone(), answer_lines));
+        work.spawn(accept(net::TcpListener::from_std(downloads)?, name(), alive, pour));
         work.spawn(answer_datagrams(net::UdpSocket::from_std(socket)?, name()));
-        Ok(Server { _work: work })
+        Ok(Server { work, ended })
     }
 }
 
-async fn accept<W>(listener: net::TcpListener, name: String, work: impl Fn(net::TcpStream, String) -> W)
-where
+impl Servers {
+    /// Ends a server, and waits until all of its connections are closed.
+    pub(super) fn stop(&self, mut server: Server) {
+        server.work.abort_all();
+        // Nothing is ever said there.
+        let _ = self.0.block_on(server.ended.recv());
+    }
+}
+
+async fn accept<W>(
+    listener: net::TcpListener,
+    name: String,
+    alive: mpsc::Sender<()>,
+    work: impl Fn(net::TcpStream, String) -> W,
+) where
     W: Future<Output = ()> + Send + 'static,
 {
     // Dropped with the listener, and every connection with it.
@@ -77,7 +94,11 @@ where
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                connections.spawn(work(stream, name.clone()));
+                let (work, alive) = (work(stream, name.clone()), alive.clone());
+                connections.spawn(async move {
+                    work.await;
+                    drop(alive);
+                });
                 while connections.try_join_next().is_some() {}
             }
             // A client that is gone again, or no descriptor left for a while.

@@ -383,7 +383,7 @@ impl<'lab> Stage<'lab> {
         for name in &drained {
             self.census.dies(name);
             if let Some(task) = self.tasks.remove(name) {
-                drop(task.server);
+                self.servers.stop(task.server);
             }
         }
         if drained.is_empty() {

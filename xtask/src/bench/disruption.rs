@@ -206,7 +206,7 @@ impl Column {
                 "causes": causes.collect::<serde_json::Map<_, _>>(),
                 "breaks": outcome.breaks.iter().map(ToString::to_string).collect::<Vec<_>>(),
                 "bereft": outcome.bereft,
-                "bereft_late": outcome.late,
+                "late": outcome.late.iter().map(ToString::to_string).collect::<Vec<_>>(),
                 "bereft_slowest_ms": outcome.slowest.as_secs_f64() * 1000.0,
             })
         });
@@ -221,11 +221,11 @@ impl Column {
             .filter(|outcome| !outcome.is_clean())
             .map(|outcome| {
                 let mut told = format!("{}: {} broken", outcome.event, outcome.broken());
-                if outcome.late > 0 {
-                    told +=
-                        &format!(", {} knew only after {FAIL_FAST:?} that their backend died", outcome.late);
+                if !outcome.late.is_empty() {
+                    let late = outcome.late.len();
+                    told += &format!(", {late} knew only after {FAIL_FAST:?} that their backend died");
                 }
-                for broken in outcome.breaks.iter().take(SHOWN) {
+                for broken in outcome.breaks.iter().take(SHOWN).chain(outcome.late.iter().take(SHOWN)) {
                     told += &format!("\n    {broken}");
                 }
                 told

@@ -105,7 +105,7 @@ pub fn unknown_tc(context: TcContext) -> i32 {
     let length = skb.length();
     let Some(arrival) = tables.handed_on() else { return TC_ACT_SHOT };
     let verdict = pipeline::unknown(&mut { skb }, &tables, &arrival);
-    at_tc_end(hook, &context, tables, length, verdict)
+    at_tc_hook_end(hook, &context, tables, length, verdict)
 }
 
 /// What the programs at tc hooks refuse.

@@ -98,9 +98,11 @@ pub(super) fn ask<T: Tables>(
     onward.source = tables.node(arrival.entry).ok_or(Reason::NoRoute)?.mac;
     onward.errand = errand.next();
     onward.vni = arrival.vni;
-    if errand.is_first() && !opens {
+    if !opens {
+        // Also of one that was passed on: after a change, whose node the ring names now may have heard nothing of the flow
+        // yet, and whose it named before has.
         let is_found = follow_address(tables, settings, datagram, arrival, onward)
-            || follow_name(tables, settings, arrival, onward);
+            || errand.is_first() && follow_name(tables, settings, arrival, onward);
         if is_found {
             return Ok(true);
         }

@@ -143,8 +143,10 @@ fn memory(lab: &Lab, node: &str) -> Result<BTreeMap<String, u64>> {
         let Ok(map) = MapData::from_pin(&pin) else { continue };
         let facts = fs::read_to_string(format!("/proc/self/fdinfo/{}", map.fd().as_fd().as_raw_fd()))?;
         let Some(bytes) = facts.lines().find_map(|line| line.strip_prefix("memlock:")) else { continue };
-        let name = pin.file_name().context("a pin without a name")?.to_string_lossy().into_owned();
-        memory.insert(name, bytes.trim().parse()?);
+        let name = pin.file_name().context("a pin without a name")?.to_string_lossy();
+        // Behind the map's name stands its layout.
+        let (name, _) = name.split_once('-').unwrap_or((&name, ""));
+        memory.insert(name.to_owned(), bytes.trim().parse()?);
     }
     ensure!(memory.contains_key("FLOWS"), "{node} has no map FLOWS");
     Ok(memory)

@@ -22,7 +22,7 @@ const RATE: u32 = 2000;
 /// The ports that new flows come from, one after another: of those that the kernel gives to no other socket.
 const PORTS: [Range<u16>; 2] = [10_000..21_000, 21_000..32_000];
 /// The pause between two new flows.
-const BETWEEN: Duration = Duration::from_millis(5);
+const BETWEEN: Duration = Duration::from_millis(10);
 /// The same where they are masqueraded: there are 4,533 ports for them, and of those eight are tried.
 const BETWEEN_MASQUERADED: Duration = Duration::from_millis(200);
 /// Live connections that say nothing while the daemon is replaced.

@@ -127,7 +127,7 @@ impl Desired {
 
     /// Takes over another specification if it breaks no rule and still has this node.
     pub(crate) fn take_over(&mut self, mut spec: Spec) -> Result<(), Faults> {
-        let table = resolve(&spec)?;
+        let table = resolve(&spec)?.sharing(&self.table);
         if !table.nodes.contains_key(&self.node) {
             let sentence = format!(
                 "This node, {:?}, is no longer among the nodes; put it back, or restart meshd with another --node.",

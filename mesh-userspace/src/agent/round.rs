@@ -13,10 +13,10 @@ use mesh_common::abi::{Family, HOST_ALIASES_V4, HOST_ALIASES_V6, host_alias};
 
 use super::{EVERY, settling::Settling};
 use crate::{
-    apply::{self, MapContents, MapError, Operation},
+    apply::{self, Lowered, MapContents, MapError, Operation},
     datapath::{Attached, Datapath, DatapathError, KernelMaps, XdpOutcome},
     links::{self, Gate, GateWay, LinkError, Links},
-    plan::{self, EndpointLink, GateFacts, GateLink, Hook, NodeFacts, Plan, PlanError, RingCache},
+    plan::{self, Earlier, EndpointLink, GateFacts, GateLink, Hook, NodeFacts, Plan, PlanError},
     problem::Problem,
     table::{Table, XdpMode},
 };
@@ -70,12 +70,12 @@ pub(crate) struct Kernel {
     links: Links,
     pub(super) datapath: Arc<Mutex<Datapath>>,
     /// What was last written to the maps; none when that is not known.
-    known: Option<Arc<MapContents>>,
+    known: Option<Lowered>,
     /// When the maps were last compared with what is known.
     compared: Option<Instant>,
     /// Of which [`revision`](Self::revision) the maps are.
     applied: u64,
-    rings: RingCache,
+    earlier: Earlier,
     settling: Settling,
     /// The node's own pair of interfaces, as it was last seen.
     gate: Option<GateFacts>,
@@ -100,7 +100,7 @@ impl Kernel {
             known: None,
             compared: None,
             applied: 0,
-            rings: RingCache::default(),
+            earlier: Earlier::default(),
             settling: Settling::default(),
             gate: None,
             revision: 0,
@@ -117,12 +117,12 @@ impl Kernel {
         let mut problems = Vec::new();
 
         let found = self.facts(table, node, self.gate).await?;
-        let mut plan = plan::plan(table, node, &found, &mut self.rings)?;
+        let mut plan = plan::plan(table, node, &found, &mut self.earlier)?;
         let linked = self.ensure_links(&plan, &mut problems).await?;
         let facts = self.facts(table, node, linked.gate).await?;
         self.gate = linked.gate;
         if facts != found {
-            plan = plan::plan(table, node, &facts, &mut self.rings)?;
+            plan = plan::plan(table, node, &facts, &mut self.earlier)?;
         }
         plan.settings.trace_every = self.trace_every;
         problems.extend(plan.problems.iter().cloned());
@@ -141,7 +141,7 @@ impl Kernel {
         Ok(Outcome {
             plan: Arc::new(plan),
             facts,
-            contents: self.known.clone().unwrap_or_default(),
+            contents: self.known.as_ref().map(|known| Arc::clone(known.contents())).unwrap_or_default(),
             programs,
             interfaces: linked.interfaces,
             waiting: linked.waiting,
@@ -238,15 +238,18 @@ impl Kernel {
         let mut maps = datapath.kernel_maps();
         let now = Instant::now();
         let found = self.found(&maps, now)?;
-        let base = self.known.as_ref().unwrap_or(&found);
-        let wanted = apply::lower(plan, base, &self.settling.settled(now))?;
-        let operations = apply::diff(&found, &wanted);
+        let settled = self.settling.settled(now);
+        let wanted = match &self.known {
+            Some(known) => known.next(plan, &settled)?,
+            None => Lowered::anew(plan, &found, &settled)?,
+        };
+        let operations = apply::diff(&found, wanted.contents());
         if !operations.is_empty() {
             tracing::debug!(writes = operations.len(), "writing to the kernel maps");
         }
         apply::execute(&mut maps, &operations)?;
-        self.settling.note(&wanted, now);
-        self.known = Some(Arc::new(wanted));
+        self.settling.note(wanted.contents(), now);
+        self.known = Some(wanted);
         self.applied = self.revision;
         Ok(())
     }
@@ -259,11 +262,12 @@ impl Kernel {
             && self.revision != self.applied
             && is_recent
         {
-            return Ok(Arc::clone(known));
+            return Ok(Arc::clone(known.contents()));
         }
-        let found = apply::read(maps, self.known.as_deref())?;
+        let known = self.known.as_ref().map(|known| known.contents().as_ref());
+        let found = apply::read(maps, known)?;
         self.compared = Some(now);
-        if let Some(known) = &self.known {
+        if let Some(known) = known {
             let drift = apply::diff(&found, known);
             if !drift.is_empty() {
                 let mut names: Vec<&str> = drift.iter().map(Operation::map).collect();

@@ -1,10 +1,8 @@
 //! The difference between the contents that maps have and those they should have, and its execution.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
+use imbl::OrdMap;
 use mesh_common::abi::Slot;
 
 use super::{
@@ -79,24 +77,25 @@ pub fn execute(maps: &mut impl Maps, operations: &[Operation]) -> Result<(), Map
 }
 
 /// Reads what the maps hold. With the contents that were last written as `known`, only the entries of arrays
-/// that are in use are read, not each of their many thousands; of the slots it is only ever those of rings.
+/// that are in use are read, not each of their many thousands; of the slots it is only ever those of rings. What is as it is
+/// known is shared with it, so that nobody compares it again.
 ///
 /// # Errors
 /// When the kernel refuses.
 pub fn read(maps: &impl Maps, known: Option<&MapContents>) -> Result<MapContents, MapError> {
     let mut contents = MapContents {
-        nodes: array::<Nodes>(maps, known.map(|known| known.nodes.keys()))?,
-        settings: array::<NodeSettings>(maps, None::<std::iter::Empty<&u32>>)?,
+        nodes: array::<Nodes>(maps, known.map(|known| &known.nodes))?,
+        settings: array::<NodeSettings>(maps, None)?,
         peers: maps.entries::<Peers>()?.into_iter().collect(),
         locals: maps.entries::<Locals>()?.into_iter().collect(),
         uplinks: maps.entries::<Uplinks>()?.into_iter().collect(),
         networks: maps.entries::<Networks>()?.into_iter().collect(),
         subnets: maps.entries::<Subnets>()?.into_iter().collect(),
-        endpoints: maps.entries::<Endpoints>()?.into_iter().collect(),
-        stations: maps.entries::<Stations>()?.into_iter().collect(),
+        endpoints: hash::<Endpoints>(maps, known.map(|known| &known.endpoints))?,
+        stations: hash::<Stations>(maps, known.map(|known| &known.stations))?,
         targets: maps.entries::<Targets>()?.into_iter().collect(),
         attachments: maps.entries::<Attachments>()?.into_iter().collect(),
-        backends: array::<Backends>(maps, known.map(|known| known.backends.keys()))?,
+        backends: array::<Backends>(maps, known.map(|known| &known.backends))?,
         allowed: maps.entries::<Allowed>()?.into_iter().collect(),
         services: maps.entries::<Services>()?.into_iter().collect(),
         slots: Blocks::with_room(maps.slot_room()?),
@@ -140,21 +139,32 @@ fn block_at(maps: &impl Maps, first: u32, count: usize) -> Result<Block, MapErro
     Ok(Block::new(slots))
 }
 
-/// The entries of an array that are not zero: of these indices, or of all.
-fn array<'a, M: Map<Key = u32>>(
+/// The entries of an array that are not zero: those that are known, or all.
+fn array<M: Map<Key = u32>>(
     maps: &impl Maps,
-    indices: Option<impl Iterator<Item = &'a u32>>,
-) -> Result<BTreeMap<u32, M::Value>, MapError> {
-    let Some(indices) = indices else {
+    known: Option<&OrdMap<u32, M::Value>>,
+) -> Result<OrdMap<u32, M::Value>, MapError> {
+    let Some(known) = known else {
         return Ok(maps.entries::<M>()?.into_iter().collect());
     };
-    let mut entries = BTreeMap::new();
-    for index in indices {
-        if let Some(value) = maps.get::<M>(index)?
-            && value != M::Value::default()
-        {
-            entries.insert(*index, value);
+    let mut entries = known.clone();
+    for (index, value) in known {
+        match maps.get::<M>(index)?.filter(|found| *found != M::Value::default()) {
+            Some(found) if found == *value => {}
+            Some(found) => drop(entries.insert(*index, found)),
+            None => drop(entries.remove(index)),
         }
     }
     Ok(entries)
+}
+
+/// The entries of a hash.
+fn hash<M: Map>(
+    maps: &impl Maps,
+    known: Option<&OrdMap<M::Key, M::Value>>,
+) -> Result<OrdMap<M::Key, M::Value>, MapError> {
+    let mut found = maps.entries::<M>()?;
+    found.sort_unstable_by_key(|(key, _)| *key);
+    let are_known = known.filter(|known| known.iter().eq(found.iter().map(|(key, value)| (key, value))));
+    Ok(are_known.cloned().unwrap_or_else(|| found.into_iter().collect()))
 }

@@ -6,20 +6,25 @@
 //! remember whom they held in the old one.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
 };
 
+use imbl::{OrdMap, ordmap::DiffItem};
 use mesh_common::abi::{
-    Address, AllowedKey, Backend, Endpoint, MacKey, Node, NodeIndex, Service, ServiceKey, Settings, Station,
-    node_mac, service_flags,
+    Address, AllowedKey, Backend, Endpoint, EndpointKey, MacKey, Node, NodeIndex, Service, ServiceKey,
+    Settings, Station, node_mac, service_flags,
 };
 
 use super::{
+    indices::{Indexed, Indices},
     maps::{AllowedPrefix, Backends, Full, Map, MapContents, Nodes, Services},
     rings,
 };
-use crate::plan::{Plan, PlannedNode, PlannedService, SEED, ring::BackendId};
+use crate::plan::{
+    Plan, PlannedBackend, PlannedEndpoint, PlannedNode, PlannedService, PlannedStation, SEED, ring::BackendId,
+};
 
 /// The contents of the maps that make a plan true, keeping the numbers that `current` gave.
 ///
@@ -33,9 +38,107 @@ pub fn lower(
     current: &MapContents,
     settled: &BTreeSet<ServiceKey>,
 ) -> Result<MapContents, Full> {
-    let nodes = node_indices(plan, current)?;
+    let lowered = Lowered::anew(plan, current, settled)?;
+    Ok(Arc::unwrap_or_clone(lowered.contents))
+}
+
+/// The contents of maps with what they were lowered from, so that those of the next plan need not be made anew where
+/// nothing has changed.
+#[derive(Clone, Debug)]
+pub struct Lowered {
+    contents: Arc<MapContents>,
+    nodes: BTreeMap<IpAddr, NodeIndex>,
+    backends: Indices<Backends>,
+    great: GreatMaps,
+}
+
+/// The great maps of a plan.
+#[derive(Clone, Debug, Default)]
+struct GreatMaps {
+    endpoints: OrdMap<EndpointKey, PlannedEndpoint>,
+    stations: OrdMap<MacKey, PlannedStation>,
+    backends: OrdMap<BackendId, PlannedBackend>,
+}
+
+/// The great maps of the contents.
+struct GreatContents {
+    endpoints: OrdMap<EndpointKey, Endpoint>,
+    stations: OrdMap<MacKey, Station>,
+    backends: OrdMap<u32, Backend>,
+}
+
+impl Lowered {
+    /// What [`lower`] tells.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn anew(plan: &Plan, current: &MapContents, settled: &BTreeSet<ServiceKey>) -> Result<Self, Full> {
+        let mut nodes = Indices::<Nodes>::of(&current.nodes);
+        nodes.change(&current.nodes, &[], &plan.nodes.keys().copied().collect::<Vec<_>>())?;
+        let nodes: BTreeMap<IpAddr, NodeIndex> =
+            plan.nodes.keys().map(|address| (*address, nodes.get(address))).collect();
+        let nodes_by_mac = nodes.iter().map(|(address, index)| {
+            let key = MacKey { vni: 0, mac: node_mac(Address::from(*address)), reserved: [0; 2] };
+            (key, Station { node: *index, ..Station::default() })
+        });
+        let great = GreatContents {
+            endpoints: OrdMap::new(),
+            stations: nodes_by_mac.collect(),
+            // Those that left stay: flows that are under way may still name them.
+            backends: current.backends.without(&0),
+        };
+        let backends = Indices::of(&great.backends);
+        lower_from(plan, current, settled, nodes, backends, great, &GreatMaps::default())
+    }
+
+    /// The same that [`lower`] tells with these contents as the current ones, made of what has changed.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn next(&self, plan: &Plan, settled: &BTreeSet<ServiceKey>) -> Result<Self, Full> {
+        if !self.nodes.keys().eq(plan.nodes.keys()) {
+            return Self::anew(plan, &self.contents, settled);
+        }
+        let great = GreatContents {
+            endpoints: self.contents.endpoints.clone(),
+            stations: self.contents.stations.clone(),
+            backends: self.contents.backends.clone(),
+        };
+        let (nodes, backends) = (self.nodes.clone(), self.backends.clone());
+        lower_from(plan, &self.contents, settled, nodes, backends, great, &self.great)
+    }
+
+    /// The contents.
+    #[must_use]
+    pub const fn contents(&self) -> &Arc<MapContents> {
+        &self.contents
+    }
+}
+
+/// Lowers a plan, the great maps of which begin with what those of an earlier plan, `was`, were lowered to.
+fn lower_from(
+    plan: &Plan,
+    current: &MapContents,
+    settled: &BTreeSet<ServiceKey>,
+    nodes: BTreeMap<IpAddr, NodeIndex>,
+    mut backends: Indices<Backends>,
+    mut great: GreatContents,
+    was: &GreatMaps,
+) -> Result<Lowered, Full> {
     let node = |address: &IpAddr| nodes.get(address).copied().unwrap_or_default();
-    let backends = backend_indices(plan, current)?;
+    follow(&mut great.endpoints, &was.endpoints, &plan.endpoints, |_, endpoint| Endpoint {
+        mac: endpoint.mac,
+        reserved: [0; 2],
+        node: node(&endpoint.node),
+        ifindex: endpoint.ifindex,
+    });
+    follow(&mut great.stations, &was.stations, &plan.stations, |_, station| Station {
+        v4: station.v4,
+        v6: station.v6,
+        node: node(&station.node),
+        reserved: 0,
+    });
+    follow_backends(&mut great.backends, &mut backends, &was.backends, &plan.backends, node)?;
     let rings = rings::place(plan, current, &backends, &nodes, settled)?;
     let ids = service_ids(plan, current)?;
 
@@ -49,23 +152,6 @@ pub fn lower(
         trace_every: plan.settings.trace_every,
         flags: plan.settings.flags,
     };
-    let endpoints = plan.endpoints.iter().map(|(key, endpoint)| {
-        let value = Endpoint {
-            mac: endpoint.mac,
-            reserved: [0; 2],
-            node: node(&endpoint.node),
-            ifindex: endpoint.ifindex,
-        };
-        (*key, value)
-    });
-    let stations = plan.stations.iter().map(|(key, station)| {
-        let value = Station { v4: station.v4, v6: station.v6, node: node(&station.node), reserved: 0 };
-        (*key, value)
-    });
-    let nodes_by_mac = plan.nodes.keys().map(|address| {
-        let key = MacKey { vni: 0, mac: node_mac(Address::from(*address)), reserved: [0; 2] };
-        (key, Station { node: node(address), ..Station::default() })
-    });
     let services = plan.services.iter().map(|(key, service)| {
         let (first_slot, slots) = rings.places.get(key).copied().unwrap_or_default();
         let value = Service {
@@ -81,7 +167,7 @@ pub fn lower(
         (*key, value)
     });
     let contents = MapContents {
-        settings: BTreeMap::from([(0, settings)]),
+        settings: OrdMap::unit(0, settings),
         nodes: nodes_table(plan, current, &nodes),
         peers: plan
             .nodes
@@ -89,26 +175,108 @@ pub fn lower(
             .filter(|(_, node)| node.peer)
             .map(|(address, _)| (Address::from(*address), node(address)))
             .collect(),
-        locals: plan.locals.clone(),
-        uplinks: plan.uplinks.clone(),
-        networks: plan.networks.clone(),
-        subnets: plan.subnets.clone(),
-        endpoints: endpoints.collect(),
-        stations: stations.chain(nodes_by_mac).collect(),
-        targets: plan.targets.iter().map(|key| (*key, 1)).collect(),
-        attachments: plan.attachments.clone(),
-        backends: backends_table(plan, current, &backends, node),
+        locals: (&plan.locals).into(),
+        uplinks: (&plan.uplinks).into(),
+        networks: (&plan.networks).into(),
+        subnets: (&plan.subnets).into(),
+        endpoints: great.endpoints,
+        stations: great.stations,
+        targets: plan.targets.iter().map(|key| (*key, 1_u32)).collect(),
+        attachments: (&plan.attachments).into(),
+        backends: great.backends,
         slots: rings.slots,
         allowed: allowed(plan, &ids),
         services: services.collect(),
     };
     contents.check_capacities()?;
-    Ok(contents)
+    let great = GreatMaps {
+        endpoints: plan.endpoints.clone(),
+        stations: plan.stations.clone(),
+        backends: plan.backends.clone(),
+    };
+    Ok(Lowered { contents: Arc::new(contents), nodes, backends, great })
+}
+
+/// Changes what one map was lowered to into what another is lowered to, entry by entry.
+fn follow<K: Ord + Copy, P: PartialEq, V: Clone>(
+    lowered: &mut OrdMap<K, V>,
+    was: &OrdMap<K, P>,
+    is: &OrdMap<K, P>,
+    lower: impl Fn(&K, &P) -> V,
+) {
+    for change in was.diff(is) {
+        match change {
+            DiffItem::Add(key, planned) | DiffItem::Update { new: (key, planned), .. } => {
+                lowered.insert(*key, lower(key, planned));
+            }
+            DiffItem::Remove(key, _) => {
+                lowered.remove(key);
+            }
+        }
+    }
+}
+
+/// The same for the backends, whose entries stand by their indices and stay when they leave.
+fn follow_backends(
+    lowered: &mut OrdMap<u32, Backend>,
+    indices: &mut Indices<Backends>,
+    was: &OrdMap<BackendId, PlannedBackend>,
+    is: &OrdMap<BackendId, PlannedBackend>,
+    node: impl Fn(&IpAddr) -> NodeIndex,
+) -> Result<(), Full> {
+    let (mut left, mut came, mut entries) = (Vec::new(), Vec::new(), Vec::new());
+    for change in was.diff(is) {
+        match change {
+            DiffItem::Add(id, backend) => {
+                came.push(*id);
+                entries.push((*id, *backend));
+            }
+            DiffItem::Update { new: (id, backend), .. } => entries.push((*id, *backend)),
+            DiffItem::Remove(id, _) => left.push(*id),
+        }
+    }
+    indices.change(lowered, &left, &came)?;
+    for (id, backend) in entries {
+        let entry = Backend {
+            address: Address::from(id.address),
+            vni: id.vni,
+            node: node(&backend.node),
+            mac: backend.mac,
+            reserved: [0; 2],
+        };
+        lowered.insert(indices.get(&id), entry);
+    }
+    Ok(())
+}
+
+impl Indexed for Nodes {
+    type Identity = IpAddr;
+
+    fn identity(node: &Node) -> Option<IpAddr> {
+        (!node.address.is_unspecified()).then(|| node.address.into())
+    }
+
+    fn spread(address: IpAddr) -> u32 {
+        spread(0, address)
+    }
+}
+
+impl Indexed for Backends {
+    type Identity = BackendId;
+
+    fn identity(backend: &Backend) -> Option<BackendId> {
+        let id = BackendId { vni: backend.vni, address: backend.address.into() };
+        (!backend.address.is_unspecified()).then_some(id)
+    }
+
+    fn spread(id: BackendId) -> u32 {
+        spread(id.vni, id.address)
+    }
 }
 
 /// The ranges of clients that may ask, by the number of what they may ask for.
-fn allowed(plan: &Plan, ids: &BTreeMap<ServiceKey, u32>) -> BTreeMap<AllowedPrefix, u32> {
-    let mut allowed = BTreeMap::new();
+fn allowed(plan: &Plan, ids: &BTreeMap<ServiceKey, u32>) -> OrdMap<AllowedPrefix, u32> {
+    let mut allowed = OrdMap::new();
     for (key, service) in &plan.services {
         let Some(id) = ids.get(key) else { continue };
         for range in &service.sources {
@@ -121,56 +289,14 @@ fn allowed(plan: &Plan, ids: &BTreeMap<ServiceKey, u32>) -> BTreeMap<AllowedPref
     allowed
 }
 
-/// Gives each identity an index: the one it had, else the first that was never used, else one that was left by
-/// another, beginning at a place given by `spread` so that an index rests for long before it is used again.
-fn assign<M: Map<Key = u32>, I: Ord + Copy>(
-    current: &BTreeMap<u32, M::Value>,
-    identity: impl Fn(&M::Value) -> Option<I>,
-    wanted: impl Iterator<Item = I> + Clone,
-    spread: impl Fn(&I) -> u32,
-) -> Result<BTreeMap<I, u32>, Full> {
-    let mut had: Vec<(I, u32)> =
-        current.range(1..).filter_map(|(index, value)| Some((identity(value)?, *index))).collect();
-    // Of two entries of one identity the first counts.
-    had.sort_unstable();
-    had.dedup_by_key(|(identity, _)| *identity);
-    let index_of =
-        |id: &I| had.binary_search_by_key(id, |(identity, _)| *identity).ok().and_then(|at| had.get(at));
-    let mut assigned: BTreeMap<I, u32> = wanted.clone().filter_map(|id| index_of(&id).copied()).collect();
-    let mut taken: HashSet<u32> = assigned.values().copied().collect();
-    let mut unused = (1..M::CAPACITY).filter(|index| !current.contains_key(index));
-    for id in wanted {
-        if assigned.contains_key(&id) {
-            continue;
-        }
-        let index = unused.next().or_else(|| {
-            let start = 1 + spread(&id) % (M::CAPACITY - 1);
-            (start..M::CAPACITY).chain(1..start).find(|index| !taken.contains(index))
-        });
-        let index = index.ok_or_else(Full::of::<M>)?;
-        taken.insert(index);
-        assigned.insert(id, index);
-    }
-    Ok(assigned)
-}
-
-fn node_indices(plan: &Plan, current: &MapContents) -> Result<BTreeMap<IpAddr, NodeIndex>, Full> {
-    assign::<Nodes, _>(
-        &current.nodes,
-        |node| (!node.address.is_unspecified()).then(|| node.address.into()),
-        plan.nodes.keys().copied(),
-        |address| spread(0, *address),
-    )
-}
-
 /// The nodes wanted, and those that left: their index is kept for them, without a way to reach them.
 fn nodes_table(
     plan: &Plan,
     current: &MapContents,
     indices: &BTreeMap<IpAddr, NodeIndex>,
-) -> BTreeMap<NodeIndex, Node> {
+) -> OrdMap<NodeIndex, Node> {
     let left = current.nodes.range(1..).map(|(index, node)| (*index, Node { ifindex: 0, mtu: 0, ..*node }));
-    let mut nodes: BTreeMap<NodeIndex, Node> = left.collect();
+    let mut nodes: OrdMap<NodeIndex, Node> = left.collect();
     for (address, node) in &plan.nodes {
         if let Some(index) = indices.get(address) {
             let value = node_entry(*address, node);
@@ -191,40 +317,6 @@ fn flags(service: &PlannedService) -> u32 {
 fn node_entry(address: IpAddr, node: &PlannedNode) -> Node {
     let address = Address::from(address);
     Node { address, ifindex: node.ifindex, mtu: node.mtu, mac: node_mac(address), reserved: [0; 2] }
-}
-
-fn backend_indices(plan: &Plan, current: &MapContents) -> Result<BTreeMap<BackendId, u32>, Full> {
-    assign::<Backends, _>(
-        &current.backends,
-        |backend| {
-            let id = BackendId { vni: backend.vni, address: backend.address.into() };
-            (!backend.address.is_unspecified()).then_some(id)
-        },
-        plan.backends.keys().copied(),
-        |id| spread(id.vni, id.address),
-    )
-}
-
-/// The backends wanted, and those that left: flows that are under way may still name them.
-fn backends_table(
-    plan: &Plan,
-    current: &MapContents,
-    indices: &BTreeMap<BackendId, u32>,
-    node: impl Fn(&IpAddr) -> NodeIndex,
-) -> BTreeMap<u32, Backend> {
-    let left = current.backends.range(1..).map(|(index, backend)| (*index, *backend));
-    let wanted = plan.backends.iter().filter_map(|(id, backend)| {
-        let value = Backend {
-            address: Address::from(id.address),
-            vni: id.vni,
-            node: node(&backend.node),
-            mac: backend.mac,
-            reserved: [0; 2],
-        };
-        Some((*indices.get(id)?, value))
-    });
-    // Of two under one index the later one stays.
-    left.chain(wanted).collect()
 }
 
 /// A number that is different for most identities.

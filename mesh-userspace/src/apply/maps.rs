@@ -1,7 +1,6 @@
 //! The kernel maps by name and type, and the small trait by which they are read and written.
 
-use std::collections::BTreeMap;
-
+use imbl::{OrdMap, ordmap::DiffItem};
 use mesh_common::abi::{
     self, Address, AllowedKey, Attachment, Backend, Endpoint, EndpointKey, Flow, FlowKey, Local, MacKey,
     Network, Pod, Service, ServiceKey, Settings, Slot, Station, SubnetKey, TargetKey, Uplink, capacity,
@@ -201,7 +200,7 @@ macro_rules! planned_maps {
         /// The contents of every map that the plan fills: what is wanted, or what the kernel holds.
         #[derive(Clone, Debug, Default, PartialEq, Eq)]
         pub struct MapContents {
-            $($(#[$doc])* pub $field: BTreeMap<$key, $value>,)+
+            $($(#[$doc])* pub $field: OrdMap<$key, $value>,)+
             /// The slots of all rings.
             pub slots: Blocks,
         }
@@ -269,15 +268,19 @@ macro_rules! planned_maps {
             /// Calls `visit` with the entries that `wanted` has and `self` has not, or not so, map by map in
             /// the order in which maps are written. Slots are no entries.
             pub(super) fn missing_from(&self, wanted: &Self, mut visit: impl FnMut(Entry)) {
-                $(for (key, value) in unlike(&wanted.$field, &self.$field, |wanted, found| wanted == found) {
-                    visit(Entry::$map(*key, *value));
+                $(for change in self.$field.diff(&wanted.$field) {
+                    if let DiffItem::Add(key, value) | DiffItem::Update { new: (key, value), .. } = change {
+                        visit(Entry::$map(*key, *value));
+                    }
                 })+
             }
 
             /// Calls `visit` with the entries whose keys `self` has and `wanted` has not.
             pub(super) fn left_over_from(&self, wanted: &Self, mut visit: impl FnMut(Entry)) {
-                $(for (key, value) in unlike(&self.$field, &wanted.$field, |_, _| true) {
-                    visit(Entry::$map(*key, *value));
+                $(for change in self.$field.diff(&wanted.$field) {
+                    if let DiffItem::Remove(key, value) = change {
+                        visit(Entry::$map(*key, *value));
+                    }
                 })+
             }
         }
@@ -315,19 +318,6 @@ planned_maps! {
     Services, services: "SERVICES" Hash[capacity::SERVICES] ServiceKey => Service;
 }
 
-/// The entries of `one` that `other` has not, or not alike. Both are walked in their order: there may be a hundred thousand.
-fn unlike<'a, K: Ord, V>(
-    one: &'a BTreeMap<K, V>,
-    other: &'a BTreeMap<K, V>,
-    alike: impl Fn(&V, &V) -> bool + 'a,
-) -> impl Iterator<Item = (&'a K, &'a V)> {
-    let mut others = other.iter().peekable();
-    one.iter().filter(move |(key, value)| {
-        while others.next_if(|(other, _)| other < key).is_some() {}
-        others.next_if(|(other, _)| other == key).is_none_or(|(_, there)| !alike(value, there))
-    })
-}
-
 /// The flows, which the programs fill.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flows {}
@@ -343,18 +333,6 @@ impl Map for Flows {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_is_unlike_is_found_in_one_walk() {
-        let one = BTreeMap::from([(1, 'a'), (3, 'b'), (4, 'c'), (6, 'd'), (9, 'e')]);
-        let other = BTreeMap::from([(0, 'a'), (3, 'b'), (4, 'x'), (5, 'c'), (9, 'e'), (10, 'f')]);
-        let keys = |alike: fn(&char, &char) -> bool| {
-            unlike(&one, &other, alike).map(|(key, _)| *key).collect::<Vec<_>>()
-        };
-        assert_eq!(keys(|one, other| one == other), [1, 4, 6]);
-        assert_eq!(keys(|_, _| true), [1, 6]);
-        assert_eq!(unlike(&one, &BTreeMap::new(), |_, _| true).count(), 5);
-    }
 
     #[test]
     fn a_subnet_is_laid_out_as_the_kernel_wants_it() {

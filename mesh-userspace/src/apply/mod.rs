@@ -1,7 +1,10 @@
 //! From the contents that the maps have to those that they should have.
 
 mod diff;
+#[cfg(test)]
+mod following;
 mod history;
+mod indices;
 mod lower;
 mod maps;
 #[cfg(test)]
@@ -16,7 +19,7 @@ mod slots;
 mod tests;
 
 pub use diff::{Operation, diff, execute, read};
-pub use lower::lower;
+pub use lower::{Lowered, lower};
 pub use maps::{
     Allowed, AllowedPrefix, Attachments, Backends, Endpoints, Entries, Entry, Flows, Full, Locals, Map,
     MapContents, MapError, MapKind, Maps, Networks, NodeSettings, Nodes, Peers, SLOTS, Services, Stations,

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 
 use super::{MapContents, lower};
 use crate::{
-    plan::{Plan, RingCache, testing::*},
+    plan::{Earlier, Plan, testing::*},
     table::{Scheduler, Table},
 };
 
@@ -27,12 +27,12 @@ fn table_of(tasks: impl IntoIterator<Item = u8>, ports: &[(u16, u16)]) -> Table 
     table
 }
 
-fn planned(table: &Table, rings: &mut RingCache) -> Plan {
+fn planned(table: &Table, rings: &mut Earlier) -> Plan {
     crate::plan::plan(table, "n1", &facts(), rings).unwrap()
 }
 
 fn plan_of(tasks: impl IntoIterator<Item = u8>) -> Plan {
-    planned(&table_of(tasks, &[]), &mut RingCache::default())
+    planned(&table_of(tasks, &[]), &mut Earlier::default())
 }
 
 fn key_of_vip(contents: &MapContents) -> ServiceKey {
@@ -130,14 +130,14 @@ proptest! {
     /// more than two fall together.
     #[test]
     fn whoever_held_a_slot_is_remembered(steps in steps(), restarts in prop::collection::vec(any::<bool>(), 12)) {
-        let mut cache = RingCache::default();
+        let mut cache = Earlier::default();
         let mut tasks = BTreeSet::from([10, 11, 12]);
         let mut known = lower(&planned(&table_of(tasks.clone(), &[(80, 80)]), &mut cache), &MapContents::default(), &NONE)
             .unwrap();
         for (step, restarts) in steps.iter().zip(restarts) {
             take(&mut tasks, step);
             if restarts {
-                cache = RingCache::default();
+                cache = Earlier::default();
             }
             let plan = planned(&table_of(tasks.clone(), &[(80, 80)]), &mut cache);
             let new = lower(&plan, &known, &NONE).unwrap();
@@ -155,7 +155,7 @@ proptest! {
     /// Two changes without growth: whoever held a slot before both is still there.
     #[test]
     fn two_changes_lose_nobody(first in 10u8..20, second in 10u8..20) {
-        let mut cache = RingCache::default();
+        let mut cache = Earlier::default();
         let plans: Vec<Plan> = [vec![], vec![first], vec![first, second]]
             .iter()
             .map(|drained| {
@@ -177,7 +177,7 @@ proptest! {
 
 #[test]
 fn a_backend_is_remembered_until_its_node_leaves() {
-    let mut cache = RingCache::default();
+    let mut cache = Earlier::default();
     let whole = planned(&table_of([10, 11, 12], &[]), &mut cache);
     let left = planned(&table_of([10, 11], &[]), &mut cache);
     let drained = Plan { backends: whole.backends.clone(), ..left.clone() };
@@ -234,7 +234,7 @@ fn what_is_settled_forgets_and_a_change_at_that_moment_is_remembered() {
 
 #[test]
 fn services_share_a_ring_only_with_the_same_memory() {
-    let mut cache = RingCache::default();
+    let mut cache = Earlier::default();
     let mut planned =
         |tasks: &[u8], ports: &[(u16, u16)]| planned(&table_of(tasks.iter().copied(), ports), &mut cache);
     let place = |contents: &MapContents, key: ServiceKey| contents.services[&key].first_slot;
@@ -271,7 +271,7 @@ fn round_robin_remembers_nothing() {
         (&[10, 11], Scheduler::Mh),
         (&[10, 11, 12], Scheduler::Rr),
     ] {
-        known = lower(&planned(&table(tasks, scheduler), &mut RingCache::default()), &known, &NONE).unwrap();
+        known = lower(&planned(&table(tasks, scheduler), &mut Earlier::default()), &known, &NONE).unwrap();
         let block = known.slots.of(&known.services[&key_of_vip(&known)]).unwrap();
         assert!(block.before().is_empty(), "{scheduler:?}");
     }

@@ -10,7 +10,8 @@ use mesh_common::abi::{BackendIndex, NodeIndex, Scheduler, Service, ServiceKey};
 
 use super::{
     history::{self, Known},
-    maps::{Full, MapContents},
+    indices::Indices,
+    maps::{Backends, Full, MapContents},
     slots::{Block, Blocks},
 };
 use crate::plan::{
@@ -29,7 +30,9 @@ pub fn follow(
     backends: &BTreeMap<BackendId, BackendIndex>,
     left: impl IntoIterator<Item = BackendIndex>,
 ) -> Arc<Block> {
-    Made::of(backends, left.into_iter()).block(service, was, settled)
+    let known = Known::new(backends.values().copied(), left.into_iter());
+    let index_of = |id: &BackendId| backends.get(id).copied().unwrap_or_default();
+    Made { index_of: &index_of, known, blocks: HashMap::new() }.block(service, was, settled)
 }
 
 /// Where the rings lie.
@@ -43,14 +46,19 @@ pub(super) struct Placed {
 pub(super) fn place(
     plan: &Plan,
     current: &MapContents,
-    backends: &BTreeMap<BackendId, BackendIndex>,
+    backends: &Indices<Backends>,
     nodes: &BTreeMap<IpAddr, NodeIndex>,
     settled: &BTreeSet<ServiceKey>,
 ) -> Result<Placed, Full> {
     let mut placed = Placed { places: BTreeMap::new(), slots: Blocks::with_room(current.slots.room()) };
     let nodes: BTreeSet<NodeIndex> = nodes.values().copied().collect();
-    let on_nodes = current.backends.iter().filter(|(_, backend)| nodes.contains(&backend.node));
-    let mut made = Made::of(backends, on_nodes.map(|(index, _)| *index));
+    let left = current
+        .backends
+        .iter()
+        .filter(|(index, backend)| !backends.wanted().has(**index) && nodes.contains(&backend.node));
+    let known = Known::new(backends.wanted().indices(), left.map(|(index, _)| *index));
+    let index_of = |id: &BackendId| backends.get(id);
+    let mut made = Made { index_of: &index_of, known, blocks: HashMap::new() };
     let mut moving = Vec::new();
     for (key, service) in plan.services.iter().filter(|(_, service)| !service.ring.is_empty()) {
         let was = current.services.get(key).and_then(|was| Some((was, current.slots.of(was)?)));
@@ -97,18 +105,9 @@ type MadeOf = (*const Ring, Option<(*const Block, bool)>);
 /// The blocks that were made, by the ring that they hold and the block that they follow. Services of which both are the
 /// same share theirs.
 struct Made<'a> {
-    backends: &'a BTreeMap<BackendId, BackendIndex>,
+    index_of: &'a dyn Fn(&BackendId) -> BackendIndex,
     known: Known,
     blocks: HashMap<MadeOf, Arc<Block>>,
-}
-
-impl<'a> Made<'a> {
-    /// None yet. With a backend that left, flows that it never had are remembered: its node may know where they live. One
-    /// whose node left as well is not to be asked.
-    fn of(backends: &'a BTreeMap<BackendId, BackendIndex>, left: impl Iterator<Item = BackendIndex>) -> Self {
-        let known = Known::new(backends.values().copied(), left);
-        Self { backends, known, blocks: HashMap::new() }
-    }
 }
 
 impl Made<'_> {
@@ -141,8 +140,7 @@ impl Made<'_> {
     }
 
     fn make(&self, ring: &Arc<Ring>, follows: Follows<'_>) -> Block {
-        let indices: Vec<BackendIndex> =
-            ring.backends().iter().map(|id| self.backends.get(id).copied().unwrap_or_default()).collect();
+        let indices: Vec<BackendIndex> = ring.backends().iter().map(self.index_of).collect();
         let index_at = |position: &u32| {
             usize::try_from(*position)
                 .ok()

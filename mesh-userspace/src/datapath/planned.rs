@@ -49,6 +49,9 @@ fn open(map: &KernelMap) -> Option<Open<'_>> {
     Some(Open { fd: data.fd().as_fd(), sizes })
 }
 
+/// So many entries at once that the system calls no longer count; but the kernel copies them all.
+const BATCH: u32 = 4096;
+
 impl<'a> KernelMaps<'a> {
     /// The map's descriptor, once it is sure that its keys and values are as long as the types say.
     fn fd<M: Map>(&self, action: &'static str) -> Result<BorrowedFd<'a>, MapError> {
@@ -74,14 +77,12 @@ impl Maps for KernelMaps<'_> {
     }
 
     fn insert_all<M: Map>(&mut self, entries: &[(M::Key, M::Value)]) -> Result<(), MapError> {
-        // So many at once that the system calls no longer count; but the kernel copies them all first.
-        const BATCH: usize = 4096;
         // A longest-prefix table takes no batches before Linux 5.19, and one alone needs none.
         if M::KIND == MapKind::LpmTrie || entries.len() == 1 {
             return entries.iter().try_for_each(|(key, value)| self.insert::<M>(key, value));
         }
         let fd = self.fd::<M>("write")?;
-        for batch in entries.chunks(BATCH) {
+        for batch in entries.chunks(BATCH as usize) {
             let (keys, values): (Vec<M::Key>, Vec<M::Value>) = batch.iter().copied().unzip();
             sys::update_all(fd, &keys, &values).map_err(write_fault::<M>)?;
         }
@@ -101,6 +102,17 @@ impl Maps for KernelMaps<'_> {
     fn entries<M: Map>(&self) -> Result<Entries<M>, MapError> {
         let mut entries = Vec::new();
         let fd = self.fd::<M>("read")?;
+        if M::KIND == MapKind::Hash {
+            let mut place = None;
+            // More than there is room for would mean that it never ends.
+            for _ in 0..M::CAPACITY {
+                place = sys::lookup_batch(fd, place, BATCH, &mut entries).map_err(fault::<M>("read"))?;
+                if place.is_none() {
+                    break;
+                }
+            }
+            return Ok(entries);
+        }
         let mut last = None;
         // More than there is room for would mean that removals lead back to the beginning again and again.
         for _ in 0..M::CAPACITY {

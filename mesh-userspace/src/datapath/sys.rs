@@ -248,6 +248,36 @@ pub(super) fn next_key<K: Pod + Copy>(map: BorrowedFd<'_>, after: Option<&K>) ->
     Ok(found.then(|| unsafe { next.assume_init() }))
 }
 
+/// Adds the entries of a hash that follow a place in its own order, or its first, to both lists, at most so many; tells
+/// the place where they end, or none at the hash's end. The map's keys and values must be as long as these types.
+pub(super) fn lookup_batch<K: Pod, V: Pod>(
+    map: BorrowedFd<'_>,
+    after: Option<u32>,
+    most: u32,
+    entries: &mut Vec<(K, V)>,
+) -> io::Result<Option<u32>> {
+    let room = usize::try_from(most).map_err(io::Error::other)?;
+    let (mut keys, mut values) = (Vec::<K>::with_capacity(room), Vec::<V>::with_capacity(room));
+    let mut place = 0_u32;
+    let mut attr = empty_attr();
+    attr.batch.map_fd = raw(map);
+    attr.batch.in_batch = after.as_ref().map_or(0, |after| std::ptr::from_ref(after) as u64);
+    attr.batch.out_batch = std::ptr::from_mut(&mut place) as u64;
+    attr.batch.keys = keys.as_mut_ptr() as u64;
+    attr.batch.values = values.as_mut_ptr() as u64;
+    attr.batch.count = most;
+    let has_more = unless_absent(bpf(bpf_cmd::BPF_MAP_LOOKUP_BATCH, &mut attr))?;
+    // SAFETY: the kernel has set the count in this very structure, which begins as zeroes.
+    let count = usize::try_from(unsafe { attr.batch.count }).map_err(io::Error::other)?.min(room);
+    // SAFETY: both have room for as many, and the kernel has written that many of each; any bytes are a value.
+    unsafe {
+        keys.set_len(count);
+        values.set_len(count);
+    }
+    entries.extend(keys.into_iter().zip(values));
+    Ok(has_more.then_some(place))
+}
+
 fn element<K: Pod>(map: BorrowedFd<'_>, key: Option<&K>) -> bpf_attr {
     let mut attr = empty_attr();
     attr.__bindgen_anon_2.map_fd = raw(map);

@@ -12,7 +12,7 @@ use crate::table::Table;
 
 /// The numbers of the aliases by the addresses that they stand for: the same on every node, as the node that a packet is
 /// delivered on must know the entry node's, and found by the address's hash, so that other addresses seldom move them.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Aliases(BTreeMap<IpAddr, u32>);
 
 impl Aliases {

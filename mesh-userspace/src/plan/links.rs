@@ -74,14 +74,14 @@ pub fn host_interface(endpoint: &str) -> String {
 
 pub(super) fn links(
     table: &Table,
-    node: &str,
+    ours: &[(&str, &Endpoint)],
     this: &table::Node,
     facts: &NodeFacts,
     networks: &BTreeMap<u32, Network>,
 ) -> Links {
     let mtu = |network: &table::Network| networks.get(&network.vni).map_or(0, |network| network.mtu);
     let mut endpoints = BTreeMap::new();
-    for (netns, here) in by_namespace(table, node) {
+    for (netns, here) in by_namespace(table, ours) {
         let mut led_outside = BTreeSet::new();
         for (name, endpoint, network) in here {
             let (mut addresses, mut routes, mut gateways) = (Vec::new(), Vec::new(), Vec::new());
@@ -114,12 +114,12 @@ pub(super) fn links(
 /// This node's endpoints by the namespace they are attached in, there in the order of networks' names.
 fn by_namespace<'a>(
     table: &'a Table,
-    node: &str,
+    ours: &[(&'a str, &'a Endpoint)],
 ) -> BTreeMap<&'a PathBuf, Vec<(&'a str, &'a Endpoint, &'a table::Network)>> {
     let mut by_namespace: BTreeMap<_, Vec<_>> = BTreeMap::new();
-    for (name, endpoint) in table.endpoints.iter().filter(|(_, endpoint)| endpoint.node == node) {
+    for (name, endpoint) in ours {
         if let (Some(netns), Some(network)) = (&endpoint.netns, table.networks.get(&endpoint.network)) {
-            by_namespace.entry(netns).or_default().push((name.as_str(), endpoint, network));
+            by_namespace.entry(netns).or_default().push((*name, *endpoint, network));
         }
     }
     for here in by_namespace.values_mut() {

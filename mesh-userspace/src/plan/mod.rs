@@ -2,6 +2,7 @@
 //! same input.
 
 mod aliases;
+mod earlier;
 mod endpoints;
 mod facts;
 mod links;
@@ -23,16 +24,18 @@ use std::{
     sync::Arc,
 };
 
+use imbl::OrdMap;
 use ipnet::IpNet;
 use mesh_common::abi::{
     Address, Attachment, EndpointKey, Local, MacKey, Network, Scheduler, ServiceKey, TargetKey, Uplink,
     capacity, settings_flags,
 };
 
+pub use earlier::Earlier;
 pub use facts::{GateFacts, Interface, LocalAddress, NodeFacts, NodeRoute};
 pub use links::{EndpointLink, GateLink, GateSource, Links, host_interface};
 pub use programs::Hook;
-pub use rings::{RingCache, ring_of};
+pub use rings::ring_of;
 
 use crate::{
     apply::SubnetPrefix,
@@ -62,15 +65,15 @@ pub struct Plan {
     /// The networks' subnets, with how many of an address's last bits tell their hosts apart.
     pub subnets: BTreeMap<SubnetPrefix, u32>,
     /// The endpoints of all nodes.
-    pub endpoints: BTreeMap<EndpointKey, PlannedEndpoint>,
+    pub endpoints: OrdMap<EndpointKey, PlannedEndpoint>,
     /// The endpoints of all nodes by MAC address.
-    pub stations: BTreeMap<MacKey, PlannedStation>,
+    pub stations: OrdMap<MacKey, PlannedStation>,
     /// What hangs on the host sides of this node's attached endpoints, by interface index.
     pub attachments: BTreeMap<u32, Attachment>,
     /// The backends of all services.
-    pub backends: BTreeMap<BackendId, PlannedBackend>,
+    pub backends: OrdMap<BackendId, PlannedBackend>,
     /// Virtual IPs and published ports.
-    pub services: BTreeMap<ServiceKey, PlannedService>,
+    pub services: OrdMap<ServiceKey, PlannedService>,
     /// The ports at which tasks answer clients.
     pub targets: BTreeSet<TargetKey>,
     /// The links that this node should have.
@@ -191,12 +194,12 @@ pub fn slots_for(table: &Table) -> u32 {
     u32::try_from(with_headroom).unwrap_or(u32::MAX).clamp(capacity::SLOTS, capacity::SLOTS_MOST)
 }
 
-/// Plans what `node` should be, given the desired state and what is true of the node at the moment. `rings` keeps the
-/// services' rings from one plan to the next.
+/// Plans what `node` should be, given the desired state and what is true of the node at the moment. What is kept of the
+/// `earlier` plan spares work where nothing has changed.
 ///
 /// # Errors
 /// When the table does not have the node.
-pub fn plan(table: &Table, node: &str, facts: &NodeFacts, rings: &mut RingCache) -> Result<Plan, PlanError> {
+pub fn plan(table: &Table, node: &str, facts: &NodeFacts, earlier: &mut Earlier) -> Result<Plan, PlanError> {
     let Some(this) = table.nodes.get(node) else {
         return Err(PlanError::UnknownNode {
             node: node.to_owned(),
@@ -206,10 +209,10 @@ pub fn plan(table: &Table, node: &str, facts: &NodeFacts, rings: &mut RingCache)
     let mut problems = Vec::new();
     let underlay = nodes::underlay(table, node, this, facts, &mut problems);
     let networks = nodes::networks(table, &underlay);
-    let links = links::links(table, node, this, facts, &networks);
-    let local = endpoints::local(table, node, facts);
     let aliases = Aliases::of(table);
-    let services = services::services(table, node, facts, &aliases, rings);
+    let great = earlier.follow(table, node, facts, &aliases);
+    let ours = earlier.ours(table);
+    let links = links::links(table, &ours, this, facts, &networks);
     Ok(Plan {
         settings: PlannedSettings {
             address: this.address,
@@ -221,16 +224,16 @@ pub fn plan(table: &Table, node: &str, facts: &NodeFacts, rings: &mut RingCache)
         },
         hooks: programs::hooks(table, node, facts, &underlay.uplinks),
         nodes: underlay.nodes,
-        locals: nodes::locals(table, facts, &services.services, &aliases),
+        locals: nodes::locals(table, facts, &great.services, &aliases),
         uplinks: underlay.uplinks,
         networks,
         subnets: nodes::subnets(table),
-        endpoints: endpoints::all(table, node, facts),
-        stations: endpoints::stations(table),
-        attachments: local.attachments,
-        backends: services.backends,
-        services: services.services,
-        targets: services.targets,
+        endpoints: great.endpoints,
+        stations: great.stations,
+        attachments: endpoints::attachments(table, &ours, facts),
+        backends: great.backends,
+        services: great.services,
+        targets: great.targets,
         links,
         problems,
     })

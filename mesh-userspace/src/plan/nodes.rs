@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
+use imbl::OrdMap;
 use mesh_common::abi::{Address, Local, Network, ServiceKey, SubnetKey, Uplink, local_flags, network_flags};
 
 use super::{Interface, NodeFacts, PlannedNode, PlannedService, aliases::Aliases};
@@ -227,7 +228,7 @@ fn inner_mtu(nodes: &BTreeMap<IpAddr, PlannedNode>) -> u32 {
 pub(super) fn locals(
     table: &Table,
     facts: &NodeFacts,
-    services: &BTreeMap<ServiceKey, PlannedService>,
+    services: &OrdMap<ServiceKey, PlannedService>,
     aliases: &Aliases,
 ) -> BTreeMap<Address, Local> {
     let mut locals: BTreeMap<Address, Local> = BTreeMap::new();

@@ -1,7 +1,6 @@
 //! Rings made once, and kept from plan to plan for as long as they are wanted: a change of one backend makes one anew.
 
 use std::{
-    collections::HashMap,
     num::NonZero,
     sync::{
         Arc, Mutex, PoisonError,
@@ -25,7 +24,7 @@ pub fn ring_of(scheduler: Scheduler, members: impl IntoIterator<Item = Weighted>
 }
 
 /// What a ring is made of.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Recipe {
     /// A [`Scheduler`].
     scheduler: u8,
@@ -48,46 +47,54 @@ impl Recipe {
     }
 }
 
-/// The rings of the last plan.
-#[derive(Debug, Default)]
-pub struct RingCache(HashMap<Recipe, Arc<Ring>>);
+/// A service's rings, each with what it is made of: a virtual IP and the ports mostly share theirs.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Rings(Vec<(Recipe, Arc<Ring>)>);
 
-/// The rings that a plan wants, each under a number: a service's virtual IP and its ports mostly share theirs.
+impl Rings {
+    /// The ring of this number.
+    pub(super) fn number(&self, number: usize) -> Arc<Ring> {
+        self.0.get(number).map(|(_, ring)| Arc::clone(ring)).unwrap_or_default()
+    }
+
+    fn made_of(&self, recipe: &Recipe) -> Option<&Arc<Ring>> {
+        self.0.iter().find(|(made_of, _)| made_of == recipe).map(|(_, ring)| ring)
+    }
+}
+
+/// The rings that a service wants, each under a number.
 #[derive(Debug, Default)]
-pub(super) struct WantedRings(HashMap<Recipe, usize>);
+pub(super) struct WantedRings(Vec<Recipe>);
 
 impl WantedRings {
     /// The number of a ring.
     pub(super) fn number(&mut self, recipe: Recipe) -> usize {
-        let next = self.0.len();
-        *self.0.entry(recipe).or_insert(next)
+        let known = self.0.iter().position(|known| *known == recipe);
+        known.unwrap_or_else(|| {
+            self.0.push(recipe);
+            self.0.len() - 1
+        })
     }
 }
 
-impl RingCache {
-    /// The rings that are wanted, by number. Those that were wanted the last time and no longer are go.
-    pub(super) fn rings(&mut self, wanted: WantedRings) -> Vec<Arc<Ring>> {
-        let mut recipes: Vec<(Recipe, usize)> = wanted.0.into_iter().collect();
-        recipes.sort_unstable_by_key(|(_, number)| *number);
-        let missing: Vec<&Recipe> =
-            recipes.iter().map(|(recipe, _)| recipe).filter(|recipe| !self.0.contains_key(recipe)).collect();
-        let made: HashMap<Recipe, Arc<Ring>> = missing
-            .iter()
-            .zip(make_all(&missing))
-            .map(|(recipe, ring)| ((*recipe).clone(), Arc::new(ring)))
-            .collect();
-        self.0.extend(made);
-        let mut rings = Vec::with_capacity(recipes.len());
-        let mut kept = HashMap::with_capacity(recipes.len());
-        for (recipe, _) in recipes {
-            if let Some((recipe, ring)) = self.0.remove_entry(&recipe) {
-                rings.push(Arc::clone(&ring));
-                kept.insert(recipe, ring);
-            }
-        }
-        self.0 = kept;
-        rings
-    }
+/// The rings that services want, service by service. Those that one had before are not made anew.
+pub(super) fn make<'a>(wanted: impl IntoIterator<Item = (WantedRings, Option<&'a Rings>)>) -> Vec<Rings> {
+    let wanted: Vec<(WantedRings, Option<&Rings>)> = wanted.into_iter().collect();
+    let had =
+        |recipe: &Recipe, before: Option<&Rings>| before.and_then(|rings| rings.made_of(recipe)).cloned();
+    let missing: Vec<&Recipe> = wanted
+        .iter()
+        .flat_map(|(recipes, before)| recipes.0.iter().filter(|recipe| had(recipe, *before).is_none()))
+        .collect();
+    let mut made = make_all(&missing).into_iter();
+    let rings_of = |(recipes, before): (WantedRings, Option<&Rings>)| {
+        let ring = |recipe: Recipe| {
+            let ring = had(&recipe, before).or_else(|| made.next().map(Arc::new));
+            (recipe, ring.unwrap_or_default())
+        };
+        Rings(recipes.0.into_iter().map(ring).collect())
+    };
+    wanted.into_iter().map(rings_of).collect()
 }
 
 /// Makes rings on all processors, if there are several.
@@ -135,22 +142,33 @@ mod tests {
 
     #[test]
     fn a_ring_is_made_once_and_goes_when_nobody_wants_it() {
-        let mut cache = RingCache::default();
-        let mut rings = |recipes: &[Recipe]| {
+        let rings = |recipes: &[Recipe], before: &Rings| {
             let mut wanted = WantedRings::default();
             let numbers: Vec<usize> = recipes.iter().map(|recipe| wanted.number(recipe.clone())).collect();
-            let rings = cache.rings(wanted);
-            numbers.into_iter().map(|number| Arc::clone(&rings[number])).collect::<Vec<_>>()
+            let rings = make([(wanted, Some(before))]).remove(0);
+            (numbers.into_iter().map(|number| rings.number(number)).collect::<Vec<_>>(), rings)
         };
         let [one, two, three] =
             [&[1, 1][..], &[1, 1, 1], &[1, 2]].map(|weights| recipe(Scheduler::Mh, weights));
-        let first = rings(&[one.clone(), two.clone(), one.clone()]);
+        let (first, known) = rings(&[one.clone(), two.clone(), one.clone()], &Rings::default());
         assert!(Arc::ptr_eq(&first[0], &first[2]) && !Arc::ptr_eq(&first[0], &first[1]));
         assert_eq!(*first[1], two.make());
-        let second = rings(&[three.clone(), two.clone()]);
+        let (second, known) = rings(&[three.clone(), two.clone()], &known);
         assert!(Arc::ptr_eq(&second[1], &first[1]));
         assert_eq!(*second[0], three.make());
-        assert!(!Arc::ptr_eq(&rings(&[one])[0], &first[0]));
+        assert!(!Arc::ptr_eq(&rings(&[one], &known).0[0], &first[0]));
+    }
+
+    #[test]
+    fn each_service_gets_its_own() {
+        let wanted = [&[1, 1][..], &[1, 1, 1], &[1, 2]].map(|weights| {
+            let mut wanted = WantedRings::default();
+            wanted.number(recipe(Scheduler::Mh, weights));
+            wanted
+        });
+        let made = make(wanted.into_iter().map(|wanted| (wanted, None)));
+        let recipes = [&[1, 1][..], &[1, 1, 1], &[1, 2]].map(|weights| recipe(Scheduler::Mh, weights).make());
+        assert_eq!(made.iter().map(|rings| (*rings.number(0)).clone()).collect::<Vec<_>>(), recipes);
     }
 
     #[test]

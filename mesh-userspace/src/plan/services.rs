@@ -5,7 +5,6 @@ use std::{
     ffi::OsStr,
     net::IpAddr,
     num::NonZeroU32,
-    sync::Arc,
 };
 
 use ipnet::IpNet;
@@ -16,20 +15,21 @@ use super::{
     aliases::Aliases,
     natural,
     ring::{self, BackendId, Weighted},
-    rings::{Recipe, RingCache, WantedRings},
+    rings::{self, Recipe, Rings, WantedRings},
     weights,
 };
 use crate::table::{self, Endpoint, Protocol, PublishMode, PublishedPort, Table};
 
-/// The services' part of the plan.
+/// What one service adds to the plan.
 #[derive(Debug, Default)]
-pub(super) struct Planned {
+pub(super) struct Part {
     pub(super) backends: BTreeMap<BackendId, PlannedBackend>,
     pub(super) services: BTreeMap<ServiceKey, PlannedService>,
     pub(super) targets: BTreeSet<TargetKey>,
+    rings: Rings,
 }
 
-/// The services on their way into the plan, whose rings are made all at once.
+/// A part on its way, without rings: those of all parts are made at once.
 #[derive(Debug, Default)]
 struct Draft {
     /// With repetitions: behind a virtual IP and a port are mostly the same.
@@ -41,7 +41,6 @@ struct Draft {
 
 #[derive(Debug)]
 struct DraftService {
-    name: String,
     target_port: u16,
     scheduler: Scheduler,
     sources: Vec<IpNet>,
@@ -52,51 +51,54 @@ struct DraftService {
     ring: usize,
 }
 
-pub(super) fn services(
-    table: &Table,
-    node: &str,
-    facts: &NodeFacts,
-    aliases: &Aliases,
-    cache: &mut RingCache,
-) -> Planned {
-    let mut tasks = tasks(table);
-    let mut draft = Draft::default();
-    for (name, service) in &table.services {
-        let mut endpoints = tasks.remove(name.as_str()).unwrap_or_default();
-        // A Maglev table knows no order but its own.
-        if service.scheduler == table::Scheduler::Rr {
-            endpoints.sort_by(|(a, _), (b, _)| natural::compare(a, b));
-        }
-        let of = OneService { table, name, service, endpoints };
+/// The parts of services. Rings that are in the part which a service had before are not made anew.
+pub(super) fn parts<'a>(
+    services: &[OneService<'a>],
+    before: &BTreeMap<String, Part>,
+    here: &Here<'_>,
+) -> Vec<(&'a str, Part)> {
+    let mut drafts = Vec::with_capacity(services.len());
+    let mut wanted = Vec::with_capacity(services.len());
+    for of in services {
+        let mut draft = Draft::default();
         of.virtual_ips(&mut draft);
-        of.published_ports(&Here { node, facts, aliases }, &mut draft);
+        of.published_ports(here, &mut draft);
+        wanted.push((std::mem::take(&mut draft.rings), before.get(of.name).map(|part| &part.rings)));
+        drafts.push((of, draft));
     }
-    let rings = cache.rings(draft.rings);
-    let services = draft.services.into_iter().map(|(key, service)| {
-        let planned = PlannedService {
-            name: service.name,
-            target_port: service.target_port,
-            scheduler: service.scheduler,
-            sources: service.sources,
-            silent: service.silent,
-            persistent: service.persistent,
-            draining: service.draining,
-            ring: rings.get(service.ring).map(Arc::clone).unwrap_or_default(),
-        };
-        (key, planned)
-    });
-    Planned {
-        services: services.collect(),
-        targets: draft.targets,
-        backends: draft.backends.into_iter().collect(),
+    let part = |((of, draft), rings): ((&OneService<'a>, Draft), Rings)| (of.name, draft.with(rings, of));
+    drafts.into_iter().zip(rings::make(wanted)).map(part).collect()
+}
+
+impl Draft {
+    fn with(self, rings: Rings, of: &OneService<'_>) -> Part {
+        let services = self.services.into_iter().map(|(key, service)| {
+            let planned = PlannedService {
+                name: of.name.to_owned(),
+                target_port: service.target_port,
+                scheduler: service.scheduler,
+                sources: service.sources,
+                silent: service.silent,
+                persistent: service.persistent,
+                draining: service.draining,
+                ring: rings.number(service.ring),
+            };
+            (key, planned)
+        });
+        Part {
+            services: services.collect(),
+            targets: self.targets,
+            backends: self.backends.into_iter().collect(),
+            rings,
+        }
     }
 }
 
 /// The node that the plan is for.
-struct Here<'a> {
-    node: &'a str,
-    facts: &'a NodeFacts,
-    aliases: &'a Aliases,
+pub(super) struct Here<'a> {
+    pub(super) node: &'a str,
+    pub(super) facts: &'a NodeFacts,
+    pub(super) aliases: &'a Aliases,
 }
 
 /// Where a port of one family answers: the address, and 0 for clients of this node or else [`ServiceKey::ELSEWHERE`].
@@ -146,14 +148,28 @@ pub(super) fn slots(table: &Table) -> u64 {
 }
 
 /// A service and its tasks' endpoints, for round robin in the order in which people count them.
-struct OneService<'a> {
+pub(super) struct OneService<'a> {
     table: &'a Table,
     name: &'a str,
     service: &'a table::Service,
     endpoints: Vec<(&'a str, &'a Endpoint)>,
 }
 
-impl OneService<'_> {
+impl<'a> OneService<'a> {
+    /// A service with its endpoints in the order of their names.
+    pub(super) fn new(
+        table: &'a Table,
+        name: &'a str,
+        service: &'a table::Service,
+        mut endpoints: Vec<(&'a str, &'a Endpoint)>,
+    ) -> Self {
+        // A Maglev table knows no order but its own.
+        if service.scheduler == table::Scheduler::Rr {
+            endpoints.sort_by(|(a, _), (b, _)| natural::compare(a, b));
+        }
+        Self { table, name, service, endpoints }
+    }
+
     fn virtual_ips(&self, draft: &mut Draft) {
         for (network, vips) in &self.service.vips {
             let Some(vni) = self.table.networks.get(network).map(|network| network.vni) else { continue };
@@ -287,9 +303,9 @@ impl OneService<'_> {
 
     /// The endpoints as members of a ring with their weights; as backends they are entered into the plan: also those that
     /// drain, whose flows live on.
-    fn backends<'a>(
+    fn backends<'b>(
         &self,
-        endpoints: impl Iterator<Item = &'a Endpoint>,
+        endpoints: impl Iterator<Item = &'b Endpoint>,
         family: Family,
         draft: &mut Draft,
     ) -> Vec<Weighted> {
@@ -319,9 +335,7 @@ impl OneService<'_> {
             table::Scheduler::Mh => Scheduler::Mh,
             table::Scheduler::Rr => Scheduler::Rr,
         };
-        // Two services cannot have one key in a table that was checked; here the first by name would keep it.
         draft.services.entry(key).or_insert_with(|| DraftService {
-            name: self.name.to_owned(),
             target_port,
             scheduler,
             sources: Vec::new(),

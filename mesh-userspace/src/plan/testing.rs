@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
-use super::{GateFacts, Interface, LocalAddress, NodeFacts, NodeRoute, Plan, PlanError, RingCache};
+use super::{Earlier, GateFacts, Interface, LocalAddress, NodeFacts, NodeRoute, Plan, PlanError};
 use crate::table::{
     Endpoint, Network, Node, Protocol, PublishMode, PublishedPort, Scheduler, Service, Table,
 };
@@ -14,7 +14,7 @@ pub(crate) fn ip(text: &str) -> IpAddr {
 
 /// A plan whose rings are made anew.
 pub(crate) fn plan(table: &Table, node: &str, facts: &NodeFacts) -> Result<Plan, PlanError> {
-    super::plan(table, node, facts, &mut RingCache::default())
+    super::plan(table, node, facts, &mut Earlier::default())
 }
 
 /// Three nodes, `n1` at 192.0.2.1 and so on, and the network `blue`, VNI 4097, of both families.

@@ -13,7 +13,7 @@ use super::{
     testing::{plan, *},
     *,
 };
-use crate::table::{Node, PublishMode, PublishedPort, Scheduler as Rule, XdpMode};
+use crate::table::{Endpoint, Node, PublishMode, PublishedPort, Scheduler as Rule, XdpMode};
 
 const SERVES: u32 = local_flags::SERVES;
 const OWN: u32 = local_flags::OWN;
@@ -133,9 +133,8 @@ fn a_backend_that_drains_has_no_slot_and_stays_a_backend() {
         assert_eq!(draining.backends.len(), 6);
         assert!(draining.services.values().all(|service| !service.draining), "{scheduler:?}");
 
-        for endpoint in table.endpoints.values_mut() {
-            endpoint.weight = 0;
-        }
+        let drains = |(name, endpoint)| (name, Endpoint { weight: 0, ..endpoint });
+        table.endpoints = table.endpoints.into_iter().map(drains).collect();
         let all = plan(&table, "n1", &facts()).unwrap();
         // They find their backends by a ring as it would be without draining.
         assert!(all.services.values().all(|service| service.draining && !service.ring.is_empty()));

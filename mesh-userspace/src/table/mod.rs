@@ -10,6 +10,7 @@ use std::{
     path::PathBuf,
 };
 
+use imbl::{OrdMap, ordmap::DiffItem};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -26,9 +27,9 @@ pub struct Table {
     /// The networks by name.
     pub networks: BTreeMap<String, Network>,
     /// The services by name.
-    pub services: BTreeMap<String, Service>,
+    pub services: OrdMap<String, Service>,
     /// The tasks' attachments to networks, by name.
-    pub endpoints: BTreeMap<String, Endpoint>,
+    pub endpoints: OrdMap<String, Endpoint>,
 }
 
 /// What holds for the whole mesh.
@@ -191,6 +192,33 @@ pub struct PublishedPort {
     pub sources: Vec<IpNet>,
 }
 
+impl Table {
+    /// The same table, made of `other` and its difference from it, so that whoever compares the two finds it at once.
+    #[must_use]
+    pub fn sharing(self, other: &Self) -> Self {
+        Self {
+            services: sharing(&self.services, &other.services),
+            endpoints: sharing(&self.endpoints, &other.endpoints),
+            ..self
+        }
+    }
+}
+
+fn sharing<V: Clone + PartialEq>(map: &OrdMap<String, V>, other: &OrdMap<String, V>) -> OrdMap<String, V> {
+    let mut shared = other.clone();
+    for change in other.diff(map) {
+        match change {
+            DiffItem::Add(name, value) | DiffItem::Update { new: (name, value), .. } => {
+                shared.insert(name.clone(), value.clone());
+            }
+            DiffItem::Remove(name, _) => {
+                shared.remove(name);
+            }
+        }
+    }
+    shared
+}
+
 impl PublishedPort {
     /// Whether a node may answer on it.
     #[must_use]
@@ -328,6 +356,31 @@ mod tests {
         let gateways: Vec<String> = network.gateways().map(|gateway| gateway.to_string()).collect();
         assert_eq!(gateways, ["fd00:9::1", "10.0.9.1"]);
         assert_eq!(network.gateway_mac(), Some([0x02, 0x42, 10, 0, 9, 1]));
+    }
+
+    #[test]
+    fn a_table_that_shares_is_the_same_and_shares() {
+        let of = |names: &[&str]| Table {
+            endpoints: names.iter().map(|name| ((*name).to_owned(), endpoint(name.len()))).collect(),
+            ..Table::default()
+        };
+        let (was, is) = (of(&["a", "bb", "c"]), of(&["a", "c", "dd"]));
+        let shared = is.clone().sharing(&was);
+        assert_eq!(shared, is);
+        assert!(of(&["a", "bb", "c"]).sharing(&was).endpoints.ptr_eq(&was.endpoints));
+    }
+
+    fn endpoint(number: usize) -> Endpoint {
+        let address = IpAddr::V4(Ipv4Addr::from_bits(0x0a00_0900 + u32::try_from(number).unwrap()));
+        Endpoint {
+            node: "n1".to_owned(),
+            service: None,
+            weight: 1,
+            network: "blue".to_owned(),
+            addresses: vec![address],
+            mac: mac_of(address),
+            netns: None,
+        }
     }
 
     #[test]

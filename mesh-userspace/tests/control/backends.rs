@@ -8,7 +8,7 @@ use mesh_userspace::{
         Change, FlowDump,
         types::{Backend, BackendAdd},
     },
-    table::Protocol,
+    table::{Endpoint, Protocol},
 };
 use tokio::time::Instant;
 
@@ -286,7 +286,8 @@ async fn explain_says_that_every_backend_drains() {
     let server = Server::start();
     server.fake.edit(|snapshot| {
         let table = Arc::make_mut(&mut snapshot.table);
-        table.endpoints.values_mut().for_each(|endpoint| endpoint.weight = 0);
+        let drains = |(name, endpoint)| (name, Endpoint { weight: 0, ..endpoint });
+        table.endpoints = std::mem::take(&mut table.endpoints).into_iter().map(drains).collect();
         let mut maps = crate::fake::Maps::default();
         let ring = crate::fake::Ring {
             service: "search",

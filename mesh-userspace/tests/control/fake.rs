@@ -252,7 +252,8 @@ pub(crate) fn table() -> Table {
                 service("blue", &["10.0.9.3"], Scheduler::Rr, vec![port(8000, 80, Protocol::Tcp, Ingress)]),
             ),
         ]
-        .into(),
+        .into_iter()
+        .collect(),
         endpoints: [
             ("agent.2".to_owned(), endpoint("n2", Some("agent"), "blue", &["10.0.9.32"], "agent2")),
             ("db.1".to_owned(), endpoint("n1", Some("db"), "vault", &["10.0.10.11"], "db1")),
@@ -273,7 +274,8 @@ pub(crate) fn table() -> Table {
             ("turns.2".to_owned(), endpoint("n2", Some("turns"), "blue", &["10.0.9.22"], "t2")),
             ("twin".to_owned(), endpoint("n2", None, "green", &["10.0.9.40"], "twin")),
         ]
-        .into(),
+        .into_iter()
+        .collect(),
         ..Table::default()
     }
 }
@@ -341,8 +343,9 @@ pub(crate) fn snapshot() -> Snapshot {
 /// The endpoint of a name or an address.
 fn named<'t>(table: &'t mut Table, text: &str) -> Option<(String, &'t mut Endpoint)> {
     let has = |endpoint: &Endpoint| endpoint.addresses.iter().any(|address| address.to_string() == text);
-    let mut endpoints = table.endpoints.iter_mut();
-    endpoints.find(|(name, endpoint)| *name == text || has(endpoint)).map(|(name, e)| (name.clone(), e))
+    let mut endpoints = table.endpoints.iter();
+    let name = endpoints.find(|(name, endpoint)| *name == text || has(endpoint))?.0.clone();
+    table.endpoints.get_mut(&name).map(|endpoint| (name, endpoint))
 }
 
 /// An agent that only pretends.

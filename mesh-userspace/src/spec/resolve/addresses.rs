@@ -14,6 +14,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
+use imbl::OrdMap;
 use ipnet::{IpNet, Ipv6Net};
 
 use super::{Judge, nodes::family};
@@ -66,7 +67,7 @@ impl<'a> Judge<'a> {
     pub(super) fn addresses(
         &mut self,
         networks: &BTreeMap<String, table::Network>,
-    ) -> (BTreeMap<String, table::Service>, BTreeMap<String, table::Endpoint>) {
+    ) -> (OrdMap<String, table::Service>, OrdMap<String, table::Endpoint>) {
         let mut vips: BTreeMap<&str, BTreeMap<String, Vec<IpAddr>>> = BTreeMap::new();
         let mut tasks: HashMap<&str, (Vec<IpAddr>, Mac)> = HashMap::new();
         let mut holders = self.holders();

@@ -176,13 +176,13 @@ fn scale_up_with_new_agents(stage: &mut Stage<'_>) -> Result<()> {
     stage.play(script)
 }
 
-/// An entry node goes with its tasks: its daemon and its cable at once, its route when the router has noticed, its tasks
-/// from the other nodes' files thereafter.
+/// An entry node goes with its tasks: its daemon and its cable at once, its route when the router has noticed, it and
+/// its tasks from the other nodes' files thereafter.
 ///
 /// # Errors
 /// If the lab refuses.
 pub fn lose(stage: &mut Stage<'_>, node: &str) -> Result<()> {
-    stage.lose_tasks(node);
+    stage.lose_node(node);
     let mut script = Script::default();
     script.at(ms(0), Step::Unplug(node.to_owned()));
     script.at(ms(0), Step::Kill(node.to_owned()));

@@ -78,7 +78,8 @@ pub fn mesh(mode: Mode) -> Mesh {
     let ports = ports.each_ref().map(String::as_str);
     let mut mesh = Mesh::new(4)
         .network("blue", 4097, &["10.0.9.0/24", "fd00:9::/64"])
-        .service(NAME, "blue", "10.0.9.2", "mh", &ports);
+        .service(NAME, "blue", "10.0.9.2", "mh", &ports)
+        .external(&SERVICE.map(|address| address.to_string()).each_ref().map(String::as_str));
     mesh.clients = vec![ROUTER.to_owned()];
     // The default needs no mention.
     if mode == Mode::SecondChance { mesh } else { mesh.option("continuity", json!(mode.name())) }
@@ -100,11 +101,6 @@ impl<'lab> Stage<'lab> {
         for node in lab.mesh().nodes.clone() {
             let text = std::fs::read_to_string(lab.configuration(&node))?;
             files.insert(node, serde_yaml::from_str(&text)?);
-        }
-        for node in ENTRIES {
-            for address in SERVICE {
-                lab.host(node).namespace.ip(&format!("address add {address} dev lo"))?;
-            }
         }
         let mut stage = Self {
             lab,
@@ -212,9 +208,10 @@ impl<'lab> Stage<'lab> {
         Ok((task, self.lab.remove_host(name)?))
     }
 
-    /// The tasks on a node die with it: the others will be told of none of them. What is left of them is for
+    /// A node and the tasks on it are lost: the others will be told of neither. What is left of the tasks is for
     /// [`Self::bury`], when there is time.
-    pub(super) fn lose_tasks(&mut self, node: &str) {
+    pub(super) fn lose_node(&mut self, node: &str) {
+        self.lost.insert(node.to_owned());
         for name in self.tasks_on(node) {
             self.census.dies(&name);
             if let Some(task) = self.tasks.remove(&name) {
@@ -236,7 +233,7 @@ impl<'lab> Stage<'lab> {
     pub(super) fn tell(&mut self, script: &mut Script, start: Duration) -> Result<()> {
         for (node, file) in self.files.clone() {
             let time = start + self.random.duration(DISAGREEMENT);
-            script.at(time, Step::Write { text: self.text(file)?, node });
+            script.at(time, Step::Write { text: self.text(&node, file)?, node });
         }
         Ok(())
     }
@@ -255,7 +252,7 @@ impl<'lab> Stage<'lab> {
             if let Step::Write { node, .. } = &step
                 && let Some(file) = self.files.get(node)
             {
-                let text = self.text(file.clone())?;
+                let text = self.text(node, file.clone())?;
                 let later = time + self.random.duration(gap);
                 script.at(later, Step::Write { node: node.clone(), text });
             }
@@ -264,7 +261,11 @@ impl<'lab> Stage<'lab> {
         Ok(())
     }
 
-    fn text(&self, mut file: Value) -> Result<String> {
+    /// A node's file, which does not name the nodes that are lost to it.
+    fn text(&self, node: &str, mut file: Value) -> Result<String> {
+        if let Some(nodes) = file["nodes"].as_object_mut() {
+            nodes.retain(|other, _| other == node || !self.lost.contains(other));
+        }
         let endpoints = self.tasks.iter().map(|(name, task)| {
             let address = format!("10.0.9.{}", 2 + u16::from(task.number));
             let netns = self.lab.namespace_name(name);
@@ -344,10 +345,7 @@ impl<'lab> Stage<'lab> {
                 self.lab.node_mut(&node).launch()?;
                 started.push(node);
             }
-            Step::Unplug(node) => {
-                self.lab.carrier(&node, false)?;
-                self.lost.insert(node);
-            }
+            Step::Unplug(node) => self.lab.carrier(&node, false)?,
         }
         Ok(())
     }

@@ -5,7 +5,10 @@
 
 use core::ptr;
 
-use aya_ebpf::programs::{TcContext, XdpContext};
+use aya_ebpf::{
+    bindings::__sk_buff,
+    programs::{TcContext, XdpContext},
+};
 use mesh_common::{Refusal, abi::Hook};
 
 use crate::maps;
@@ -28,16 +31,22 @@ pub fn hand_on_at_tc(context: &TcContext, refusal: Refusal, hook: Hook) {
 pub fn taken_at_tc(context: &TcContext) -> (Refusal, Hook) {
     let skb = context.skb.skb;
     // SAFETY: the pointer is the hook's context.
-    let (number, hook) =
-        unsafe { (ptr::read_volatile(&raw const (*skb).cb[0]), ptr::read_volatile(&raw const (*skb).cb[1])) };
-    let hook = if hook == Hook::Endpoint as u32 {
+    let number = unsafe { ptr::read_volatile(&raw const (*skb).cb[0]) };
+    (Refusal::from_number(number), hook_of(skb))
+}
+
+/// The hook whose program has handed a packet on.
+#[inline(always)]
+pub fn hook_of(skb: *const __sk_buff) -> Hook {
+    // SAFETY: the pointer is the hook's context.
+    let hook = unsafe { ptr::read_volatile(&raw const (*skb).cb[1]) };
+    if hook == Hook::Endpoint as u32 {
         Hook::Endpoint
     } else if hook == Hook::Host as u32 {
         Hook::Host
     } else {
         Hook::Underlay
-    };
-    (Refusal::from_number(number), hook)
+    }
 }
 
 /// Ends the program, unless the other one is not there. The packet is untouched.

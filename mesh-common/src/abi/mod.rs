@@ -7,6 +7,7 @@ mod address;
 mod allowance;
 mod endpoint;
 mod flow;
+mod fragment;
 mod node;
 mod observe;
 pub(crate) mod pod;
@@ -20,6 +21,7 @@ pub use endpoint::{
     Attachment, Endpoint, EndpointKey, MacKey, Network, Station, SubnetKey, VNI_MAX, network_flags,
 };
 pub use flow::{Flow, FlowKey, ForwardingAddress, Space, UDP_IDLE, flow_flags};
+pub use fragment::{FRAGMENTS_LIFETIME, FragmentKey, Fragments, Handover, Held};
 pub use node::{Local, Node, NodeIndex, Uplink, local_flags, node_mac};
 pub use observe::{Counter, Hook, Outcome, Shortage, TRACE_BYTES, Trace};
 pub use pod::Pod;
@@ -69,6 +71,10 @@ pub mod capacity {
     pub const FLOWS: u32 = 1 << 18;
     /// Flows that have not proved themselves: with both directions of each, they take a quarter of the flows' table at most.
     pub const NEW_FLOWS: u32 = 1 << 15;
+    /// Datagrams in fragments.
+    pub const FRAGMENTS: u32 = 1 << 14;
+    /// Fragments that wait for their first, two kilobytes for each.
+    pub const HELD: u32 = 1 << 10;
     /// Sockets of this node that speak to published ports.
     pub const DIALLED: u32 = 1 << 14;
     /// Bytes of the ring of traces.

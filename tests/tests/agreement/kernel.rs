@@ -71,7 +71,7 @@ pub(crate) struct Kernel {
     allowed: LpmTrie<MapData, Raw<AllowedKey>, Raw<u32>>,
     allowance: PerCpuArray<MapData, Raw<Allowance>>,
     /// They forget their programs when nobody has them open.
-    _refusing: [ProgramArray<MapData>; 2],
+    _called: [ProgramArray<MapData>; 3],
     /// The interface that packets from the wire come in by.
     uplink: u32,
 }
@@ -91,7 +91,16 @@ impl Kernel {
             format!("no eBPF object at {}: `cargo xtask build-ebpf` makes it", path.display())
         })?;
         let mut programs = EbpfLoader::new().default_map_pin_directory(pins).load(&bytes)?;
-        for name in ["endpoint_tc", "host_tc", "underlay_tc", "refuse_tc"] {
+        for name in [
+            "endpoint_tc",
+            "host_tc",
+            "underlay_tc",
+            "refuse_tc",
+            "fragment_tc",
+            "endpoint_fragment",
+            "host_fragment",
+            "underlay_fragment",
+        ] {
             tc(&mut programs, name)?.load().with_context(|| format!("cannot load {name}"))?;
         }
         xdp(&mut programs, "refuse_xdp")?.load()?;
@@ -99,6 +108,15 @@ impl Kernel {
         at_tc.set(0, tc(&mut programs, "refuse_tc")?.fd()?, 0)?;
         let mut at_xdp = map!(programs, ProgramArray, "REFUSE_XDP");
         at_xdp.set(0, xdp(&mut programs, "refuse_xdp")?.fd()?, 0)?;
+        let mut of_fragments = map!(programs, ProgramArray, "FRAGMENT_TC");
+        for (index, name) in [
+            (Hook::Endpoint as u32, "endpoint_fragment"),
+            (Hook::Host as u32, "host_fragment"),
+            (Hook::Underlay as u32, "underlay_fragment"),
+            (3, "fragment_tc"),
+        ] {
+            of_fragments.set(index, tc(&mut programs, name)?.fd()?, 0)?;
+        }
         let underlay = xdp(&mut programs, "underlay_xdp")?;
         underlay.load()?;
         underlay.attach_to_if_index(uplink, XdpMode::Driver)?;
@@ -127,7 +145,7 @@ impl Kernel {
             subnets: map!(programs, LpmTrie, "SUBNETS"),
             allowed: map!(programs, LpmTrie, "ALLOWED"),
             allowance: map!(programs, PerCpuArray, "ALLOWANCE"),
-            _refusing: [at_tc, at_xdp],
+            _called: [at_tc, at_xdp, of_fragments],
             programs,
             uplink,
         })

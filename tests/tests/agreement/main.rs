@@ -13,7 +13,7 @@ use anyhow::{Result, bail, ensure};
 use mesh_common::{
     Packet as _, Reason, Verdict,
     abi::{Allowance, Counter, Flow, FlowKey, Hook, Outcome, Shortage},
-    native::{Buffer, finish},
+    native::{Buffer, enter, finish},
     pipeline,
 };
 use nix::time::{ClockId, clock_gettime};
@@ -162,7 +162,9 @@ impl Lives {
         let mut faults = String::new();
         check_verdict(&mut faults, hook, verdict, &ran, self.world.node.uplinks.keys().next().copied());
         // What is lost is nobody's any more.
-        if !matches!(verdict.outcome(), Outcome::Drop | Outcome::Learn) && packet.bytes() != ran.bytes {
+        if !matches!(verdict.outcome(), Outcome::Drop | Outcome::Learn | Outcome::Hold | Outcome::Release)
+            && packet.bytes() != ran.bytes
+        {
             let _ = write!(faults, "\nnative {}\nkernel {}", hex(packet.bytes()), hex(&ran.bytes));
         }
         if ran.trace.length as usize != frame.bytes.len() {
@@ -350,12 +352,7 @@ impl Lives {
 /// Runs a packet through the native life.
 fn native(world: &World, hook: Hook, ingress: u32, packet: &mut Buffer) -> Verdict {
     let (at_tc, at_xdp) = (world.node.at_tc(), world.node.at_xdp());
-    let verdict = match hook {
-        Hook::Endpoint => pipeline::from_endpoint(packet, &at_tc, ingress),
-        Hook::Host => pipeline::from_host(packet, &at_tc),
-        Hook::Underlay => pipeline::from_underlay(packet, &at_tc),
-        Hook::Xdp => pipeline::from_underlay(packet, &at_xdp),
-    };
+    let verdict = enter(packet, &world.node, hook, ingress);
     match hook {
         Hook::Xdp => finish(packet, &at_xdp, verdict, ingress),
         _ => finish(packet, &at_tc, verdict, ingress),
@@ -377,7 +374,7 @@ fn check_verdict(faults: &mut String, hook: Hook, verdict: Verdict, ran: &Ran, u
         (Hook::Xdp, _) => 3,
         // TC_ACT_OK, TC_ACT_SHOT, TC_ACT_REDIRECT.
         (_, Outcome::Pass) => 0,
-        (_, Outcome::Drop | Outcome::Learn) => 2,
+        (_, Outcome::Drop | Outcome::Learn | Outcome::Hold | Outcome::Release) => 2,
         (_, _) => 7,
     };
     if ran.code != code {

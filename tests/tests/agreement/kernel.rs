@@ -15,8 +15,8 @@ use mesh_common::{
     Reason,
     abi::{
         Address, Allowance, AllowedKey, Attachment, Backend, Counter, Endpoint, EndpointKey, Flow, FlowKey,
-        Hook, Local, MacKey, Network, Node, NodeIndex, Pod, Service, ServiceKey, Settings, Shortage, Slot,
-        Station, SubnetKey, TargetKey, Trace, Uplink,
+        FragmentKey, Fragments, Held, Hook, Local, MacKey, Network, Node, NodeIndex, Pod, Service,
+        ServiceKey, Settings, Shortage, Slot, Station, SubnetKey, TargetKey, Trace, Uplink,
     },
     native::NodeTables,
 };
@@ -67,6 +67,9 @@ pub(crate) struct Kernel {
     locals: Hash<Address, Local>,
     uplinks: Hash<u32, Uplink>,
     flows: Hash<FlowKey, Flow>,
+    fragments: Hash<FragmentKey, Fragments>,
+    held: Array<MapData, Raw<Held>>,
+    held_turn: Array<MapData, Raw<u64>>,
     subnets: LpmTrie<MapData, Raw<SubnetKey>, Raw<u32>>,
     allowed: LpmTrie<MapData, Raw<AllowedKey>, Raw<u32>>,
     allowance: PerCpuArray<MapData, Raw<Allowance>>,
@@ -142,6 +145,9 @@ impl Kernel {
             locals: map!(programs, HashMap, "LOCALS"),
             uplinks: map!(programs, HashMap, "UPLINKS"),
             flows: map!(programs, HashMap, "FLOWS"),
+            fragments: map!(programs, HashMap, "FRAGMENTS"),
+            held: map!(programs, Array, "HELD"),
+            held_turn: map!(programs, Array, "HELD_TURN"),
             subnets: map!(programs, LpmTrie, "SUBNETS"),
             allowed: map!(programs, LpmTrie, "ALLOWED"),
             allowance: map!(programs, PerCpuArray, "ALLOWANCE"),
@@ -176,6 +182,12 @@ impl Kernel {
             self.new_flows.set(place, Raw(FlowKey::default()), 0)?;
         }
         self.new_flows_turn.set(0, Raw(0), 0)?;
+        fill_hash(&mut self.fragments, &std::collections::HashMap::new())?;
+        let nothing = Held { turn: 0, before: 0, length: 0, reserved: 0, bytes: [0; Held::BYTES] };
+        for place in 0..=u32::try_from(self.held_turn.get(&0, 0)?.0)? {
+            self.held.set(place, Raw(nothing), 0)?;
+        }
+        self.held_turn.set(0, Raw(0), 0)?;
         let keys: Vec<_> = self.subnets.keys().collect::<Result<_, _>>()?;
         for key in keys {
             self.subnets.remove(&key)?;

@@ -14,7 +14,6 @@ use mesh_common::{
     Packet as _, Reason, Verdict,
     abi::{Allowance, Counter, Flow, FlowKey, Hook, Outcome, Shortage},
     native::{Buffer, enter, finish},
-    pipeline,
 };
 use nix::time::{ClockId, clock_gettime};
 
@@ -283,7 +282,7 @@ impl Lives {
         );
         let gave_way = self.gave_way + self.world.node.shortages(Shortage::NewFlows);
         ensure!(
-            self.kernel.shortages()? == [gave_way, 0, 0, 0],
+            self.kernel.shortages()? == [gave_way, 0, 0, 0, 0],
             "the kernel counts {:?} shortages, not {gave_way} of new flows",
             self.kernel.shortages()?
         );
@@ -327,9 +326,13 @@ impl Lives {
             (Hook::Xdp, Outcome::Reply),
             (Hook::Xdp, Outcome::Deliver),
             (Hook::Xdp, Outcome::Host),
+            (Hook::Xdp, Outcome::Hold),
+            (Hook::Xdp, Outcome::Release),
         ];
+        // A first fragment behind others of its own: too rare among the few of this hook.
+        let rare = (Hook::Host, Outcome::Release);
         for hook in Hook::ALL {
-            for outcome in Outcome::ALL {
+            for outcome in Outcome::ALL.into_iter().filter(|outcome| (hook, *outcome) != rare) {
                 let packets = self.counters[Counter::index(hook, outcome) as usize].packets;
                 ensure!(
                     (packets == 0) == impossible.contains(&(hook, outcome)),

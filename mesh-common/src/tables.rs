@@ -97,9 +97,9 @@ pub trait Tables {
     /// Puts the key of a flow into a place of the queue.
     fn queue(&self, place: u32, key: &FlowKey);
     /// Puts down what one program hands on to another with a fragment.
-    fn hand_on(&self, handover: Handover);
-    /// Takes up what was handed on with the fragment at hand; nothing, if it comes straight from where it came in.
-    fn handed_on(&self) -> Handover;
+    fn hand_on_fragment(&self, handover: Handover);
+    /// What was handed on with the fragment at hand.
+    fn fragment_handed_on(&self) -> Handover;
     /// What is known of a datagram in fragments.
     fn fragments(&self, key: &FragmentKey) -> Option<Fragments>;
     /// Remembers what is known of one, in the place of what was.

@@ -93,7 +93,7 @@ pub static HELD_TURN: Array<u64> = Array::pinned(1, 0);
 pub static FRAGMENT_TC: ProgramArray = ProgramArray::pinned(4, 0);
 /// What they hand on with it.
 #[map]
-pub static HANDOVER: PerCpuArray<Handover> = PerCpuArray::pinned(1, 0);
+pub static FRAGMENT_HANDOVER: PerCpuArray<Handover> = PerCpuArray::pinned(1, 0);
 
 /// Packets lost, by reason.
 #[map]

@@ -260,22 +260,17 @@ impl<const XDP: bool, const FRAGMENTS: bool> Tables for KernelTables<XDP, FRAGME
     }
 
     #[inline(always)]
-    fn hand_on(&self, handover: Handover) {
-        if let Some(place) = maps::HANDOVER.get_ptr_mut(0) {
-            // SAFETY: the entry is this processor's own, and no other program runs at the hook before it is taken up.
+    fn hand_on_fragment(&self, handover: Handover) {
+        if let Some(place) = maps::FRAGMENT_HANDOVER.get_ptr_mut(0) {
+            // SAFETY: the entry is this processor's own, and no other program runs at the hook before those that
+            // it is for.
             unsafe { *place = handover };
         }
     }
 
     #[inline(always)]
-    fn handed_on(&self) -> Handover {
-        let Some(place) = maps::HANDOVER.get_ptr_mut(0) else { return Handover::default() };
-        // SAFETY: as above.
-        unsafe {
-            let handover = *place;
-            *place = Handover::default();
-            handover
-        }
+    fn fragment_handed_on(&self) -> Handover {
+        maps::FRAGMENT_HANDOVER.get(0).copied().unwrap_or_default()
     }
 
     #[inline(always)]

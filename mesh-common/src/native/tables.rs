@@ -319,12 +319,12 @@ impl<const DELIVERS: bool, const FRAGMENTS: bool> Tables for HookTables<'_, DELI
         self.node.set_queued(place, *key);
     }
 
-    fn hand_on(&self, handover: Handover) {
+    fn hand_on_fragment(&self, handover: Handover) {
         self.node.handover.set(handover);
     }
 
-    fn handed_on(&self) -> Handover {
-        self.node.handover.take()
+    fn fragment_handed_on(&self) -> Handover {
+        self.node.handover.get()
     }
 
     fn fragments(&self, key: &FragmentKey) -> Option<Fragments> {

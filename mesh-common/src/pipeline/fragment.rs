@@ -17,11 +17,11 @@ use crate::{
 #[inline(always)]
 pub(super) fn goes_on<T: Tables>(tables: &T, datagram: &mut Datagram, l3: usize, scope: u32) -> bool {
     if T::FRAGMENTS {
-        datagram.take_for_fragment(&tables.handed_on());
+        datagram.take_for_fragment(&tables.fragment_handed_on());
         return false;
     }
     if datagram.is_fragment {
-        tables.hand_on(Handover { l3: l3 as u32, scope, ..Handover::default() });
+        tables.hand_on_fragment(Handover { l3: l3 as u32, scope, ..Handover::default() });
         return true;
     }
     datagram.take_for_whole();
@@ -32,7 +32,7 @@ pub(super) fn goes_on<T: Tables>(tables: &T, datagram: &mut Datagram, l3: usize,
 /// any; otherwise it waits for them, or others have waited for it.
 #[inline(always)]
 pub fn find_ports<P: Packet, T: Tables>(packet: &P, tables: &T) -> Option<Verdict> {
-    let mut handover = tables.handed_on();
+    let mut handover = tables.fragment_handed_on();
     let mut verdict = Verdict::FRAGMENT;
     if search(packet, tables, &mut handover, &mut verdict).is_ok() {
         if verdict != Verdict::FRAGMENT {
@@ -40,7 +40,7 @@ pub fn find_ports<P: Packet, T: Tables>(packet: &P, tables: &T) -> Option<Verdic
         }
         handover.has_ports = 1;
     }
-    tables.hand_on(handover);
+    tables.hand_on_fragment(handover);
     None
 }
 

@@ -11,7 +11,15 @@ fn main() {
         println!("cargo::error=this crate lies outside of its workspace");
         return;
     };
-    let object = root.join("target/bpf/mesh-ebpf.o");
+    // The agents of the tests of upgrades have objects of their own.
+    let name = if env::var_os("CARGO_FEATURE_OTHER_LAYOUT").is_some() {
+        "mesh-ebpf-other-layout.o"
+    } else if env::var_os("CARGO_FEATURE_OTHER_LAYOUT_BEFORE").is_some() {
+        "mesh-ebpf-other-layout-before.o"
+    } else {
+        "mesh-ebpf.o"
+    };
+    let object = root.join("target/bpf").join(name);
     // Named before it is looked for: once it appears, this runs again.
     println!("cargo::rerun-if-changed={}", object.display());
     match object.metadata() {

@@ -20,6 +20,10 @@ pub trait Packet {
     /// nothing of the packets on the wire, which fit the sender's MTU.
     fn is_aggregate(&self) -> bool;
 
+    /// The same byte. In the kernel the verifier forgets what it knows of it: what is equally true of many packets need not be
+    /// followed for each of them apart.
+    fn forget(&self, byte: u8) -> u8;
+
     /// The value at an offset, or `None` beyond the frame's end or [`REACH`].
     fn read<T: Pod>(&self, offset: usize) -> Option<T>;
 

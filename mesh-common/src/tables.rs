@@ -3,7 +3,7 @@
 use core::ops::Deref;
 
 use crate::abi::{
-    Address, AllowedKey, Attachment, Backend, BackendIndex, Endpoint, EndpointKey, Flow, FlowKey,
+    Address, AllowedKey, Arrival, Attachment, Backend, BackendIndex, Endpoint, EndpointKey, Flow, FlowKey,
     FragmentKey, Fragments, Handover, Local, MacKey, Network, Node, NodeIndex, Service, ServiceKey, Settings,
     Shortage, Slot, Station, SubnetKey, TargetKey, Uplink,
 };
@@ -109,6 +109,11 @@ pub trait Tables {
     fn hold(&self, before: u32) -> Option<u32>;
     /// Counts that there was no room.
     fn count_shortage(&self, shortage: Shortage);
+
+    /// Keeps for [`pipeline::unknown`](crate::pipeline::unknown) how the packet came that is being dealt with.
+    fn hand_on(&self, arrival: &Arrival);
+    /// What was last kept so.
+    fn handed_on(&self) -> Option<Arrival>;
 
     /// The next turn of a service's round robin, from 0.
     fn turn(&self, service: u32) -> u64;

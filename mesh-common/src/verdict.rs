@@ -106,6 +106,17 @@ impl Verdict {
         matches!(self.outcome, Outcome::Hold) && self.detail == 0
     }
 
+    /// It is of a flow that this node does not know: [`pipeline::unknown`](crate::pipeline::unknown) goes on with it. From an
+    /// entry of the pipeline only, and never counted.
+    pub const UNKNOWN: Self = Self { outcome: Outcome::Drop, detail: u32::MAX };
+
+    /// Whether it is of a flow that this node does not know.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_unknown(self) -> bool {
+        matches!(self.outcome, Outcome::Drop) && self.detail == u32::MAX
+    }
+
     /// It is lost, and counted.
     #[inline(always)]
     #[must_use]

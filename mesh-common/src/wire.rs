@@ -14,6 +14,9 @@ crate::abi::pod::pod!(EthHdr, Ipv4Hdr, Ipv6Hdr, UdpHdr, ArpHdr);
 /// Bytes of an Ethernet header: where the network header of every frame begins.
 pub const ETHERNET: usize = 14;
 
+/// Bytes of a TCP header without options.
+pub const TCP_HEADER: u8 = 20;
+
 /// EtherTypes, as `EthHdr` holds them: in network byte order.
 pub mod ether_type {
     /// IPv4 (RFC 894).

@@ -31,6 +31,27 @@ fn pointer<T, const FIELD: usize>(context: *const T) -> usize {
     pointer as usize
 }
 
+/// The same byte, of which the verifier knows nothing more: a number that it does not know, the field at `FIELD` bytes of a
+/// hook's context, is mixed in and out again.
+#[inline(always)]
+pub fn forget<T, const FIELD: usize>(context: *const T, byte: u8) -> u8 {
+    let mut value = u64::from(byte);
+    // SAFETY: callers name a field of the context that is a number of 32 bits.
+    unsafe {
+        asm!(
+            "{number} = *(u32 *)({context} + {field})",
+            "{value} ^= {number}",
+            "{value} ^= {number}",
+            number = out(reg) _,
+            value = inout(reg) value,
+            context = in(reg) context,
+            field = const FIELD,
+            options(pure, readonly, nostack),
+        );
+    }
+    value as u8
+}
+
 impl Bytes {
     /// The bytes of a context whose fields at `START` and `END` say where they begin and end.
     #[inline(always)]

@@ -13,7 +13,7 @@ use aya_ebpf::{
 };
 use mesh_common::abi::{Held, Hook, capacity};
 
-use crate::{maps, refusal};
+use crate::{handover, maps};
 
 /// Ends the program, unless the other one is not there. The packet is untouched.
 #[inline(always)]
@@ -30,7 +30,7 @@ pub fn hand_on(context: &TcContext, hook: Hook) {
 /// The hook whose program has handed a packet on.
 #[inline(always)]
 pub fn met_by(context: &TcContext) -> Hook {
-    refusal::hook_of(context.skb.skb)
+    handover::hook_at_tc(context)
 }
 
 /// Ends the program, unless the one that fragments at the hook go to with their ports is not there. The packet is untouched.

@@ -11,7 +11,7 @@ use mesh_common::{
     wire::ETHERNET,
 };
 
-use crate::access::Bytes;
+use crate::access::{self, Bytes};
 
 /// A packet at the XDP hook.
 #[derive(Clone, Copy)]
@@ -48,6 +48,11 @@ impl Packet for Frame {
     #[inline(always)]
     fn is_aggregate(&self) -> bool {
         false
+    }
+
+    #[inline(always)]
+    fn forget(&self, byte: u8) -> u8 {
+        access::forget::<_, { offset_of!(xdp_md, ingress_ifindex) }>(self.context, byte)
     }
 
     #[inline(always)]

@@ -13,11 +13,12 @@
 #![feature(asm_experimental_arch)]
 
 mod access;
+mod bridge;
 mod fragment;
 mod frame;
+mod handover;
 mod maps;
 mod observe;
-mod refusal;
 mod skb;
 mod socket;
 mod tables;
@@ -124,7 +125,7 @@ pub fn underlay_xdp(context: XdpContext) -> u32 {
     let length = frame.length();
     let mut verdict = pipeline::from_underlay(&mut frame, &tables);
     if let Some(refusal) = verdict.refusal() {
-        refusal::hand_on_at_xdp(&context, refusal);
+        handover::hand_on_at_xdp(&context, refusal);
         verdict = refusal.dropped();
     }
     at_xdp_end(&context, frame, tables, length, verdict)
@@ -133,7 +134,7 @@ pub fn underlay_xdp(context: XdpContext) -> u32 {
 /// What `underlay_xdp` refuses.
 #[xdp]
 pub fn refuse_xdp(context: XdpContext) -> u32 {
-    let Some(refusal) = refusal::taken_at_xdp() else { return XDP_DROP };
+    let Some(refusal) = handover::taken_at_xdp() else { return XDP_DROP };
     let mut frame = Frame::new(context.ctx);
     let tables = KernelTables::<true> { context: context.as_ptr() };
     let length = frame.length();
@@ -143,10 +144,21 @@ pub fn refuse_xdp(context: XdpContext) -> u32 {
     at_xdp_end(&context, frame, tables, length, verdict)
 }
 
+/// What the programs at tc hooks find to be of a flow that this node does not know.
+#[classifier]
+pub fn unknown_tc(context: TcContext) -> i32 {
+    let hook = handover::hook_at_tc(&context);
+    let (skb, tables) = at_tc::<false>(&context);
+    let length = skb.length();
+    let Some(arrival) = tables.handed_on() else { return TC_ACT_SHOT };
+    let verdict = pipeline::unknown(&mut { skb }, &tables, &arrival);
+    at_tc_hook_end(hook, &context, tables, length, verdict)
+}
+
 /// What the programs at tc hooks refuse.
 #[classifier]
 pub fn refuse_tc(context: TcContext) -> i32 {
-    let (refusal, hook) = refusal::taken_at_tc(&context);
+    let (refusal, hook) = handover::taken_at_tc(&context);
     let (skb, tables) = at_tc::<false>(&context);
     let length = skb.length();
     // SAFETY: the pointer is the hook's context.
@@ -196,7 +208,7 @@ fn at_tc<const FRAGMENTS: bool>(context: &TcContext) -> (Skb, KernelTables<false
     (Skb::new(context.skb.skb), KernelTables { context: context.as_ptr() })
 }
 
-/// Has the sender of a refused packet told, and carries any other verdict out.
+/// Has the sender of a refused packet told and unknown flows asked for, and carries any other verdict out.
 #[inline(always)]
 fn at_tc_hook_end<const FRAGMENTS: bool>(
     hook: Hook,
@@ -207,12 +219,16 @@ fn at_tc_hook_end<const FRAGMENTS: bool>(
 ) -> i32 {
     let mut verdict = verdict;
     if let Some(refusal) = verdict.refusal() {
-        refusal::hand_on_at_tc(context, refusal, hook);
+        handover::hand_on_at_tc(context, refusal, hook);
         verdict = refusal.dropped();
     }
     if !FRAGMENTS && verdict.is_for_fragments() {
         fragment::hand_on(context, hook);
         verdict = Verdict::drop(Reason::Portless);
+    }
+    if verdict.is_unknown() {
+        handover::hand_on_unknown(context, hook);
+        verdict = Verdict::drop(Reason::NoFlow);
     }
     at_tc_end(hook, context, tables, length, verdict)
 }

@@ -1,4 +1,6 @@
 //! The kernel maps. The agent fills all but the flows, the cursors and what is counted.
+//!
+//! What is pinned outlives the programs, and other programs take it over: see `mesh_common::abi::layout`.
 
 use aya_ebpf::{
     macros::map,
@@ -7,10 +9,10 @@ use aya_ebpf::{
 use mesh_common::{
     Reason,
     abi::{
-        Address, Allowance, AllowedKey, Attachment, Backend, Counter, Dialled, DialledKey, Endpoint,
+        Address, Allowance, AllowedKey, Arrival, Attachment, Backend, Counter, Dialled, DialledKey, Endpoint,
         EndpointKey, Flow, FlowKey, FragmentKey, Fragments, Handover, Held, Local, MacKey, Network, Node,
         NodeIndex, Service, ServiceKey, Settings, Shortage, Slot, Station, SubnetKey, TargetKey, Uplink,
-        capacity,
+        capacity, layout::FlowBefore,
     },
 };
 
@@ -67,11 +69,21 @@ pub static CURSORS: Array<u64> = Array::pinned(capacity::SERVICES, 0);
 #[map]
 pub static DIALLED: LruHashMap<DialledKey, Dialled> = LruHashMap::pinned(capacity::DIALLED, 0);
 
+/// The flows as the programs before these keep them, while these are loaded to bridge: see `bridge`. The agent puts the
+/// older programs' own map in the place of this one.
+#[map]
+pub static FLOWS_BEFORE: LruHashMap<FlowKey, FlowBefore> = LruHashMap::with_max_entries(1, 0);
 /// The programs that answer what is refused, at tc and at XDP: an array holds programs of one type.
 #[map]
 pub static REFUSE_TC: ProgramArray = ProgramArray::pinned(1, 0);
 #[map]
 pub static REFUSE_XDP: ProgramArray = ProgramArray::pinned(1, 0);
+/// The program that goes on with packets of unknown flows.
+#[map]
+pub static UNKNOWN_TC: ProgramArray = ProgramArray::pinned(1, 0);
+/// What is handed on to it.
+#[map]
+pub static ARRIVALS: PerCpuArray<Arrival> = PerCpuArray::pinned(1, 0);
 /// What XDP's program hands on to the one that answers.
 #[map]
 pub static REFUSALS: PerCpuArray<u32> = PerCpuArray::pinned(1, 0);

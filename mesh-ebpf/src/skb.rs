@@ -19,7 +19,7 @@ use mesh_common::{
     wire::ETHERNET,
 };
 
-use crate::access::Bytes;
+use crate::access::{self, Bytes};
 
 /// The most that headers take: two Ethernet and two IPv6 headers, UDP, VXLAN, TCP, and some options. So much is made
 /// readable before the pipeline looks.
@@ -87,6 +87,11 @@ impl Packet for Skb {
     fn is_aggregate(&self) -> bool {
         // SAFETY: the pointer is the hook's context.
         unsafe { (*self.skb).gso_size != 0 }
+    }
+
+    #[inline(always)]
+    fn forget(&self, byte: u8) -> u8 {
+        access::forget::<_, { offset_of!(__sk_buff, len) }>(self.skb, byte)
     }
 
     #[inline(always)]

@@ -19,13 +19,13 @@ use aya_ebpf::{
 use mesh_common::{
     Hop, Route, Tables,
     abi::{
-        Address, AllowedKey, Attachment, Backend, BackendIndex, Endpoint, EndpointKey, Family, Flow, FlowKey,
-        FragmentKey, Fragments, Handover, Local, MacKey, Network, Node, NodeIndex, Service, ServiceKey,
-        Settings, Shortage, Slot, Station, SubnetKey, TargetKey, Uplink, capacity,
+        Address, AllowedKey, Arrival, Attachment, Backend, BackendIndex, Endpoint, EndpointKey, Family, Flow,
+        FlowKey, FragmentKey, Fragments, Handover, Local, MacKey, Network, Node, NodeIndex, Service,
+        ServiceKey, Settings, Shortage, Slot, Station, SubnetKey, TargetKey, Uplink, capacity,
     },
 };
 
-use crate::{fragment, maps, observe};
+use crate::{bridge, fragment, maps, observe};
 
 /// The kernel's address families.
 const AF_INET: u8 = 2;
@@ -98,6 +98,22 @@ fn words(address: Address) -> [u32; 4] {
         [a as u32, (a >> 32) as u32, b as u32, (b >> 32) as u32]
     } else {
         [(a >> 32) as u32, a as u32, (b >> 32) as u32, b as u32]
+    }
+}
+
+/// Notes of a flow when it was seen and which flags it has. Out of line: it is rarely called, once a second for each flow,
+/// and in many places.
+#[inline(never)]
+fn mark(key: &FlowKey, seen: u64, flags: u32) {
+    if bridge::is_bridging() {
+        bridge::mark(key, seen, flags);
+    }
+    if let Some(flow) = maps::FLOWS.get_ptr_mut(key) {
+        // SAFETY: the pointer is the map's; words are written whole, and each writer's value is a right one.
+        unsafe {
+            ptr::write_volatile(&raw mut (*flow).seen, seen);
+            ptr::write_volatile(&raw mut (*flow).flags, flags);
+        }
     }
 }
 
@@ -204,11 +220,20 @@ impl<const XDP: bool, const FRAGMENTS: bool> Tables for KernelTables<XDP, FRAGME
 
     #[inline(always)]
     fn flow(&self, key: &FlowKey) -> Option<&Flow> {
+        if bridge::reads_before() {
+            return bridge::flow(key);
+        }
         get!(FLOWS, key)
     }
 
     #[inline(always)]
     fn put_flow(&self, key: &FlowKey, flow: &Flow) {
+        if bridge::is_bridging() {
+            if !bridge::put(key, flow, false) {
+                self.count_shortage(Shortage::Flows);
+            }
+            return;
+        }
         // The table of flows evicts its oldest rather than refuse; for want of memory it may refuse all the same, and
         // then the next packet of the flow finds the same backend again by its hash.
         if maps::FLOWS.insert(key, flow, u64::from(BPF_ANY)).is_err() {
@@ -218,22 +243,22 @@ impl<const XDP: bool, const FRAGMENTS: bool> Tables for KernelTables<XDP, FRAGME
 
     #[inline(always)]
     fn add_flow(&self, key: &FlowKey, flow: &Flow) -> bool {
+        if bridge::is_bridging() {
+            return bridge::put(key, flow, true);
+        }
         maps::FLOWS.insert(key, flow, u64::from(BPF_NOEXIST)).is_ok()
     }
 
     #[inline(always)]
     fn mark_flow(&self, key: &FlowKey, seen: u64, flags: u32) {
-        if let Some(flow) = maps::FLOWS.get_ptr_mut(key) {
-            // SAFETY: the pointer is the map's; words are written whole, and each writer's value is a right one.
-            unsafe {
-                ptr::write_volatile(&raw mut (*flow).seen, seen);
-                ptr::write_volatile(&raw mut (*flow).flags, flags);
-            }
-        }
+        mark(key, seen, flags);
     }
 
     #[inline(always)]
     fn remove_flow(&self, key: &FlowKey) {
+        if bridge::is_bridging() {
+            bridge::remove(key);
+        }
         // It may have gone by itself in the meantime.
         let _ = maps::FLOWS.remove(key);
     }
@@ -310,6 +335,20 @@ impl<const XDP: bool, const FRAGMENTS: bool> Tables for KernelTables<XDP, FRAGME
     #[inline(always)]
     fn turn(&self, service: u32) -> u64 {
         maps::CURSORS.get_ptr_mut(service).map_or(0, take_turn)
+    }
+
+    #[inline(always)]
+    fn hand_on(&self, arrival: &Arrival) {
+        if let Some(place) = maps::ARRIVALS.get_ptr_mut(0) {
+            // SAFETY: the entry is this processor's own, and no other program runs at the hook between this one and the one
+            // that takes it.
+            unsafe { *place = *arrival };
+        }
+    }
+
+    #[inline(always)]
+    fn handed_on(&self) -> Option<Arrival> {
+        maps::ARRIVALS.get(0).copied()
     }
 
     #[inline(always)]

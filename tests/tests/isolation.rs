@@ -8,6 +8,7 @@ use std::{
 
 use anyhow::{Result, ensure};
 use etherparse::{IpNumber, PacketBuilder};
+use mesh_common::abi::{Address, ForwardingAddress, node_mac};
 use mesh_tests::lab::{Host, Lab, Mesh, RawSocket, Underlay, Web, eventually, mac_of, reachable_tcp};
 
 const BLUE: u32 = 4097;
@@ -404,18 +405,130 @@ fn tunnel_packets_of_strangers_are_dropped_and_counted() -> Result<()> {
     Ok(())
 }
 
+/// The MAC address of a host's interface on the underlay.
+fn link(lab: &Lab, host: &str) -> Result<[u8; 6]> {
+    let text = lab.host(host).namespace.ip("-json link show eth0")?;
+    let list: serde_json::Value = serde_json::from_str(&text)?;
+    parse_mac(list[0]["address"].as_str().unwrap_or_default())
+}
+
+/// The frame in which a node says that the flow of a client's lives with a backend.
+fn forwarding_address(backend: &str) -> Result<Vec<u8>> {
+    let word = ForwardingAddress {
+        client: "192.0.2.101".parse::<IpAddr>()?.into(),
+        published: "192.0.2.2".parse::<IpAddr>()?.into(),
+        backend: backend.parse::<IpAddr>()?.into(),
+        client_port: 7777_u16.to_be_bytes(),
+        port: 5300_u16.to_be_bytes(),
+        protocol: IpNumber::UDP.0,
+        reserved: [0; 3],
+    };
+    let addresses = [word.client, word.published, word.backend].map(Address::octets).concat();
+    let ports = [word.client_port, word.port].concat();
+    let [a, b] = ForwardingAddress::ETHER_TYPE.to_be_bytes();
+    let header = [&[2, 0, 0, 0, 0, 1], &[2, 0, 0, 0, 0, 2], &[a, b][..]].concat();
+    Ok([&header[..], &addresses, &ports, &[word.protocol, 0, 0, 0]].concat())
+}
+
+/// What nodes pass on and tell each other, put together by somebody else, or by one of them beyond its rights.
+#[test]
+fn errands_and_words_of_nodes_cannot_be_forged() -> Result<()> {
+    let mesh = mesh().service("asked", "blue", "10.0.9.3", "mh", &["5300:9/udp"]).backend(
+        "asked",
+        "b3",
+        "n2",
+        "blue",
+        "10.0.9.13",
+    );
+    mesh.test(|lab| {
+        let client = lab.host("client");
+        let wire = RawSocket::open(client, "eth0")?;
+        let (from, to) = (link(lab, "client")?, link(lab, "n2")?);
+        let send = |source: &str, payload: &[u8]| -> Result<()> {
+            let frame = udp_frame((from, source), (to, "192.0.2.2"), VXLAN_PORT, payload)?;
+            (0..2).try_for_each(|_| wire.send(&frame))
+        };
+        // 192.0.2.1 is n1, 192.0.2.101 the client itself.
+        let (peer, stranger) = ("192.0.2.1", "192.0.2.101");
+        let request = |before: [u8; 6], backend: [u8; 6], port: u16| {
+            udp_frame((before, "192.0.2.101"), (backend, "192.0.2.2"), port, MARK)
+        };
+        let errand = |number: u8, inner: &[u8]| {
+            let mut bytes = vxlan(BLUE, inner);
+            bytes[7] = number;
+            bytes
+        };
+        let (backend, foreign) = (mac("10.0.9.13")?, mac("10.0.10.12")?);
+        let n1 = node_mac(Address::from_v4([192, 0, 2, 1]));
+        let answer = |port: u16| {
+            let mut frame = udp_frame((n1, "192.0.2.2"), (n1, "192.0.2.101"), 7777, MARK)?;
+            // To the address that answers to clients have, from a port of the node's.
+            frame[..6].copy_from_slice(&[2, 0, 0x4d, 0x45, 0x53, 0x48]);
+            frame[34..36].copy_from_slice(&port.to_be_bytes());
+            frame[40..42].fill(0);
+            anyhow::Ok(frame)
+        };
+
+        for (what, source, payload, reason) in [
+            ("a stranger's request", stranger, vxlan(BLUE, &request(n1, backend, 5300)?), "not_a_peer"),
+            ("a stranger's errand", stranger, errand(1, &request(n1, backend, 5300)?), "not_a_peer"),
+            ("a stranger's answer", stranger, vxlan(BLUE, &answer(5300)?), "not_a_peer"),
+            ("a stranger's word", stranger, vxlan(BLUE, &forwarding_address("10.0.9.11")?), "not_a_peer"),
+            ("an errand of no node", peer, errand(1, &request(foreign, backend, 5300)?), "not_a_peer"),
+            ("for what is not published", peer, errand(0xff, &request(n1, backend, 5301)?), "not_published"),
+            (
+                "to another network's task",
+                peer,
+                errand(0xff, &request(n1, foreign, 5300)?),
+                "no_such_endpoint",
+            ),
+            ("an answer from no published port", peer, vxlan(BLUE, &answer(5301)?), "return_forged"),
+            (
+                "of another node's backend",
+                peer,
+                vxlan(BLUE, &forwarding_address("10.0.9.13")?),
+                "peer_forged",
+            ),
+            (
+                "of another network's",
+                peer,
+                vxlan(BLUE, &forwarding_address("10.0.10.11")?),
+                "no_such_endpoint",
+            ),
+            (
+                "of a network that is none",
+                peer,
+                vxlan(999, &forwarding_address("10.0.9.11")?),
+                "unknown_network",
+            ),
+            ("cut short", peer, vxlan(BLUE, &forwarding_address("10.0.9.11")?[..60]), "malformed"),
+        ] {
+            lost(lab, what, "client", ("n2", reason, 2), || send(source, &payload))?;
+        }
+        // What is put together in the same way, and lawful.
+        let (ear, interface) = (lab.host("b3"), lab.host("b3").interface_of("10.0.9.13".parse()?)?);
+        let ear = RawSocket::open(ear, &interface)?;
+        send(peer, &errand(0xff, &request(n1, backend, 5300)?))?;
+        ensure!(
+            ear.receive(Duration::from_secs(2), holds_mark)?.is_some(),
+            "a lawful errand is not delivered"
+        );
+        let before = lab.node("n2").drops()?;
+        send(peer, &vxlan(BLUE, &forwarding_address("10.0.9.11")?))?;
+        thread::sleep(Duration::from_millis(200));
+        let after = lab.node("n2").drops()?;
+        ensure!(before == after, "a lawful word is dropped: {before:?} became {after:?}");
+        Ok(())
+    })
+}
+
 /// Who can send as a node has that node's rights, and no more.
 #[test]
 fn a_node_speaks_for_its_own_tasks_alone() -> Result<()> {
     mesh().test(|lab| {
         let client = lab.host("client");
         let wire = RawSocket::open(client, "eth0")?;
-        let link = |host: &str| -> Result<[u8; 6]> {
-            let text = lab.host(host).namespace.ip("-json link show eth0")?;
-            let list: serde_json::Value = serde_json::from_str(&text)?;
-            parse_mac(list[0]["address"].as_str().unwrap_or_default())
-        };
-        let (from, to) = (link("client")?, link("n2")?);
+        let (from, to) = (link(lab, "client")?, link(lab, "n2")?);
         let outer = |payload: &[u8]| udp_frame((from, "192.0.2.1"), (to, "192.0.2.2"), VXLAN_PORT, payload);
         let twice = |frame: Vec<u8>| (0..2).try_for_each(|_| wire.send(&frame));
 

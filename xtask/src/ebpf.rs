@@ -16,6 +16,31 @@ const TARGET: &str = "bpfel-unknown-none";
 /// meshd's start would tell so in a hundred lines; nothing in the programs asks for them.
 const RUSTFLAGS: &[&str] = &["-Cdebuginfo=2", "-Ctarget-cpu=v3"];
 
+/// How the tables of the data plane are laid out: of the others there are agents for the tests of upgrades alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Layout {
+    /// As the product has them.
+    Own,
+    /// As a later version may have them.
+    Other,
+    /// As the product has them, in a version after that.
+    OtherBefore,
+}
+
+impl Layout {
+    /// The layouts that the product does not have.
+    pub(crate) const FOREIGN: [Self; 2] = [Self::Other, Self::OtherBefore];
+
+    /// The feature of each crate that stands for it, and the name of its agent's directory.
+    pub(crate) const fn feature(self) -> Option<&'static str> {
+        match self {
+            Self::Own => None,
+            Self::Other => Some("other-layout"),
+            Self::OtherBefore => Some("other-layout-before"),
+        }
+    }
+}
+
 /// An object that stands on the disk.
 pub(crate) struct Built {
     /// Where it is.
@@ -29,7 +54,7 @@ pub(crate) struct Built {
 /// Sets up what is missing, and builds the object.
 pub(crate) fn run() -> Result<()> {
     setup::ensure(Purpose::Build)?;
-    let built = build()?;
+    let built = build(Layout::Own)?;
     let bytes = fs::metadata(&built.object).map_or(0, |metadata| metadata.len());
     let state = if built.changed { "" } else { ", unchanged" };
     println!("{} ({bytes} bytes{state})", built.object.display());
@@ -38,7 +63,7 @@ pub(crate) fn run() -> Result<()> {
 
 /// Compiles the eBPF crate and puts the object where meshd's build script looks, touching the file only if its content
 /// changed, so that nothing is built again in vain.
-pub(crate) fn build() -> Result<Built> {
+pub(crate) fn build(layout: Layout) -> Result<Built> {
     let linker = Linker::find().context("bpf-linker is not installed: run `cargo xtask setup`")?;
     let toolchain = Toolchain::find(linker.llvm).context(
         "no compiler for the eBPF programs: it takes rustup's nightly with rust-src, or Debian's rustc-web with \
@@ -50,13 +75,14 @@ pub(crate) fn build() -> Result<Built> {
         .env("CARGO_ENCODED_RUSTFLAGS", RUSTFLAGS.join("\u{1f}"))
         .env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", &linker.path)
         .args(["build", "--release", "-Zbuild-std=core", "--target", TARGET, "--target-dir"])
-        .arg(project::bpf_target());
+        .arg(project::bpf_target())
+        .args(layout.feature().map(|feature| format!("--features={feature}")));
     process::run(&mut command).with_context(|| {
         format!("the eBPF programs did not build with {} and {}", toolchain.name, linker.name)
     })?;
     let linked = project::bpf_target().join(TARGET).join("release/mesh-ebpf");
     let content = fs::read(&linked).with_context(|| format!("cannot read {}", linked.display()))?;
-    let object = project::bpf_object();
+    let object = project::bpf_object(layout.feature());
     let changed = fs::read(&object).ok().is_none_or(|before| before != content);
     if changed {
         // Written beside and renamed, so that a build that reads it meanwhile never sees half of it.

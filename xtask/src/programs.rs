@@ -90,15 +90,20 @@ fn measure(object: &[u8]) -> Result<Vec<Cost>> {
                 .context("cannot keep mounts to ourselves")?;
             mount(Some("bpf"), &pins, Some("bpf"), MsFlags::empty(), None::<&str>)
                 .context("cannot mount a bpffs")?;
-            measure_with_pins(object, &pins)
+            // An upgrade loads them so for a moment each: see the eBPF crate's `bridge`.
+            for bridging in [1, 2] {
+                measure_with_pins(object, &pins, bridging).context("loaded to bridge two layouts")?;
+            }
+            measure_with_pins(object, &pins, 0)
         });
         thread.join().unwrap_or_else(|_| bail!("the thread that measures the programs panicked"))
     })
 }
 
-fn measure_with_pins(object: &[u8], pins: &Path) -> Result<Vec<Cost>> {
+fn measure_with_pins(object: &[u8], pins: &Path, bridging: u32) -> Result<Vec<Cost>> {
     let mut ebpf: Ebpf = EbpfLoader::new()
         .default_map_pin_directory(pins)
+        .override_global("BRIDGING", &bridging, true)
         .load(object)
         .context("the kernel does not take the eBPF object")?;
     let mut costs = Vec::new();

@@ -29,9 +29,9 @@ pub(crate) fn bpf_target() -> PathBuf {
     root().join("target/bpf")
 }
 
-/// The eBPF object that meshd embeds.
-pub(crate) fn bpf_object() -> PathBuf {
-    bpf_target().join("mesh-ebpf.o")
+/// The eBPF object that meshd embeds, built with this feature.
+pub(crate) fn bpf_object(feature: Option<&str>) -> PathBuf {
+    bpf_target().join(feature.map_or("mesh-ebpf.o".to_owned(), |feature| format!("mesh-ebpf-{feature}.o")))
 }
 
 /// Where the eBPF programs' sizes are recorded.

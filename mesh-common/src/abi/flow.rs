@@ -1,6 +1,7 @@
 //! Flows: what was decided for a connection, kept where both of its directions pass.
 
-use super::{Address, VNI_MAX, pod::pod};
+// The flow as this version lays it out, whichever type that is: see `layout`.
+use super::{Address, Flow as Laid, VNI_MAX, pod::pod};
 
 /// Whose conversations a flow key belongs to: the upper eight bits of its scope.
 #[repr(u8)]
@@ -17,6 +18,9 @@ pub enum Space {
     /// Clients' packets to published ports that live on another node than the ring says, with the backend's VNI: a
     /// [`ForwardingAddress`] that was left here.
     Moved = 4,
+    /// Clients of a service with persistence on the node of the backend that they come back to, without the client's port
+    /// and with the backend's VNI.
+    Session = 5,
 }
 
 /// One direction of a conversation, as its packets look before they are translated.
@@ -70,11 +74,11 @@ pub struct Flow {
     pub seen: u64,
     /// The service's number, or 0.
     pub service: u32,
-    /// For answers from outside, the network that they go to; otherwise 0.
+    /// For answers from outside, the network that they go to; for a session, the seconds that it lasts; otherwise 0.
     pub vni: u32,
 }
 
-impl Flow {
+impl Laid {
     /// The key of the other direction of the flow with this key; none for what an entry node remembers, which sees one
     /// direction alone.
     #[inline(always)]

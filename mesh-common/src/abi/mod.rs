@@ -5,11 +5,15 @@
 
 mod address;
 mod allowance;
+mod arrival;
 mod endpoint;
 mod flow;
 mod fragment;
+pub mod layout;
 mod node;
 mod observe;
+#[cfg(any(feature = "other-layout", feature = "other-layout-before"))]
+mod other_flow;
 pub(crate) mod pod;
 mod service;
 mod settings;
@@ -17,13 +21,18 @@ mod socket;
 
 pub use address::{Address, Family};
 pub use allowance::Allowance;
+pub use arrival::Arrival;
 pub use endpoint::{
     Attachment, Endpoint, EndpointKey, MacKey, Network, Station, SubnetKey, VNI_MAX, network_flags,
 };
-pub use flow::{Flow, FlowKey, ForwardingAddress, Space, UDP_IDLE, flow_flags};
+#[cfg(not(feature = "other-layout"))]
+pub use flow::Flow;
+pub use flow::{FlowKey, ForwardingAddress, Space, UDP_IDLE, flow_flags};
 pub use fragment::{FRAGMENTS_LIFETIME, FragmentKey, Fragments, Handover, Held};
 pub use node::{Local, Node, NodeIndex, Uplink, local_flags, node_mac};
 pub use observe::{Counter, Hook, Outcome, Shortage, TRACE_BYTES, Trace};
+#[cfg(feature = "other-layout")]
+pub use other_flow::OtherFlow as Flow;
 pub use pod::Pod;
 pub use service::{
     AllowedKey, Backend, BackendIndex, Scheduler, Service, ServiceKey, Slot, TargetKey, service_flags,
@@ -33,10 +42,6 @@ pub use settings::{
     host_alias, settings_flags,
 };
 pub use socket::{Dialled, DialledKey};
-
-/// Changes whenever the layout or the meaning of a map changes, so that an agent never takes over maps of
-/// another layout.
-pub const LAYOUT_VERSION: u32 = 2;
 
 /// The entries of each kernel map.
 pub mod capacity {
@@ -60,7 +65,7 @@ pub mod capacity {
     /// Subnets of all networks.
     pub const SUBNETS: u32 = 1 << 13;
     /// Nodes.
-    pub const NODES: u32 = 1 << 10;
+    pub const NODES: u32 = if cfg!(feature = "other-layout") { 1 << 11 } else { 1 << 10 };
     /// Ranges of clients that may ask for services which not everybody may.
     pub const ALLOWED: u32 = 1 << 16;
     /// Addresses of this node.
@@ -68,7 +73,7 @@ pub mod capacity {
     /// Interfaces of this node that lead outside.
     pub const UPLINKS: u32 = 1 << 8;
     /// Directions of flows.
-    pub const FLOWS: u32 = 1 << 18;
+    pub const FLOWS: u32 = if cfg!(feature = "other-layout") { 1 << 17 } else { 1 << 18 };
     /// Flows that have not proved themselves: with both directions of each, they take a quarter of the flows' table at most.
     pub const NEW_FLOWS: u32 = 1 << 15;
     /// Datagrams in fragments.

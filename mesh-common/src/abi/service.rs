@@ -80,8 +80,9 @@ pub struct Service {
     pub reserved: u8,
     /// Flags of the module [`service_flags`].
     pub flags: u32,
-    /// For how many seconds a client comes back to the backend that it had; 0 for not at all.
-    pub affinity: u32,
+    /// For how many seconds a client comes back to the backend that it had (IPVS's persistence); 0 for not at all. Slots are
+    /// then named by clients' addresses alone, whatever the scheduler is.
+    pub persistent: u32,
 }
 
 /// Flags of a [`Service`].
@@ -90,6 +91,8 @@ pub mod service_flags {
     pub const SILENT: u32 = 1;
     /// Only clients of the ranges that are listed for the service's number may ask.
     pub const RESTRICTED: u32 = 2;
+    /// Each of its backends drains: flows that are under way go on, and no other is taken. Its ring is as if none did.
+    pub const DRAINING: u32 = 4;
 }
 
 /// A place in a ring: the backend that new flows go to, and those that it had before, the latest first, which flows that

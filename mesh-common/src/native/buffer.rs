@@ -115,6 +115,10 @@ impl Packet for Buffer {
         self.bytes.len()
     }
 
+    fn forget(&self, byte: u8) -> u8 {
+        byte
+    }
+
     fn is_aggregate(&self) -> bool {
         self.is_aggregate
     }

@@ -197,7 +197,7 @@ impl NodeTables {
             scheduler: choice.scheduler as u8,
             reserved: 0,
             flags: 0,
-            affinity: 0,
+            persistent: 0,
         };
         self.services.insert(key, service);
     }

@@ -60,6 +60,10 @@ fn enter_with(packet: &mut Buffer, tables: &impl Tables, hook: Hook, ifindex: u3
 /// What becomes of a packet after an entry's verdict: what is refused is answered, as the program does that the kernel's
 /// hooks hand it on to. `ifindex` is the interface that it came in by.
 pub fn finish(packet: &mut Buffer, tables: &impl Tables, verdict: Verdict, ifindex: u32) -> Verdict {
+    let verdict = match tables.handed_on() {
+        Some(arrival) if verdict.is_unknown() => pipeline::unknown(packet, tables, &arrival),
+        _ => verdict,
+    };
     match verdict.refusal() {
         Some(refusal) => pipeline::refuse(packet, tables, refusal, ifindex),
         None => verdict,

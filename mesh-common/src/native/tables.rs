@@ -10,8 +10,8 @@ use super::{Routes, Subnets};
 use crate::{
     Route, Tables,
     abi::{
-        Address, Allowance, AllowedKey, Attachment, Backend, BackendIndex, Endpoint, EndpointKey, Flow,
-        FlowKey, FragmentKey, Fragments, Handover, Local, MacKey, Network, Node, NodeIndex, Service,
+        Address, Allowance, AllowedKey, Arrival, Attachment, Backend, BackendIndex, Endpoint, EndpointKey,
+        Flow, FlowKey, FragmentKey, Fragments, Handover, Local, MacKey, Network, Node, NodeIndex, Service,
         ServiceKey, Settings, Shortage, Slot, Station, SubnetKey, TargetKey, Uplink, capacity,
     },
 };
@@ -63,6 +63,7 @@ pub struct NodeTables {
     shortages: Cell<[u64; Shortage::ALL.len()]>,
     cursors: RefCell<HashMap<u32, u64>>,
     allowance: Cell<Allowance>,
+    arrival: Cell<Option<Arrival>>,
     clock: Cell<u64>,
 }
 
@@ -356,6 +357,14 @@ impl<const DELIVERS: bool, const FRAGMENTS: bool> Tables for HookTables<'_, DELI
         let turn = *cursor;
         *cursor = turn.wrapping_add(1);
         turn
+    }
+
+    fn hand_on(&self, arrival: &Arrival) {
+        self.node.arrival.set(Some(*arrival));
+    }
+
+    fn handed_on(&self) -> Option<Arrival> {
+        self.node.arrival.get()
     }
 
     fn may_answer(&self) -> bool {

@@ -8,7 +8,7 @@ use crate::{
     Reason, Tables,
     abi::{
         Backend, BackendIndex, Flow, Scheduler, Service, Settings, Slot, Space, UDP_IDLE, flow_flags,
-        settings_flags,
+        service_flags, settings_flags,
     },
     hash,
     wire::protocol,
@@ -26,7 +26,8 @@ pub(super) fn slot<T: Tables>(
         return None;
     }
     let key = &datagram.key;
-    let hash = hash::flow(settings.seed, key.source, key.source_port, key.destination_port, key.protocol);
+    let client_port = if service.persistent == 0 { key.source_port } else { [0, 0] };
+    let hash = hash::flow(settings.seed, key.source, client_port, key.destination_port, key.protocol);
     tables.slot(service.first_slot.wrapping_add(hash::slot(hash, service.slots)))
 }
 
@@ -39,7 +40,8 @@ fn choose<T: Tables>(
     service: &Service,
     datagram: &Datagram,
 ) -> Result<Slot, Reason> {
-    if service.scheduler == Scheduler::Rr as u8 && service.slots != 0 && datagram.may_begin() {
+    let takes_turns = service.scheduler == Scheduler::Rr as u8 && service.persistent == 0;
+    if takes_turns && service.slots != 0 && datagram.may_begin() {
         let turn = (tables.turn(service.id) % u64::from(service.slots)) as u32;
         return tables.slot(service.first_slot.wrapping_add(turn)).ok_or(Reason::NoBackend);
     }
@@ -58,6 +60,9 @@ pub(super) fn choose_for_task<'a, T: Tables>(
     if service.scheduler == Scheduler::Rr as u8 && !datagram.may_begin() {
         return Err(Reason::NoFlow);
     }
+    if service.flags & service_flags::DRAINING != 0 {
+        return Err(Reason::NoBackend);
+    }
     let slot = choose(tables, settings, service, datagram)?;
     let backend = tables.backend(slot.current()).ok_or(Reason::NoBackend)?;
     Ok((slot.current(), backend))
@@ -72,12 +77,15 @@ pub(super) fn choose_at_entry<T: Tables>(
     service: &Service,
     datagram: &mut Datagram,
 ) -> Result<Slot, Reason> {
-    if service.scheduler == Scheduler::Mh as u8 && settings.flags & settings_flags::ENTRY_CACHE == 0 {
+    let needs_memory =
+        service.scheduler != Scheduler::Mh as u8 || settings.flags & settings_flags::ENTRY_CACHE != 0;
+    if !needs_memory || service.persistent != 0 {
         return slot(tables, settings, service, datagram).ok_or(Reason::NoBackend);
     }
     if let Some(flow) = tables.flow(datagram.key_in(Space::Entry, 0))
         && flow.service == service.id
         && !is_over(&flow, datagram)
+        && is_reachable(tables, settings, flow.backend)
     {
         mark(tables, &flow, datagram);
         let slot = Slot::new(flow.backend, [0; Slot::HISTORY]);
@@ -99,6 +107,13 @@ pub(super) fn choose_at_entry<T: Tables>(
         newcomer::queue(tables, &datagram.key);
     }
     Ok(slot)
+}
+
+/// Whether there is a way to a backend's node: one that left takes its flows' memory with it.
+#[inline(never)]
+fn is_reachable<T: Tables>(tables: &T, settings: &Settings, backend: BackendIndex) -> bool {
+    let Some(backend) = tables.backend(backend) else { return false };
+    backend.node == settings.node || tables.node(backend.node).is_some_and(|node| node.ifindex != 0)
 }
 
 /// Whether a flow has ended, and this packet opens another between the same ports.

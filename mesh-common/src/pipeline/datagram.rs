@@ -77,10 +77,31 @@ impl Datagram {
     #[inline(always)]
     pub(super) fn parse<P: Packet>(&mut self, packet: &P, l3: usize, ether_type: u16) -> Result<(), Reason> {
         match ether_type {
-            ether_type::IPV4 => self.parse_v4(packet, l3),
-            ether_type::IPV6 => self.parse_v6(packet, l3),
-            _ => Err(Reason::UnknownProtocol),
+            ether_type::IPV4 => self.parse_v4(packet, l3)?,
+            ether_type::IPV6 => self.parse_v6(packet, l3)?,
+            _ => return Err(Reason::UnknownProtocol),
         }
+        self.forget(packet);
+        Ok(())
+    }
+
+    /// Makes the verifier forget by which way through the headers the datagram was read: it would follow each to the end
+    /// of the program apart.
+    #[inline(always)]
+    pub(super) fn forget<P: Packet>(&mut self, packet: &P) {
+        let forget = |value: bool| packet.forget(u8::from(value)) & 1 != 0;
+        self.family = if forget(self.family == Family::V6) { Family::V6 } else { Family::V4 };
+        self.is_from_router = forget(self.is_from_router);
+        self.has_ports = forget(self.has_ports);
+        self.is_fragment = forget(self.is_fragment);
+        self.is_later = forget(self.is_later);
+        self.tcp_flags = packet.forget(self.tcp_flags);
+        self.icmp_type = packet.forget(self.icmp_type);
+        self.key.protocol = packet.forget(self.key.protocol);
+        let [a, b] = self.quoted_l4.to_ne_bytes();
+        self.quoted_l4 = u16::from_ne_bytes([packet.forget(a), packet.forget(b)]);
+        self.key.source_port = self.key.source_port.map(|byte| packet.forget(byte));
+        self.key.destination_port = self.key.destination_port.map(|byte| packet.forget(byte));
     }
 
     #[inline(never)]

@@ -7,7 +7,7 @@ use super::{
     datagram::Datagram,
     deliver, echo, fragment, go,
     lookup::{self, Place},
-    neighbour, newcomer, outside,
+    mss, neighbour, newcomer, outside,
     published::Answer,
     refuse,
     remember::remember,
@@ -63,6 +63,7 @@ fn endpoint<P: Packet, T: Tables>(packet: &mut P, tables: &T, ifindex: u32) -> S
     if fragment::goes_on(tables, &mut datagram, Datagram::L3, scope) {
         return Ok(Verdict::FRAGMENT);
     }
+    mss::clamp(packet, &datagram, network.mtu)?;
     let from = Sender { settings, attachment };
     let known = if datagram.has_ports {
         tables
@@ -115,7 +116,7 @@ fn endpoint<P: Packet, T: Tables>(packet: &mut P, tables: &T, ifindex: u32) -> S
     if !is_settled {
         outside::go(packet, tables, &mut datagram, &change, &mut way)?;
     }
-    go(packet, tables, &mut datagram, &mut way)
+    go(packet, tables, &mut datagram, &way)
 }
 
 /// The task that sends, and where it is.

@@ -36,7 +36,7 @@ fn host<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Step {
         if let Err(reason) = published::enter(tables, &mut datagram, service, &mut way) {
             return refuse::unserved(service, reason);
         }
-        return go(packet, tables, &mut datagram, &mut way);
+        return go(packet, tables, &mut datagram, &way);
     }
     outside::answer(packet, tables, &mut datagram).unwrap_or(Err(Reason::NotPublished))
 }

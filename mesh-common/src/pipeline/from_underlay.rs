@@ -8,7 +8,7 @@ use super::{
     deliver, echo, fragment, go, lookup,
     neighbour::{self, Asker},
     outside,
-    published::{self, Arrival, Returned},
+    published::{self, Returned},
     refuse,
     second_chance::{self, Errand, Told},
     settle,
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     Packet, Reason, Tables, Verdict,
-    abi::{Address, FlowKey, ForwardingAddress, Space},
+    abi::{Address, Arrival, FlowKey, ForwardingAddress, Space},
     wire::{ETHERNET, ether_type, ip_header, protocol},
 };
 
@@ -51,7 +51,7 @@ fn underlay<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Step {
         let outer = Outer { source: key.source, l4, traffic_class: datagram.traffic_class };
         let mut way = Way::NOWHERE;
         tunnelled(packet, tables, &mut datagram, &outer, &mut way)?;
-        return go(packet, tables, &mut datagram, &mut way);
+        return go(packet, tables, &mut datagram, &way);
     }
     if !T::DELIVERS && datagram.is_fragment {
         return Ok(Verdict::PASS);
@@ -69,7 +69,7 @@ fn underlay<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Step {
         if let Err(reason) = published::enter(tables, &mut datagram, service, &mut way) {
             return refuse::unserved(service, reason);
         }
-        return go(packet, tables, &mut datagram, &mut way);
+        return go(packet, tables, &mut datagram, &way);
     }
     if !T::DELIVERS {
         return Ok(Verdict::PASS);
@@ -183,13 +183,15 @@ fn tunnelled<P: Packet, T: Tables>(
     };
     *way = Way::Deliver(Arrival {
         service: service.id,
+        persistent: service.persistent,
+        flags: service.flags,
         target_port: service.target_port,
         vni,
         mac: ethernet.dst_addr,
         source: ethernet.src_addr,
         entry,
         tunnel: bytes as u8,
-        errand,
+        errand: errand.byte(),
     });
     Ok(())
 }

@@ -14,9 +14,11 @@ mod from_underlay;
 mod icmp_error;
 mod lookup;
 mod made;
+mod mss;
 mod neighbour;
 mod newcomer;
 mod outside;
+mod persistence;
 mod published;
 mod refuse;
 mod remember;
@@ -25,6 +27,7 @@ mod second_chance;
 mod too_big;
 mod translate;
 mod tunnel;
+mod unknown;
 
 pub use fragment::find_ports;
 pub use from_endpoint::from_endpoint;
@@ -32,14 +35,15 @@ pub use from_host::from_host;
 pub use from_underlay::from_underlay;
 pub use refuse::refuse;
 pub use tunnel::overhead;
+pub use unknown::unknown;
 
 use self::{
     datagram::Datagram,
     neighbour::Asker,
-    published::{Answer, Arrival, Forward, Returned},
+    published::{Answer, Forward, Returned},
     second_chance::Told,
 };
-use crate::{Packet, Reason, Tables, Verdict};
+use crate::{Packet, Reason, Tables, Verdict, abi::Arrival};
 
 /// What a step of the pipeline comes to.
 type Step = Result<Verdict, Reason>;
@@ -74,7 +78,7 @@ impl Way {
 
 /// Goes a way to its end.
 #[inline(always)]
-fn go<P: Packet, T: Tables>(packet: &mut P, tables: &T, datagram: &mut Datagram, way: &mut Way) -> Step {
+fn go<P: Packet, T: Tables>(packet: &mut P, tables: &T, datagram: &mut Datagram, way: &Way) -> Step {
     // A constant: it keeps what only other hooks can do out of this one's program.
     if !T::DELIVERS {
         return match way {
@@ -90,13 +94,7 @@ fn go<P: Packet, T: Tables>(packet: &mut P, tables: &T, datagram: &mut Datagram,
         Way::Settled(verdict) => Ok(*verdict),
         Way::Forward(to) => published::forward(packet, tables, datagram, to),
         Way::Return(returned) => published::returned(packet, tables, datagram, returned),
-        Way::Deliver(arrival) => {
-            let mut onward = Forward::NOWHERE;
-            match published::deliver(packet, tables, datagram, arrival, &mut onward)? {
-                Some(verdict) => Ok(verdict),
-                None => published::forward(packet, tables, datagram, &onward),
-            }
-        }
+        Way::Deliver(arrival) => published::deliver(packet, tables, datagram, arrival),
         Way::Answer(to) => published::answer(packet, tables, datagram, to),
         Way::Told(told) => second_chance::learn(packet, tables, told),
         Way::AskedByArp(asker) => neighbour::arp_from_tunnel(packet, tables, asker),

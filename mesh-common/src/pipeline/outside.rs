@@ -97,11 +97,9 @@ fn open<T: Tables>(tables: &T, key: &FlowKey, source: &Address) -> Option<[u8; 2
         source_port: key.destination_port,
         destination_port: key.source_port,
         flags: flow_flags::REPLY,
-        backend: 0,
-        node: 0,
-        service: 0,
         vni: key.scope & VNI_MAX,
         seen: tables.now(),
+        ..Flow::default()
     };
     let mut back_key = FlowKey {
         source: key.destination,

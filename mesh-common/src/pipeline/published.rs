@@ -3,7 +3,7 @@
 use super::{
     Step, Way, balance,
     datagram::Datagram,
-    deliver, lookup, newcomer, outside,
+    deliver, lookup, mss, newcomer, outside, persistence,
     remember::remember,
     second_chance::{self, Errand},
     too_big,
@@ -13,8 +13,8 @@ use super::{
 use crate::{
     Packet, Reason, Refusal, Tables, Verdict,
     abi::{
-        Family, Flow, FlowKey, MacKey, NodeIndex, Outcome, Service, Space, VNI_MAX, flow_flags,
-        settings_flags,
+        Arrival, Family, Flow, FlowKey, MacKey, NodeIndex, Outcome, Service, Space, VNI_MAX, flow_flags,
+        service_flags, settings_flags,
     },
 };
 
@@ -29,6 +29,9 @@ pub(super) fn enter<T: Tables>(
     let settings = tables.settings().ok_or(Reason::NotAttached)?;
     if !datagram.has_ports {
         return Err(Reason::Portless);
+    }
+    if service.flags & service_flags::DRAINING != 0 && datagram.is_syn() {
+        return Err(Reason::NoBackend);
     }
     let slot = balance::choose_at_entry(tables, settings, service, datagram)?;
     let backend = tables.backend(slot.current()).ok_or(Reason::NoBackend)?;
@@ -45,13 +48,15 @@ pub(super) fn enter<T: Tables>(
     } else if T::DELIVERS {
         *way = Way::Deliver(Arrival {
             service: service.id,
+            persistent: service.persistent,
+            flags: service.flags,
             target_port: service.target_port,
             vni: backend.vni,
             mac: backend.mac,
             source,
             entry: settings.node,
             tunnel: 0,
-            errand: Errand::FIRST,
+            errand: Errand::FIRST.byte(),
         });
     } else {
         *way = Way::Settled(Verdict::PASS);
@@ -89,11 +94,12 @@ pub(super) fn forward<P: Packet, T: Tables>(
     to: &Forward,
 ) -> Step {
     let network = tables.network(to.vni).ok_or(Reason::UnknownNetwork)?;
-    let node = tables.node(to.node).ok_or(Reason::NoRoute)?;
+    // One without a way has no MTU either.
+    let node = tables.node(to.node).filter(|node| node.ifindex != 0).ok_or(Reason::NoRoute)?;
     let mtu = tunnel::inner_mtu(node);
-    if to.tunnel == 0 && too_big::is_too_big(packet, mtu) {
+    if too_big::is_too_big(packet, mtu.saturating_add(u32::from(to.tunnel))) {
         // Only whom the packet came from straight can be told.
-        if !to.errand.is_first() {
+        if to.tunnel != 0 {
             return Err(Reason::TooBig);
         }
         return Ok(Verdict::refuse(Refusal::too_big(mtu)));
@@ -103,28 +109,9 @@ pub(super) fn forward<P: Packet, T: Tables>(
     tunnel::pass_on(packet, tables, datagram, &tunnel, usize::from(to.tunnel))
 }
 
-/// How a client's packet came to the node that delivers it, and whom it is for.
-#[derive(Clone, Copy)]
-pub(super) struct Arrival {
-    /// The service's number.
-    pub(super) service: u32,
-    /// The backends' port, or 0 to keep the client's.
-    pub(super) target_port: [u8; 2],
-    pub(super) vni: u32,
-    /// The MAC address of the backend that the entry node chose, or that is asked.
-    pub(super) mac: [u8; 6],
-    /// The MAC address of the backend to ask next, if the packet comes straight from its entry node.
-    pub(super) source: [u8; 6],
-    /// The entry node.
-    pub(super) entry: NodeIndex,
-    /// Bytes of the tunnel around the packet, or 0.
-    pub(super) tunnel: u8,
-    pub(super) errand: Errand,
-}
-
 /// What a client's packet becomes for the task that it is delivered to.
-struct Landing {
-    change: Rewrite,
+pub(super) struct Landing {
+    pub(super) change: Rewrite,
     mac: [u8; 6],
     /// The packet may prove its flow, which is new.
     may_prove: bool,
@@ -135,47 +122,51 @@ struct Landing {
 
 impl Landing {
     /// None yet.
-    const NOWHERE: Self =
+    pub(super) const NOWHERE: Self =
         Self { change: Rewrite::NONE, mac: [0; 6], may_prove: false, is_moved: false, ifindex: 0 };
 }
 
-/// A client's packet at the node of a backend. `None` if it is to be passed on, where `onward` then says.
+/// A client's packet at the node of a backend. What it does not know is handed on to [`unknown`](super::unknown()).
 #[inline(never)]
 pub(super) fn deliver<P: Packet, T: Tables>(
     packet: &mut P,
     tables: &T,
     datagram: &mut Datagram,
-    arrival: &mut Arrival,
-    onward: &mut Forward,
-) -> Result<Option<Verdict>, Reason> {
+    arrival: &Arrival,
+) -> Step {
     if !datagram.has_ports {
         return Err(Reason::Portless);
     }
     let mut landing = Landing::NOWHERE;
     if !resume(tables, datagram, arrival, &mut landing)? {
-        if second_chance::ask(tables, datagram, arrival, onward)? {
-            onward.tunnel = arrival.tunnel;
-            return Ok(None);
-        }
-        take(tables, datagram, arrival, &mut landing)?;
-        if !outside::find_port(tables, &datagram.key, &mut landing.change, arrival.vni) {
-            return Err(Reason::NoPort);
-        }
-        datagram.key_in(Space::Published, arrival.vni);
-        open(tables, &mut datagram.key, &landing.change, arrival);
-        newcomer::queue(tables, &datagram.key);
+        tables.hand_on(arrival);
+        return Ok(Verdict::UNKNOWN);
     }
     if landing.may_prove {
         newcomer::prove(tables, &datagram.key);
     }
+    persistence::note(tables, &datagram.key, arrival, &landing);
     if landing.is_moved {
         enter_by(tables, &mut datagram.key, arrival.entry);
     }
+    land(packet, tables, datagram, arrival, &landing)
+}
+
+/// Hands a client's packet to the task that it is for.
+#[inline(always)]
+pub(super) fn land<P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    datagram: &mut Datagram,
+    arrival: &Arrival,
+    landing: &Landing,
+) -> Step {
     let network = tables.network(arrival.vni).ok_or(Reason::UnknownNetwork)?;
     deliver::unwrap(packet, datagram, usize::from(arrival.tunnel))?;
     translate(packet, datagram, &landing.change)?;
+    mss::clamp(packet, datagram, network.mtu)?;
     deliver::route_on(packet, datagram)?;
-    deliver::hand_over(packet, datagram, network.gateway_mac, landing.mac, landing.ifindex).map(Some)
+    deliver::hand_over(packet, datagram, network.gateway_mac, landing.mac, landing.ifindex)
 }
 
 /// Finds what becomes of a packet whose flow this node knows. False if it does not, or the flow's task is gone.
@@ -191,7 +182,7 @@ fn resume<T: Tables>(
         return Ok(false);
     };
     if balance::is_over(&flow, datagram)
-        || balance::is_stale(tables, &flow, datagram) && !arrival.errand.is_last()
+        || balance::is_stale(tables, &flow, datagram) && !Errand::from_byte(arrival.errand).is_last()
     {
         return Ok(false);
     }
@@ -211,7 +202,7 @@ fn resume<T: Tables>(
 
 /// Finds what becomes of a packet that opens a flow to the backend that it was sent to.
 #[inline(never)]
-fn take<T: Tables>(
+pub(super) fn take<T: Tables>(
     tables: &T,
     datagram: &Datagram,
     arrival: &Arrival,
@@ -232,6 +223,9 @@ fn take<T: Tables>(
     if !datagram.may_open() {
         return Err(Reason::NoFlow);
     }
+    if arrival.flags & service_flags::DRAINING != 0 {
+        return Err(Reason::NoBackend);
+    }
     let key = &datagram.key;
     landing.change = Rewrite {
         source: key.source,
@@ -249,7 +243,7 @@ fn take<T: Tables>(
 
 /// Remembers a flow: what its packets become, and that its answers leave by the entry node.
 #[inline(never)]
-fn open<T: Tables>(tables: &T, key: &mut FlowKey, change: &Rewrite, arrival: &Arrival) {
+pub(super) fn open<T: Tables>(tables: &T, key: &mut FlowKey, change: &Rewrite, arrival: &Arrival) {
     let mut flow = Flow {
         source: change.source,
         destination: change.destination,

@@ -11,17 +11,12 @@
 
 use core::mem::offset_of;
 
-use super::{
-    Step, balance,
-    datagram::Datagram,
-    lookup,
-    published::{Arrival, Forward},
-};
+use super::{Step, balance, datagram::Datagram, lookup, published::Forward};
 use crate::{
     Packet, Reason, Tables, Verdict,
     abi::{
-        Address, Backend, BackendIndex, Endpoint, Flow, FlowKey, ForwardingAddress, MacKey, NodeIndex,
-        Settings, Slot, Space, settings_flags,
+        Address, Arrival, Backend, BackendIndex, Endpoint, Flow, FlowKey, ForwardingAddress, MacKey,
+        NodeIndex, Settings, Slot, Space, settings_flags,
     },
     wire::protocol,
 };
@@ -34,7 +29,7 @@ impl Errand {
     /// The packet comes from its entry node.
     pub(super) const FIRST: Self = Self(0);
     /// Whoever gets it takes it.
-    const LAST: Self = Self(0xff);
+    pub(super) const LAST: Self = Self(0xff);
     /// How many nodes are asked at most: who had the slot before, and one that the packet or a forwarding address named.
     const MOST: u8 = Slot::HISTORY as u8 + 1;
 
@@ -90,24 +85,29 @@ pub(super) fn ask<T: Tables>(
     onward: &mut Forward,
 ) -> Result<bool, Reason> {
     let settings = tables.settings().ok_or(Reason::NotAttached)?;
-    if arrival.errand.is_last() || settings.flags & settings_flags::NO_SECOND_CHANCE != 0 {
+    let errand = Errand::from_byte(arrival.errand);
+    if errand.is_last() || settings.flags & settings_flags::NO_SECOND_CHANCE != 0 {
         return Ok(false);
     }
     let is_here = is_here(tables, settings, arrival);
-    if datagram.is_syn() && is_here {
+    // Where its client may have a session, even a flow that opens is asked for.
+    let opens = datagram.is_syn() && arrival.persistent == 0;
+    if opens && is_here {
         return Ok(false);
     }
     onward.source = tables.node(arrival.entry).ok_or(Reason::NoRoute)?.mac;
-    onward.errand = arrival.errand.next();
+    onward.errand = errand.next();
     onward.vni = arrival.vni;
-    if arrival.errand.is_first() && !datagram.is_syn() {
-        let is_found = follow_address(tables, settings, datagram, arrival, onward)
-            || follow_name(tables, settings, arrival, onward);
-        if is_found {
-            return Ok(true);
-        }
+    // Also one that was passed on may come to where its flow left an address: at its entry node the ring was another, or it was
+    // another's turn.
+    let is_found = !opens
+        && !onward.errand.is_last()
+        && (follow_address(tables, settings, datagram, arrival, onward)
+            || errand.is_first() && follow_name(tables, settings, arrival, onward));
+    if is_found {
+        return Ok(true);
     }
-    follow_history(tables, settings, datagram, arrival, onward, is_here)
+    follow_history(tables, settings, datagram, arrival, onward, Asked { opens, is_here })
 }
 
 /// Where a forwarding address that was left here says that the flow lives.
@@ -119,8 +119,15 @@ fn follow_address<T: Tables>(
     arrival: &Arrival,
     onward: &mut Forward,
 ) -> bool {
-    let Some(flow) = tables.flow(datagram.key_in(Space::Moved, arrival.vni)) else { return false };
-    balance::mark(tables, &flow, datagram);
+    let mut found = tables.flow(datagram.key_in(Space::Moved, arrival.vni));
+    if let Some(flow) = &found {
+        balance::mark(tables, flow, datagram);
+    } else if arrival.persistent != 0 && datagram.may_begin() {
+        let port = core::mem::take(&mut datagram.key.source_port);
+        found = tables.flow(&datagram.key);
+        datagram.key.source_port = port;
+    }
+    let Some(flow) = found else { return false };
     match lookup::endpoint(tables, arrival.vni, &flow.destination) {
         Some(&Endpoint { node, mac, .. }) if node != settings.node => {
             onward.node = node;
@@ -144,6 +151,15 @@ fn follow_name<T: Tables>(tables: &T, settings: &Settings, arrival: &Arrival, on
     }
 }
 
+/// What is known of a packet that is asked for.
+#[derive(Clone, Copy)]
+struct Asked {
+    /// It opens a flow, which nobody can know.
+    opens: bool,
+    /// The backend that it was sent to is on this node.
+    is_here: bool,
+}
+
 /// Who comes behind the backend that was asked, in the slot's history by this node's own ring, or who comes first if the
 /// ring need not be the entry node's; and behind the last, the current one takes the packet.
 #[inline(always)]
@@ -153,7 +169,7 @@ fn follow_history<T: Tables>(
     datagram: &Datagram,
     arrival: &mut Arrival,
     onward: &mut Forward,
-    is_here: bool,
+    asked: Asked,
 ) -> Result<bool, Reason> {
     let key = &datagram.key;
     let service = lookup::asked(tables, datagram, &key.destination, key.destination_port)
@@ -162,17 +178,26 @@ fn follow_history<T: Tables>(
     let current = tables.backend(slot.current()).ok_or(Reason::NoBackend)?;
     let [latest, oldest] = slot.before();
     let is_asked = |backend: &Backend| backend.mac == arrival.mac && backend.vni == arrival.vni;
-    let is_first = arrival.errand.is_first();
-    let was_current = is_asked(current);
+    let errand = Errand::from_byte(arrival.errand);
+    let is_first = errand.is_first();
+    let is_second = errand == Errand::FIRST.next();
     let was_latest = tables.backend(latest).is_some_and(is_asked);
-    let is_found = !datagram.is_syn()
-        && (is_first && elsewhere(tables, settings, slot.current(), onward)
-            || (is_first || was_current) && elsewhere(tables, settings, latest, onward)
-            || (is_first || was_current || was_latest) && elsewhere(tables, settings, oldest, onward));
+    let was_oldest = tables.backend(oldest).is_some_and(is_asked);
+    // The current one, or one whose turn with the slot this node never heard of: it came after those that it remembers.
+    let was_later = !was_latest && !was_oldest;
+    // Without a history, as with round robin, the entry node's choice or an old address led here, not the ring.
+    let was_ring = latest != 0 || oldest != 0 || is_asked(current);
+    let is_found = !asked.opens
+        && !onward.errand.is_last()
+        && ((is_first || is_second && !was_ring) && elsewhere(tables, settings, slot.current(), onward)
+            // Who was asked second may be one that the packet named, and the one between was not asked.
+            || (is_first || was_later || is_second && was_oldest)
+                && elsewhere(tables, settings, latest, onward)
+            || (is_first || !was_oldest) && elsewhere(tables, settings, oldest, onward));
     if is_found {
         return Ok(true);
     }
-    if is_first && is_here {
+    if is_first && asked.is_here {
         return Ok(false);
     }
     onward.errand = Errand::LAST;

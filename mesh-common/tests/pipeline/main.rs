@@ -8,12 +8,17 @@ mod fragments;
 mod limits;
 mod mesh;
 mod message;
+mod mss;
 mod neighbours;
 mod newcomers;
 mod outside;
 mod overlay;
+mod persistence;
 mod publish_limits;
 mod published;
+#[path = "../support/random.rs"]
+#[expect(dead_code, reason = "shared with tests that use more of it")]
+mod random;
 mod refused;
 mod second_chance;
 mod unserved;

@@ -20,14 +20,14 @@ use crate::{
 };
 
 /// The index of a task's backend on a node.
-fn index(mesh: &Mesh, node: u32, family: Family, task: Task) -> BackendIndex {
+pub(crate) fn index(mesh: &Mesh, node: u32, family: Family, task: Task) -> BackendIndex {
     let address = Address::from(task.address(family));
     let found = mesh.node(node).backends.iter().position(|backend| backend.address == address);
     found.expect("the task is a backend") as BackendIndex
 }
 
 /// Gives a published port another ring on some nodes: each slot has this task, and had those before.
-fn set_ring(
+pub(crate) fn set_ring(
     mesh: &mut Mesh,
     nodes: &[u32],
     family: Family,
@@ -275,6 +275,82 @@ fn a_forwarding_address() {
         is_answered(&mesh, &mesh.wire_brings(3, &next), C, 3, &next);
     }
 }
+
+/// At its entry node the ring was another.
+#[test]
+fn a_forwarding_address_is_found_by_a_packet_that_was_passed_on() {
+    for (mut mesh, family, by) in each() {
+        let sent = first(&mut mesh, family, by, 50000);
+        is_answered(&mesh, &mesh.wire_brings(1, &sent), C, 1, &sent);
+        set_ring(&mut mesh, &[2], family, port(by), A, [None, None]);
+        set_ring(&mut mesh, &[1, 3], family, port(by), A, [Some(D), None]);
+        let word = told(&sent, by, C.address(family));
+        let tunnel = Tunnel::new(mesh.underlay(2), mesh.underlay(3), BLUE, word);
+        assert_eq!(mesh.wire_brings_frame(3, tunnel.frame()).end, End::Learned { node: 3 });
+        let next = sent.clone().with_flags(ACK);
+        let journey = mesh.wire_brings(2, &next);
+        assert_eq!(errands(&journey), [0, 1, 2]);
+        is_answered(&mesh, &journey, C, 2, &next);
+    }
+}
+
+/// The ring went from C to A to D; the node of A never saw that it had the slot.
+#[test]
+fn a_node_that_skipped_a_change_goes_by_what_it_remembers() {
+    for (mut mesh, family, by) in each() {
+        let sent = first(&mut mesh, family, by, 50000);
+        is_answered(&mesh, &mesh.wire_brings(2, &sent), C, 2, &sent);
+        set_ring(&mut mesh, &[2, 3], family, port(by), D, [Some(A), Some(C)]);
+        set_ring(&mut mesh, &[1], family, port(by), D, [Some(C), None]);
+        let next = sent.clone().with_flags(ACK);
+        let journey = mesh.wire_brings(2, &next);
+        assert_eq!(errands(&journey), [0, 1, 2]);
+        is_answered(&mesh, &journey, C, 2, &next);
+        for entry in [1, 3] {
+            is_answered(&mesh, &mesh.wire_brings(entry, &next), C, entry, &next);
+        }
+    }
+}
+
+/// Whoever comes behind it in a history: the last errand is the slot's current backend's.
+#[test]
+fn the_last_errand_ends_at_the_current_backend() {
+    for (mut mesh, family, by) in each() {
+        let next = first(&mut mesh, family, by, 50000).with_flags(ACK);
+        set_ring(&mut mesh, &[1, 2, 3], family, port(by), D, [Some(A), Some(C)]);
+        let inner = next.frame(node_mac(mesh.underlay(2).into()), A.mac());
+        for (errand, expected) in [(1, vec![2, 0xff]), (3, vec![0xff])] {
+            let tunnel =
+                Tunnel { errand, ..Tunnel::new(mesh.underlay(2), mesh.underlay(1), BLUE, inner.clone()) };
+            let mesh = mesh.clone();
+            let journey = mesh.wire_brings_frame(1, tunnel.frame());
+            assert_eq!(errands(&journey), expected, "after {errand}");
+            is_answered(&mesh, &journey, D, 2, &next);
+        }
+    }
+}
+
+/// What an entry node remembers of round robin does not bind a flow to a backend whose node has left.
+#[test]
+fn a_counted_flow_does_not_stay_with_a_node_that_left() {
+    for (mut mesh, family) in Mesh::each_with_family() {
+        let anycast = first(&mut mesh, family, protocol::TCP, 1).destination;
+        let syn = |from| Message::tcp(client(family), from, anycast, TCP_RR.0, SYN);
+        assert_eq!(mesh.wire_brings(1, &syn(50000)).task_of(&[B, C, D]), B);
+        assert_eq!(mesh.wire_brings(1, &syn(50001)).task_of(&[B, C, D]), C);
+        let next = syn(50001).with_flags(ACK);
+        is_answered(&mesh, &mesh.wire_brings(1, &next), C, 1, &next);
+        let left = &mut mesh.node_mut(1).nodes[2];
+        (left.ifindex, left.mtu) = (0, 0);
+        // The ring names it still: it is no packet's fault that there is no way.
+        set_ring(&mut mesh, &[1], family, TCP_RR_PORT, C, [None, None]);
+        mesh.wire_brings(1, &next).is_lost(1, Reason::NoRoute);
+        set_ring(&mut mesh, &[1, 3], family, TCP_RR_PORT, D, [None, None]);
+        is_answered(&mesh, &mesh.wire_brings(1, &next), D, 1, &next);
+    }
+}
+
+const TCP_RR_PORT: (u16, u8) = (TCP_RR.0, protocol::TCP);
 
 fn address_of_nobody(family: Family) -> IpAddr {
     crate::mesh::address(family, 99)

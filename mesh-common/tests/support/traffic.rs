@@ -551,7 +551,8 @@ fn transport(random: &mut Random, talk: &Talk, payload: Vec<u8>) -> Vec<u8> {
             let mut bytes =
                 vec![a, b, c, d, 0, 0, 0, 1, 0, 0, 0, 2, (words as u8) << 4, talk.tcp_flags, 0xff, 0xff];
             bytes.extend([0; 4]);
-            bytes.resize(words * 4, 1);
+            let options = tcp_options(random, words * 4 - bytes.len());
+            bytes.extend(options);
             (bytes, 16, true)
         }
         protocol::UDP => {
@@ -584,6 +585,28 @@ fn transport(random: &mut Random, talk: &Talk, payload: Vec<u8>) -> Vec<u8> {
         }
     }
     bytes
+}
+
+/// So many bytes of TCP options, mostly sound, with a maximum segment size among them.
+fn tcp_options(random: &mut Random, length: usize) -> Vec<u8> {
+    let mut options = vec![];
+    while options.len() < length {
+        match random.below(8) {
+            0..4 => {
+                options.extend([2, 4]);
+                options.extend(random.pick(&[0, 536, 1240, 1410, 1460, 8960, 0xffff_u16]).to_be_bytes());
+            }
+            4 => options.extend([4, 2]),
+            5 => {
+                options.extend([8, 10]);
+                options.extend(random.bytes(8));
+            }
+            6 if random.one_in(4) => options.extend(random.bytes(2)),
+            _ => options.push(1),
+        }
+    }
+    options.truncate(length);
+    options
 }
 
 fn network(random: &mut Random, talk: &Talk, transport: Vec<u8>, odd: bool) -> Vec<u8> {

@@ -260,10 +260,15 @@ impl World {
         let mut keys: Vec<ServiceKey> = self.node.services.keys().copied().collect();
         keys.sort_unstable();
         for key in keys {
-            if random.one_in(5)
-                && let Some(service) = self.node.services.get_mut(&key)
-            {
+            let Some(service) = self.node.services.get_mut(&key) else { continue };
+            if random.one_in(5) {
                 service.flags |= service_flags::SILENT;
+            }
+            if random.one_in(8) {
+                service.flags |= service_flags::DRAINING;
+            }
+            if random.one_in(4) {
+                service.persistent = random.pick(&[1, 300]);
             }
         }
         for service in 0..=id {

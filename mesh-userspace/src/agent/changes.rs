@@ -69,6 +69,7 @@ fn create_service(spec: &mut Spec, asked: ServiceCreate) -> Result<String, Refus
         scheduler: asked.scheduler,
         endpoint_mode: asked.endpoint_mode,
         on_no_backend: asked.on_no_backend,
+        persistent: asked.persistent,
         ports: asked.ports.into_iter().map(Given::from).collect(),
         ..Service::default()
     };

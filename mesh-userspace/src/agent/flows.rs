@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::atomic::AtomicUsize, time::Duration};
 
-use mesh_common::abi::{BackendIndex, Flow, FlowKey, flow_flags};
+use mesh_common::abi::{BackendIndex, Flow, FlowKey, Space, flow_flags};
 
 use crate::{
     apply::{Flows, Map, MapError, Maps},
@@ -103,7 +103,7 @@ impl Sweep {
                 Some(back_key) => maps.get::<Flows>(back_key)?,
                 None => None,
             };
-            if !self.is_over(&key, &flow, back.as_ref(), now, gone)
+            if !is_over(&key, &flow, back.as_ref(), now, gone, self.short_of_room)
                 // A packet that came in the meantime has the last word.
                 || maps.get::<Flows>(&key)? != Some(flow)
             {
@@ -121,27 +121,38 @@ impl Sweep {
         }
         Ok(more)
     }
+}
 
-    fn is_over(
-        &self,
-        key: &FlowKey,
-        flow: &Flow,
-        back: Option<&Flow>,
-        now: u64,
-        gone: &BTreeSet<BackendIndex>,
-    ) -> bool {
-        let quiet = quiet(flow, back, now);
-        let flags = flow.flags | back.map_or(0, |back| back.flags);
-        if flags & flow_flags::NEW != 0 && quiet > NEW_FOR {
-            return true;
-        }
-        if key.protocol != TCP {
-            // What speaks without a connection would stay with a backend that is gone for as long as it speaks.
-            return quiet > QUIET_FOR || gone.contains(&flow.backend);
-        }
-        // An open but quiet one is given up only where room is short.
-        is_closed(flow, back) && quiet > CLOSED_FOR || self.short_of_room && quiet > TCP_IDLE
+/// Whether a flow is to be forgotten, given that of its other direction, if it has one. `now` is in seconds of the clock of
+/// [`Flow::seen`], and `gone` holds the backends that have left.
+#[must_use]
+pub fn is_over(
+    key: &FlowKey,
+    flow: &Flow,
+    back: Option<&Flow>,
+    now: u64,
+    gone: &BTreeSet<BackendIndex>,
+    short_of_room: bool,
+) -> bool {
+    let quiet = quiet(flow, back, now);
+    let flags = flow.flags | back.map_or(0, |back| back.flags);
+    if flags & flow_flags::NEW != 0 && quiet > NEW_FOR {
+        return true;
     }
+    let space = key.scope >> 24;
+    if space == Space::Session as u32 {
+        return quiet > u64::from(flow.vni);
+    }
+    // Forwarding addresses are left again and again while their flows live.
+    if space == Space::Moved as u32 {
+        return quiet > QUIET_FOR;
+    }
+    if key.protocol != TCP {
+        // What speaks without a connection would stay with a backend that is gone for as long as it speaks.
+        return quiet > QUIET_FOR || gone.contains(&flow.backend);
+    }
+    // An open but quiet one is given up only where room is short.
+    is_closed(flow, back) && quiet > CLOSED_FOR || short_of_room && quiet > TCP_IDLE
 }
 
 #[cfg(test)]
@@ -247,6 +258,23 @@ mod tests {
         }
         let after = sweep(&mut maps, Sweep::default(), &[]);
         assert_eq!((after.new, after.left), (700_usize.div_ceil(3), 1400));
+    }
+
+    #[test]
+    fn what_is_no_conversation_lasts_as_long_as_it_says() {
+        let flow = |ago, vni| Flow { seen: NOW - ago, vni, ..Flow::default() };
+        for (space, protocol, flow, stays) in [
+            (Space::Session, 17, flow(299, 300), true),
+            (Space::Session, 6, flow(301, 300), false),
+            (Space::Moved, 6, flow(QUIET_FOR, 0), true),
+            (Space::Moved, 6, flow(QUIET_FOR + 1, 0), false),
+        ] {
+            let mut maps = MemoryMaps::default();
+            let key = FlowKey { scope: FlowKey::scope(space, 7), protocol, ..FlowKey::default() };
+            maps.insert::<Flows>(&key, &flow).unwrap();
+            sweep(&mut maps, Sweep::default(), &[]);
+            assert_eq!(maps.get::<Flows>(&key).unwrap().is_some(), stays, "{space:?} over {protocol}");
+        }
     }
 
     #[test]

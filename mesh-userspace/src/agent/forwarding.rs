@@ -35,7 +35,7 @@ use crate::{
 };
 
 /// How often other nodes are told again.
-const TELL_EVERY: Duration = Duration::from_secs(10);
+pub const TELL_EVERY: Duration = Duration::from_secs(10);
 /// The pause between two slices of flows.
 const PAUSE: Duration = Duration::from_millis(2);
 
@@ -43,9 +43,9 @@ const UDP: u8 = 17;
 
 /// A word to another node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Word {
+pub struct Word {
     /// The other node's underlay address.
-    to: IpAddr,
+    pub to: IpAddr,
     /// The network of the flow's backend.
     vni: u32,
     /// The backend that the ring names, as which the other node is spoken to.
@@ -54,8 +54,8 @@ pub(crate) struct Word {
 }
 
 /// What is to be said of a flow of a published port, if anything: where it lives, to the node that it would be asked for
-/// at. `now` is in seconds of the monotonic clock.
-fn word(
+/// at. `slot` gives the slots of the table of slots; `now` is in seconds of the monotonic clock.
+pub fn word(
     contents: &MapContents,
     slot: impl Fn(u32) -> Option<Slot>,
     key: &FlowKey,
@@ -63,16 +63,20 @@ fn word(
     now: u64,
 ) -> Option<Word> {
     // A new flow finds its backend again by its ring, and a flood of such is not to be told about.
+    let is_session = key.scope >> 24 == Space::Session as u32;
+    let quiet = now.saturating_sub(flow.seen);
     let is_none = flow.flags & (flow_flags::FIN | flow_flags::RST | flow_flags::NEW) != 0
-        || key.protocol == UDP && now.saturating_sub(flow.seen) > UDP_IDLE;
-    if key.scope >> 24 != Space::Published as u32 || is_none {
+        || is_session && quiet > u64::from(flow.vni)
+        || !is_session && key.protocol == UDP && quiet > UDP_IDLE;
+    if !lives_here(key) || is_none {
         return None;
     }
     let settings = contents.settings.get(&0)?;
     let vni = key.scope & VNI_MAX;
     let endpoint = contents.endpoints.get(&EndpointKey { address: flow.destination, vni, reserved: 0 })?;
     let service = published(contents, key)?;
-    let hash = hash::flow(settings.seed, key.source, key.source_port, key.destination_port, key.protocol);
+    let client_port = if service.persistent == 0 { key.source_port } else { [0, 0] };
+    let hash = hash::flow(settings.seed, key.source, client_port, key.destination_port, key.protocol);
     let slot = slot(service.first_slot.checked_add(hash::slot(hash, service.slots))?)?;
     let current = contents.backends.get(&slot.current())?;
     if endpoint.ifindex == 0 || current.node == settings.node || current.vni != vni {
@@ -90,6 +94,12 @@ fn word(
     Some(Word { to: contents.nodes.get(&current.node)?.address.into(), vni, mac: current.mac, address })
 }
 
+/// Whether the key is that of a client's flow, or of a client's session, with a backend of this node.
+fn lives_here(key: &FlowKey) -> bool {
+    let space = key.scope >> 24;
+    space == Space::Published as u32 || space == Space::Session as u32
+}
+
 /// The service that a client's packet with this key asks for, as the node finds it that delivers the packet.
 fn published<'a>(contents: &'a MapContents, key: &FlowKey) -> Option<&'a Service> {
     let of = |address, scope| {
@@ -103,8 +113,9 @@ fn published<'a>(contents: &'a MapContents, key: &FlowKey) -> Option<&'a Service
 }
 
 impl Word {
-    /// The VXLAN packet that says it: from the node with this underlay address.
-    fn packet(&self, from: IpAddr) -> Vec<u8> {
+    /// The VXLAN packet that says it, the payload of a datagram: from the node with this underlay address.
+    #[must_use]
+    pub fn packet(&self, from: IpAddr) -> Vec<u8> {
         const VNI_PRESENT: u8 = 0x08;
         let [_, a, b, c] = self.vni.to_be_bytes();
         let told = &self.address;
@@ -157,7 +168,7 @@ impl Teller {
     ) -> Result<(bool, usize), MapError> {
         let (keys, more) = walk.slice(maps)?;
         let mut sent = 0;
-        for key in keys.iter().filter(|key| key.scope >> 24 == Space::Published as u32) {
+        for key in keys.iter().filter(|key| lives_here(key)) {
             let Some(flow) = maps.get::<Flows>(key)? else { continue };
             let Some(word) = word(contents, &slot, key, &flow, now) else { continue };
             // One that is lost is said again.
@@ -288,6 +299,10 @@ mod tests {
             None,
             "it lives elsewhere"
         );
+        let session = FlowKey { source_port: [0, 0], scope: FlowKey::scope(Space::Session, 7), ..key() };
+        assert!(said(&contents, 2, session, Flow { vni: 100, ..here }).is_some(), "so is a session");
+        assert_eq!(said(&contents, 2, session, Flow { vni: 99, ..here }), None, "that lasts");
+
         let over = Flow { flags: flow_flags::FIN, ..here };
         assert_eq!(said(&contents, 2, key(), over), None, "it is over");
         let of_network = FlowKey { scope: 7, ..key() };

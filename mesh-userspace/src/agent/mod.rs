@@ -34,8 +34,11 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, sleep},
 };
 
+pub use flows::is_over;
+pub use forwarding::{TELL_EVERY, Word, word};
 pub use lock::LockError;
 pub use round::RoundError;
+pub use settling::AFTER as FORGET_AFTER;
 
 use control::{AgentControl, Published};
 use desired::Desired;
@@ -49,7 +52,7 @@ use watch::FileWatch;
 
 use crate::{
     api::{self, BindError, Change, Changed, Refusal, RefusalKind},
-    datapath::{Datapath, DatapathError},
+    datapath::{Datapath, DatapathError, Progress, Report},
     links::{LinkError, Links},
     plan,
     spec::Faults,
@@ -131,7 +134,9 @@ pub async fn run(options: Options, object: &'static [u8]) -> Result<(), AgentErr
     let _namespace = NamespaceLock::take()?;
     let cookie = links.namespace().cookie()?;
     let datapath = Datapath::open(&run_dir, object, cookie, plan::slots_for(desired.table()))?;
-    Agent::new(desired, links, datapath).run(&options, &run_dir).await
+    let mut agent = Agent::new(desired, links, datapath);
+    let first = agent.take_over(object, cookie).await?;
+    agent.run(first, &options, &run_dir).await
 }
 
 /// The agent at work.
@@ -175,9 +180,25 @@ impl Agent {
         }
     }
 
-    async fn run(mut self, options: &Options, run_dir: &Path) -> Result<(), AgentError> {
+    /// The first round; where an earlier agent left tables of another layout, with what they hold.
+    async fn take_over(&mut self, object: &[u8], cookie: u64) -> Result<Published, AgentError> {
+        loop {
+            let outcome = self.round().await;
+            let mut datapath = lock(&self.datapath);
+            let published = outcome.inspect_err(|_| datapath.abandon())?;
+            match datapath.commit(object, cookie)? {
+                Progress::Attach => {}
+                Progress::Done(report) => {
+                    tell(&report);
+                    return Ok(published);
+                }
+                Progress::Nothing => return Ok(published),
+            }
+        }
+    }
+
+    async fn run(mut self, first: Published, options: &Options, run_dir: &Path) -> Result<(), AgentError> {
         let signals = Signals::new()?;
-        let first = self.round().await?;
         let published = Arc::new(ArcSwap::from_pointee(first));
 
         let socket = api::socket_path(run_dir);
@@ -361,6 +382,29 @@ impl Agent {
         Datapath::remove(run_dir).map_err(|error| failed(&error))?;
         tracing::info!("everything is taken away");
         Ok(())
+    }
+}
+
+/// Says what came of a take-over.
+fn tell(report: &Report) {
+    if report.carried.is_empty() && report.fresh.is_empty() {
+        tracing::info!(maps = report.kept.len(), "took over the tables of an earlier meshd as they are");
+        return;
+    }
+    tracing::info!(
+        kept = report.kept.join(", "),
+        carried = report.carried.join(", "),
+        fresh = report.fresh.join(", "),
+        flows = report.flows,
+        passes = report.passes,
+        milliseconds = report.took.as_millis(),
+        "took over the data plane of an earlier meshd whose tables are laid out otherwise"
+    );
+    if let Some(why) = &report.loss {
+        tracing::warn!(
+            "flows could not be carried over, because {why}: connections that are under way may break. To go back to \
+             an earlier version without loss, go through one that knows both layouts"
+        );
     }
 }
 

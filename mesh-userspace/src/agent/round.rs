@@ -30,6 +30,12 @@ pub enum RoundError {
     /// There is no plan.
     #[error(transparent)]
     Plan(#[from] PlanError),
+    /// The new tables of a take-over could not be filled, so nothing was attached to them.
+    #[error("The data plane of the earlier meshd is not taken over and stays as it was: {why}")]
+    NotFilled {
+        /// Why, as a sentence.
+        why: String,
+    },
 }
 
 /// What a round found and did.
@@ -124,6 +130,9 @@ impl Kernel {
         if let Err(error) = self.apply(&plan) {
             // How far it came is not known: the next round reads everything anew.
             self.known = None;
+            if lock(&self.datapath).is_taking_over() {
+                return Err(RoundError::NotFilled { why: sentence(&error) });
+            }
             problems.push(Problem::new("kernel maps", error.to_string()));
         }
         let programs = self.attach(&plan, &facts, &mut problems);

@@ -14,7 +14,7 @@ use crate::apply::MapContents;
 
 /// After this time without a change, a ring forgets: several times as long as it takes the slowest node to notice the
 /// change and to tell of its flows.
-const AFTER: Duration = Duration::from_secs(60);
+pub const AFTER: Duration = Duration::from_secs(60);
 
 /// The rings that remember, and since when they are as they are. It is not kept across restarts: then the time begins
 /// anew.

@@ -5,27 +5,48 @@
 
 use mesh_common::abi::{BackendIndex, Slot};
 
-/// The backends that may have flows, by index.
+/// What is known of the backends, by index.
 #[derive(Debug)]
-pub(super) struct Alive(Vec<bool>);
+pub(super) struct Known(Vec<State>);
 
-impl Alive {
-    pub(super) fn new(indices: impl Iterator<Item = BackendIndex>) -> Self {
-        let mut alive = Vec::new();
-        for index in indices.filter_map(|index| usize::try_from(index).ok()) {
-            if alive.len() <= index {
-                alive.resize(index + 1, false);
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Unknown,
+    /// It has no flows any more, but its node may have been told where flows live that were looked for with it.
+    Left,
+    /// It may have flows.
+    Alive,
+}
+
+impl Known {
+    /// Of those that left, only such count whose nodes are there. One that is among both is alive.
+    pub(super) fn new(
+        alive: impl Iterator<Item = BackendIndex>,
+        left: impl Iterator<Item = BackendIndex>,
+    ) -> Self {
+        let mut states = Vec::new();
+        let left = left.map(|index| (index, State::Left));
+        for (index, state) in left.chain(alive.map(|index| (index, State::Alive))) {
+            let Ok(index) = usize::try_from(index) else { continue };
+            if states.len() <= index {
+                states.resize(index + 1, State::Unknown);
             }
-            if let Some(entry) = alive.get_mut(index) {
-                *entry = true;
+            if let Some(entry) = states.get_mut(index) {
+                *entry = state;
             }
         }
-        Self(alive)
+        Self(states)
     }
 
-    /// Whether this is such a backend; 0 is none.
+    /// 0 is none.
+    fn state(&self, index: BackendIndex) -> State {
+        let state = usize::try_from(index).ok().and_then(|index| self.0.get(index));
+        state.copied().unwrap_or(State::Unknown)
+    }
+
+    /// Whether a slot may remember this backend.
     pub(super) fn has(&self, index: BackendIndex) -> bool {
-        usize::try_from(index).is_ok_and(|index| self.0.get(index).is_some_and(|alive| *alive))
+        self.state(index) != State::Unknown
     }
 }
 
@@ -35,7 +56,7 @@ pub(super) fn succeed(
     currents: impl ExactSizeIterator<Item = BackendIndex>,
     old: &[Slot],
     forget: bool,
-    alive: &Alive,
+    known: &Known,
 ) -> Vec<Slot> {
     let (new, was) = (currents.len(), old.len());
     if !new.is_power_of_two() || !was.is_power_of_two() {
@@ -45,21 +66,21 @@ pub(super) fn succeed(
         let shift = (new / was).trailing_zeros();
         let mut slots = Vec::with_capacity(new);
         for (index, current) in currents.enumerate() {
-            let mut before = Before::new(current, alive);
+            let mut before = Before::new(current, known);
             if let Some(old) = old.get(index >> shift) {
                 before.add(old.current());
                 if !forget {
                     before.add_all(old.before());
                 }
             }
-            slots.push(Slot::new(current, before.kept));
+            slots.push(Slot::new(current, before.all()));
         }
         return slots;
     }
     let mut ranks = Vec::new();
     let runs = old.chunks_exact(was / new);
     let slots = currents.zip(runs).map(|(current, run)| {
-        let mut before = Before::new(current, alive);
+        let mut before = Before::new(current, known);
         before.add_most_frequent(run, &mut ranks);
         if !forget {
             // The latest of each come before the oldest of any.
@@ -67,7 +88,7 @@ pub(super) fn succeed(
                 before.add_all(run.iter().filter_map(|slot| slot.before().get(place).copied()));
             }
         }
-        Slot::new(current, before.kept)
+        Slot::new(current, before.all())
     });
     slots.collect()
 }
@@ -77,16 +98,23 @@ pub(super) fn without_history(currents: impl Iterator<Item = BackendIndex>) -> V
     currents.map(|current| Slot::new(current, [0; Slot::HISTORY])).collect()
 }
 
-/// The backends before a current one, as they are found.
+/// The backends before a current one, as they are found. Those that left have what room the others leave.
 struct Before<'a> {
     current: BackendIndex,
-    alive: &'a Alive,
+    known: &'a Known,
     kept: [BackendIndex; Slot::HISTORY],
+    left: [BackendIndex; Slot::HISTORY],
 }
 
 impl<'a> Before<'a> {
-    const fn new(current: BackendIndex, alive: &'a Alive) -> Self {
-        Self { current, alive, kept: [0; Slot::HISTORY] }
+    const fn new(current: BackendIndex, known: &'a Known) -> Self {
+        Self { current, known, kept: [0; Slot::HISTORY], left: [0; Slot::HISTORY] }
+    }
+
+    fn all(mut self) -> [BackendIndex; Slot::HISTORY] {
+        let free = self.kept.iter_mut().filter(|kept| **kept == 0);
+        free.zip(self.left).for_each(|(free, left)| *free = left);
+        self.kept
     }
 
     /// Keeps those that were current in slots, first the ones that held most of them. `ranks` is room to count in.
@@ -109,12 +137,17 @@ impl<'a> Before<'a> {
         }
     }
 
-    /// Keeps one more, if there is room, it lives, and it is none that is kept already.
+    /// Keeps one more, if there is room, it is known, and it is none that is kept already.
     fn add(&mut self, index: BackendIndex) {
-        if index == self.current || self.kept.contains(&index) || !self.alive.has(index) {
+        let kept = match self.known.state(index) {
+            State::Alive => &mut self.kept,
+            State::Left => &mut self.left,
+            State::Unknown => return,
+        };
+        if index == self.current || kept.contains(&index) {
             return;
         }
-        if let Some(free) = self.kept.iter_mut().find(|kept| **kept == 0) {
+        if let Some(free) = kept.iter_mut().find(|kept| **kept == 0) {
             *free = index;
         }
     }
@@ -124,12 +157,12 @@ impl<'a> Before<'a> {
 mod tests {
     use super::*;
 
-    fn alive() -> Alive {
-        Alive::new([1, 2, 3, 4].into_iter())
+    fn known() -> Known {
+        Known::new([1, 2, 3, 4].into_iter(), [4, 5, 6].into_iter())
     }
 
     fn succeeded(currents: &[u32], old: &[Slot]) -> Vec<[u32; 3]> {
-        let slots = succeed(currents.iter().copied(), old, false, &alive());
+        let slots = succeed(currents.iter().copied(), old, false, &known());
         slots.into_iter().map(|slot| [slot.current(), slot.before()[0], slot.before()[1]]).collect()
     }
 
@@ -141,9 +174,14 @@ mod tests {
             (2, [1, 2, 3], [2, 1, 3]),
             (2, [1, 3, 2], [2, 1, 3]),
             (2, [1, 0, 0], [2, 1, 0]),
-            // The ninth is not alive.
+            // The ninth is not known.
             (2, [9, 3, 0], [2, 3, 0]),
             (1, [1, 9, 3], [1, 3, 0]),
+            // The fifth and the sixth have left, and their nodes have not.
+            (2, [5, 3, 0], [2, 3, 5]),
+            (1, [5, 6, 3], [1, 3, 5]),
+            (1, [5, 6, 9], [1, 5, 6]),
+            (1, [5, 2, 3], [1, 2, 3]),
         ] {
             assert_eq!(succeeded(&[current], &[Slot::new(old[0], [old[1], old[2]])]), [expected], "{old:?}");
         }
@@ -176,7 +214,7 @@ mod tests {
             (&[4, 2], &[Slot::new(4, [1, 0]), Slot::new(2, [0; 2])]),
             (&[3], &[Slot::new(3, [1, 2])]),
         ] {
-            assert_eq!(succeed(currents.iter().copied(), &old, true, &alive()), expected);
+            assert_eq!(succeed(currents.iter().copied(), &old, true, &known()), expected);
         }
     }
 

@@ -36,7 +36,7 @@ pub fn lower(
     let nodes = node_indices(plan, current)?;
     let node = |address: &IpAddr| nodes.get(address).copied().unwrap_or_default();
     let backends = backend_indices(plan, current)?;
-    let rings = rings::place(plan, current, &backends, settled)?;
+    let rings = rings::place(plan, current, &backends, &nodes, settled)?;
     let ids = service_ids(plan, current)?;
 
     let settings = Settings {
@@ -76,7 +76,7 @@ pub fn lower(
             scheduler: service.scheduler as u8,
             reserved: 0,
             flags: flags(service),
-            affinity: 0,
+            persistent: service.persistent,
         };
         (*key, value)
     });
@@ -182,8 +182,10 @@ fn nodes_table(
 
 /// The [`service_flags`] of a service.
 fn flags(service: &PlannedService) -> u32 {
-    let silent = if service.silent { service_flags::SILENT } else { 0 };
-    silent | if service.sources.is_empty() { 0 } else { service_flags::RESTRICTED }
+    let flag = |is_set, flag| if is_set { flag } else { 0 };
+    flag(service.silent, service_flags::SILENT)
+        | flag(!service.sources.is_empty(), service_flags::RESTRICTED)
+        | flag(service.draining, service_flags::DRAINING)
 }
 
 fn node_entry(address: IpAddr, node: &PlannedNode) -> Node {

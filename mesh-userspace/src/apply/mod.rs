@@ -22,4 +22,5 @@ pub use maps::{
     MapContents, MapError, MapKind, Maps, Networks, NodeSettings, Nodes, Peers, SLOTS, Services, Stations,
     SubnetPrefix, Subnets, Targets, Uplinks,
 };
+pub use rings::follow;
 pub use slots::{Block, Blocks};

@@ -2,13 +2,14 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    net::IpAddr,
     sync::Arc,
 };
 
-use mesh_common::abi::{BackendIndex, Scheduler, Service, ServiceKey};
+use mesh_common::abi::{BackendIndex, NodeIndex, Scheduler, Service, ServiceKey};
 
 use super::{
-    history::{self, Alive},
+    history::{self, Known},
     maps::{Full, MapContents},
     slots::{Block, Blocks},
 };
@@ -16,6 +17,20 @@ use crate::plan::{
     Plan, PlannedService,
     ring::{BackendId, Ring},
 };
+
+/// A service's slots, given its entry and its slots as they are now: what [`lower`](super::lower) makes of one service.
+/// `backends` holds those of the plan, and `left` those that are gone while their nodes are not: slots may remember both.
+/// `settled` says that what the slots remember is to be forgotten.
+#[must_use]
+pub fn follow(
+    service: &PlannedService,
+    was: Option<(&Service, &Arc<Block>)>,
+    settled: bool,
+    backends: &BTreeMap<BackendId, BackendIndex>,
+    left: impl IntoIterator<Item = BackendIndex>,
+) -> Arc<Block> {
+    Made::of(backends, left.into_iter()).block(service, was, settled)
+}
 
 /// Where the rings lie.
 pub(super) struct Placed {
@@ -29,10 +44,13 @@ pub(super) fn place(
     plan: &Plan,
     current: &MapContents,
     backends: &BTreeMap<BackendId, BackendIndex>,
+    nodes: &BTreeMap<IpAddr, NodeIndex>,
     settled: &BTreeSet<ServiceKey>,
 ) -> Result<Placed, Full> {
     let mut placed = Placed { places: BTreeMap::new(), slots: Blocks::with_room(current.slots.room()) };
-    let mut made = Made { backends, alive: Alive::new(backends.values().copied()), blocks: HashMap::new() };
+    let nodes: BTreeSet<NodeIndex> = nodes.values().copied().collect();
+    let on_nodes = current.backends.iter().filter(|(_, backend)| nodes.contains(&backend.node));
+    let mut made = Made::of(backends, on_nodes.map(|(index, _)| *index));
     let mut moving = Vec::new();
     for (key, service) in plan.services.iter().filter(|(_, service)| !service.ring.is_empty()) {
         let was = current.services.get(key).and_then(|was| Some((was, current.slots.of(was)?)));
@@ -80,8 +98,17 @@ type MadeOf = (*const Ring, Option<(*const Block, bool)>);
 /// same share theirs.
 struct Made<'a> {
     backends: &'a BTreeMap<BackendId, BackendIndex>,
-    alive: Alive,
+    known: Known,
     blocks: HashMap<MadeOf, Arc<Block>>,
+}
+
+impl<'a> Made<'a> {
+    /// None yet. With a backend that left, flows that it never had are remembered: its node may know where they live. One
+    /// whose node left as well is not to be asked.
+    fn of(backends: &'a BTreeMap<BackendId, BackendIndex>, left: impl Iterator<Item = BackendIndex>) -> Self {
+        let known = Known::new(backends.values().copied(), left);
+        Self { backends, known, blocks: HashMap::new() }
+    }
 }
 
 impl Made<'_> {
@@ -125,7 +152,7 @@ impl Made<'_> {
         };
         let currents = ring.positions().iter().map(index_at);
         let slots = match follows {
-            Some((old, forget)) => history::succeed(currents, old.slots(), forget, &self.alive),
+            Some((old, forget)) => history::succeed(currents, old.slots(), forget, &self.known),
             None => history::without_history(currents),
         };
         Block::of(ring, slots)
@@ -139,7 +166,7 @@ impl Made<'_> {
         let may_remember = matches!(follows, Some((_, false)));
         lies.is_of(&service.ring)
             && (may_remember || lies.before().is_empty())
-            && lies.before().iter().all(|index| self.alive.has(*index))
+            && lies.before().iter().all(|index| self.known.has(*index))
     }
 }
 

@@ -282,6 +282,9 @@ Examples:
         #[arg(long, value_name = "WAY", default_value = "reject")]
         #[arg(value_parser = words::<OnNoBackend>(&["reject", "drop"]))]
         on_no_backend: OnNoBackend,
+        /// A client comes back to the backend that it had, for so many seconds after it last spoke to it
+        #[arg(long, value_name = "SECONDS")]
+        persistent: Option<NonZeroU32>,
         /// A virtual IP, chosen where none is given; NETWORK=ADDRESS where networks share addresses
         #[arg(long = "vip", value_name = "ADDRESS", value_parser = args::vip)]
         vips: Vec<Vip>,

@@ -163,6 +163,7 @@ async fn services(client: &Client, screen: &Screen, command: &Services) -> Resul
             scheduler,
             endpoint_mode,
             on_no_backend,
+            persistent,
             vips,
         } => {
             let mut ports = ports.clone();
@@ -176,6 +177,7 @@ async fn services(client: &Client, screen: &Screen, command: &Services) -> Resul
                 scheduler: *scheduler,
                 endpoint_mode: *endpoint_mode,
                 on_no_backend: *on_no_backend,
+                persistent: *persistent,
                 ports,
             };
             let service = client.create_service(&body).await?;

@@ -1,6 +1,6 @@
 //! The sections of the file that make up the specification.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, num::NonZeroU32};
 
 use super::{
     keys::Keys,
@@ -229,6 +229,10 @@ fn service(reader: &mut Reader, entry: &Entry) -> (Service, bool) {
         let ways = [("reject", OnNoBackend::Reject), ("drop", OnNoBackend::Drop)];
         let way = one_of(reader, node, &format!("{who}'s on_no_backend"), &ways);
         service.on_no_backend = way.map(|way| way.value).unwrap_or_default();
+    }
+    if let Some(node) = keys.take("persistent") {
+        let seconds = reader.number(node, &format!("{who}'s persistence"), "a number of seconds such as 300");
+        service.persistent = seconds.map(|seconds: Given<NonZeroU32>| seconds.value);
     }
     if let Some(node) = keys.take("ports") {
         let what = format!("The list of {}'s ports", lower(&who));

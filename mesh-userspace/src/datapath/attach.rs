@@ -151,20 +151,6 @@ impl Datapath {
         })
     }
 
-    /// Puts this object's programs into every link that there is, in the place of those that run there.
-    pub(super) fn take_over(&self) -> Result<(), DatapathError> {
-        for name in self.fs.list(LINKS)? {
-            let Some(pin) = parse_pin(&name) else { continue };
-            let program = self.program(pin.program)?;
-            let taken = sys::get_pinned(&self.link_path(&name))
-                .and_then(|link| sys::update_link(link.as_fd(), program));
-            if let Err(error) = taken {
-                tracing::warn!(pin = name, %error, "a link could not be taken over yet");
-            }
-        }
-        Ok(())
-    }
-
     /// Takes everything of ours from an interface; it is no error if there is nothing.
     pub fn detach(&self, ifindex: u32) -> Result<(), DatapathError> {
         self.unpin_where(|pin| pin.ifindex == Some(ifindex))
@@ -215,6 +201,18 @@ impl Datapath {
         Ok(all)
     }
 
+    /// The pins of links that run another agent's programs; none if each is replaced.
+    pub(super) fn foreign(&self) -> Result<Vec<String>, DatapathError> {
+        let mut own = Vec::new();
+        for (name, program) in self.ebpf.programs() {
+            let fault = |source| DatapathError::Pin { pin: name.to_owned(), source };
+            let fd = program.fd().map_err(|error| fault(io::Error::other(chain(&error))))?;
+            own.push(sys::program_number(fd.as_fd()).map_err(fault)?);
+        }
+        let attached = self.attached()?.into_iter().filter(|attached| !own.contains(&attached.program_id));
+        Ok(attached.map(|attached| pin_name(&attached.program, attached.hook, attached.ifindex)).collect())
+    }
+
     /// Removes the pins of links whose interface is gone.
     pub fn sweep(&self) -> Result<(), DatapathError> {
         for name in self.fs.list(LINKS)? {
@@ -227,7 +225,7 @@ impl Datapath {
                 _ => true,
             };
             if stale {
-                self.fs.remove_link(&format!("{LINKS}/{name}"))?;
+                self.fs.remove_pin(&format!("{LINKS}/{name}"))?;
             }
         }
         Ok(())
@@ -287,7 +285,7 @@ impl Datapath {
                         }
                     }
                 }
-                self.fs.remove_link(&format!("{LINKS}/{pin}"))?;
+                self.fs.remove_pin(&format!("{LINKS}/{pin}"))?;
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(fault(error)),
@@ -314,7 +312,7 @@ impl Datapath {
     fn unpin_where(&self, doomed: impl Fn(&Pin<'_>) -> bool) -> Result<(), DatapathError> {
         for name in self.fs.list(LINKS)? {
             if parse_pin(&name).is_some_and(|pin| doomed(&pin)) {
-                self.fs.remove_link(&format!("{LINKS}/{name}"))?;
+                self.fs.remove_pin(&format!("{LINKS}/{name}"))?;
             }
         }
         Ok(())

@@ -95,13 +95,25 @@ impl BpfFs {
         Ok(())
     }
 
+    /// Removes every pin in a directory of it but these.
+    pub(super) fn keep_only_in(&self, directory: &str, pins: &[String]) -> Result<(), DatapathError> {
+        let found = self.list(directory)?;
+        let mut doomed = found.iter().filter(|name| !pins.contains(name));
+        doomed.try_for_each(|name| remove_tree(&self.path(directory).join(name)))
+    }
+
+    /// Removes every pin in a directory of it.
+    pub(super) fn clear(&self, directory: &str) -> Result<(), DatapathError> {
+        self.keep_only_in(directory, &[])
+    }
+
     /// The names in a directory of it, sorted.
     pub(super) fn list(&self, directory: &str) -> Result<Vec<String>, DatapathError> {
         names(&self.path(directory))
     }
 
-    /// Detaches a pinned link and removes its pin; it is no error if there is none.
-    pub(super) fn remove_link(&self, name: &str) -> Result<(), DatapathError> {
+    /// Removes a pin, and detaches it if it is a link; it is no error if there is none.
+    pub(super) fn remove_pin(&self, name: &str) -> Result<(), DatapathError> {
         remove_tree(&self.path(name))
     }
 }

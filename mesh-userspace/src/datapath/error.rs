@@ -76,6 +76,24 @@ pub enum DatapathError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// What an earlier agent left in a map could not be carried over.
+    #[error("could not carry over what the map {map} holds: {source}; the data plane stays as it was")]
+    Carry {
+        /// The map.
+        map: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// Programs of an earlier agent are attached where none of ours could be.
+    #[error(
+        "could not replace the programs that an earlier meshd left ({}); the data plane stays as it was, and the next \
+         start tries again. `meshctl status` of the earlier version shows them",
+        .links.join(", ")
+    )]
+    NotReplaced {
+        /// The pins of their links.
+        links: Vec<String>,
+    },
     /// A map is not of the types that the agent takes it for.
     #[error("the map {map} is not what the agent takes it for ({why}): build the eBPF object again")]
     Shape {

@@ -5,55 +5,62 @@
 //! finds, each in one atomic step:
 //!
 //! ```text
-//! bpf/v1/SERVICES …            the maps, by the version of their layout
+//! bpf/maps/SERVICES-v1-…       the maps, by their layouts
 //! bpf/links/endpoint_tc-7      a program on the ingress of interface 7
 //! bpf/links/underlay_xdp-3-native
 //! bpf/links/connect4           a program on the root of the control groups
 //! ```
 //!
-//! Links are not under the version: those of an older layout are taken over too, and their programs, which
-//! keep the older maps alive, work on until then.
+//! Links know nothing of layouts: those of an earlier agent with other maps are taken over too, and their programs, which
+//! keep the earlier maps alive, work on until then. See `takeover`.
 
 mod attach;
 mod bpffs;
+mod carry;
 mod cgroup;
 mod error;
 mod home;
+mod layout;
 mod log;
 mod map;
 mod planned;
 mod slots;
 mod sys;
+mod takeover;
 
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, fs, io, path::Path};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Map, MapData, MapError, MapInfo, ProgramArray},
+    maps::{Map, ProgramArray},
     programs::{Program, ProgramError},
-    sys::SyscallError,
 };
-use aya_obj::{EbpfSectionKind, Object, generated::bpf_map_type};
-use mesh_common::abi::{self, LAYOUT_VERSION};
+use mesh_common::abi;
 
 pub use attach::{Attached, Hook, XdpOutcome};
 pub use error::DatapathError;
 pub use map::{ArrayTable, HashTable, PerCpuTable, Raw, TrieTable};
 pub use planned::KernelMaps;
+pub use takeover::{Progress, Report};
 
 use self::log::ProgramLog;
 use crate::apply::SLOTS;
 use bpffs::BpfFs;
 use error::chain;
 use slots::SlotTable;
+use takeover::{Bridge, MAPS, NEXT, Preparation, TakeOver};
 
 /// The arrays of programs that other programs call, and where each program stands in them.
-const TAIL_CALLS: [(&str, u32, &str); 6] = [
+const TAIL_CALLS: [(&str, u32, &str); 7] = [
     ("REFUSE_TC", 0, "refuse_tc"),
     ("REFUSE_XDP", 0, "refuse_xdp"),
+    ("UNKNOWN_TC", 0, "unknown_tc"),
     ("FRAGMENT_TC", abi::Hook::Endpoint as u32, "endpoint_fragment"),
     ("FRAGMENT_TC", abi::Hook::Host as u32, "host_fragment"),
     ("FRAGMENT_TC", abi::Hook::Underlay as u32, "underlay_fragment"),
@@ -68,69 +75,155 @@ pub struct Datapath {
     maps: BTreeMap<String, Map>,
     slots: SlotTable,
     log: Option<ProgramLog>,
+    /// The take-over of another layout's data plane, until it is committed.
+    takeover: Option<TakeOver>,
+    /// What came of one whose programs bridge still.
+    bridged: Option<Report>,
 }
 
 impl Datapath {
     /// Loads `object` for the network namespace with `netns_cookie`, with the maps that are pinned under
-    /// `run_dir` if there are any of the same shape, and fresh ones in the place of all others.
+    /// `run_dir` if they are laid out as the object wants them. In the place of all others it makes new ones, with
+    /// what the earlier ones hold; see [`Datapath::commit`].
     ///
-    /// There will be room for `slots` slots of rings, or for more if the pinned table has it. A smaller one is replaced
-    /// by one that holds the same, and every program that is attached already by one that reads that.
+    /// There will be room for `slots` slots of rings, or for more if the pinned table has it. A smaller one counts as laid
+    /// out otherwise.
     ///
     /// The object's bytes must be aligned to four, as `aya::include_bytes_aligned!` makes them.
     pub fn open(run_dir: &Path, object: &[u8], netns_cookie: u64, slots: u32) -> Result<Self, DatapathError> {
         let fs = BpfFs::open(run_dir)?;
-        let layout = format!("v{LAYOUT_VERSION}");
-        fs.make_directory(&layout)?;
         fs.make_directory(attach::LINKS)?;
-        fs.keep_only(&[&layout, attach::LINKS])?;
+        fs.keep_only(&[MAPS, NEXT, attach::LINKS])?;
+        let preparation = Preparation::new(&fs, object, slots)?;
+        let paths = preparation.paths(&fs);
+        let entries = preparation.entries(SLOTS);
+        let load =
+            |bridge| Self::load(object, netns_cookie, &paths, entries, bridge).map(|loaded| (loaded, bridge));
+        let first = if preparation.bridges() { Bridge::Before } else { Bridge::Alone };
+        let (loaded, takeover) = match load(first) {
+            // A kernel whose verifier takes less than the one that the object was built on.
+            Err(error @ DatapathError::Refused { .. }) if first != Bridge::Alone => {
+                tracing::warn!(
+                    %error,
+                    "flows that open in the moment in which the programs are replaced may be lost: the kernel does not \
+                     take programs that know two tables of flows"
+                );
+                load(Bridge::Alone)
+            }
+            other => other,
+        }
+        .and_then(|(loaded, bridge)| Ok((loaded, preparation.fill(&fs, bridge)?)))
+        .inspect_err(|_| give_up(&fs))?;
+        let Loaded { ebpf, maps, slots, log } = loaded;
+        let datapath = Self { fs, ebpf, maps, slots, log, takeover, bridged: None };
+        datapath.sweep()?;
+        Ok(datapath)
+    }
 
-        let mut defined = pinnable_maps(object)?;
-        let mut outgrown = None;
-        if let Some(shape) = defined.get_mut(SLOTS) {
-            let path = fs.path(&layout).join(SLOTS);
-            let found = found_shape(&path)
-                .ok()
-                .flatten()
-                .filter(|found| Shape { entries: shape.entries, ..*found } == *shape);
-            let room = found.and_then(|found| found.entries).unwrap_or_default();
-            if room > 0 && room < slots {
-                outgrown = Some(pinned_slots(&path)?);
+    /// Whether the tables of another layout are still those that hold, and new ones stand beside them.
+    #[must_use]
+    pub fn is_taking_over(&self) -> bool {
+        self.takeover.as_ref().is_some_and(TakeOver::renews)
+    }
+
+    /// Takes the next step of a take-over, once the tables are filled and the programs attached: carries over what has
+    /// changed since, and makes the new maps those that hold. Programs that bridge are replaced by others, step by step,
+    /// which are to be attached in turn.
+    ///
+    /// # Errors
+    /// When programs of the earlier agent still run, or the kernel refuses. What holds is not changed then.
+    pub fn commit(&mut self, object: &[u8], netns_cookie: u64) -> Result<Progress, DatapathError> {
+        let Some(mut takeover) = self.takeover.take() else { return Ok(Progress::Nothing) };
+        self.check_replaced(&takeover)?;
+        let slots = Some(self.slots.count());
+        match takeover.bridge {
+            Bridge::Before => {
+                // While the older table of flows is still pinned.
+                let loaded = takeover
+                    .settle()
+                    .and_then(|()| Self::load(object, netns_cookie, &takeover.paths, slots, Bridge::After))
+                    .inspect_err(|_| give_up(&self.fs))?;
+                self.replace(loaded);
+                takeover.commit(&self.fs)?;
+                takeover.bridge = Bridge::After;
+                self.takeover = Some(takeover);
+                Ok(Progress::Attach)
             }
-            shape.entries = Some(room.max(slots));
+            Bridge::After => {
+                // Everything is pinned, as at any other start.
+                let preparation = Preparation::new(&self.fs, object, self.slots.count())?;
+                let paths = preparation.paths(&self.fs);
+                let loaded = Self::load(object, netns_cookie, &paths, slots, Bridge::Alone)?;
+                self.takeover = preparation.fill(&self.fs, Bridge::Alone)?;
+                self.replace(loaded);
+                self.bridged = Some(takeover.report());
+                Ok(Progress::Attach)
+            }
+            Bridge::Alone => {
+                takeover.settle().inspect_err(|_| give_up(&self.fs))?;
+                takeover.commit(&self.fs)?;
+                Ok(Progress::Done(self.bridged.take().unwrap_or_else(|| takeover.report())))
+            }
         }
+    }
+
+    fn replace(&mut self, loaded: Loaded) {
+        let Loaded { ebpf, maps, slots, log } = loaded;
+        (self.ebpf, self.maps, self.slots, self.log) = (ebpf, maps, slots, log);
+    }
+
+    /// Gives a take-over up: what held holds on.
+    pub fn abandon(&mut self) {
+        if self.takeover.take().is_some() {
+            give_up(&self.fs);
+        }
+    }
+
+    /// Whether no program of another agent's, or of a step before, runs where it would miss the new tables.
+    fn check_replaced(&self, takeover: &TakeOver) -> Result<(), DatapathError> {
+        if !takeover.renews() {
+            return Ok(());
+        }
+        let links = self.foreign().inspect_err(|_| give_up(&self.fs))?;
+        if links.is_empty() {
+            return Ok(());
+        }
+        give_up(&self.fs);
+        Err(DatapathError::NotReplaced { links })
+    }
+
+    /// Loads the object, with the maps at these paths, room for so many slots, and programs that bridge so.
+    fn load(
+        object: &[u8],
+        netns_cookie: u64,
+        paths: &[(String, PathBuf)],
+        slots: Option<u32>,
+        bridge: Bridge,
+    ) -> Result<Loaded, DatapathError> {
         let mut loader = EbpfLoader::new();
-        for (name, shape) in &defined {
-            let path = fs.path(&layout).join(name);
-            discard_if_unlike(&path, name, *shape)?;
-            loader.map_pin_path(name.as_str(), path);
-            if let Some(entries) = shape.entries {
-                loader.map_max_entries(name.as_str(), entries);
-            }
+        for (name, path) in paths {
+            loader.map_pin_path(name.as_str(), path.as_path());
         }
+        if let Some(slots) = slots {
+            loader.map_max_entries(SLOTS, slots);
+        }
+        let bridge = bridge as u32;
         loader.override_global("NETNS_COOKIE", &netns_cookie, true);
+        loader.override_global("BRIDGING", &bridge, true);
         let mut ebpf = loader.load(object).map_err(|error| DatapathError::Load { why: chain(&error) })?;
         let mut programs: Vec<(&str, &mut Program)> = ebpf.programs_mut().collect();
         programs.sort_unstable_by_key(|(name, _)| *name);
         for (name, program) in programs {
             load(name, program)?;
         }
-
         let log = ProgramLog::of(&mut ebpf);
         let names: Vec<String> = ebpf.maps().map(|(name, _)| name.to_owned()).collect();
         let mut maps: BTreeMap<String, Map> =
             names.into_iter().filter_map(|name| ebpf.take_map(&name).map(|map| (name, map))).collect();
         // Before anything is attached that calls them.
         set_tail_calls(&ebpf, &mut maps)?;
-        let table = maps.get(SLOTS).ok_or_else(|| map::missing(SLOTS))?;
-        let datapath = Self { fs, ebpf, slots: SlotTable::of(table)?, maps, log };
-        datapath.sweep()?;
-        if let Some(old) = outgrown {
-            datapath.slots.copy(&old)?;
-            // Before any service leads to slots that the old table has not.
-            datapath.take_over()?;
-        }
-        Ok(datapath)
+        let slots = SlotTable::of(maps.get(SLOTS).ok_or_else(|| map::missing(SLOTS))?)?;
+        Ok(Loaded { ebpf, maps, slots, log })
     }
 
     /// Tells what the programs have logged.
@@ -147,85 +240,19 @@ impl Datapath {
     }
 }
 
-/// What must agree before a pinned map is taken over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Shape {
-    kind: u32,
-    key: u32,
-    value: u32,
-    flags: u32,
-    /// None for a ring, whose size in bytes aya rounds to what the machine's pages allow.
-    entries: Option<u32>,
+/// The object in the kernel, its maps by name, and what its programs say.
+struct Loaded {
+    ebpf: Ebpf,
+    maps: BTreeMap<String, Map>,
+    slots: SlotTable,
+    log: Option<ProgramLog>,
 }
 
-/// The object's maps that outlive the agent: all but its constants, which are each load's own, and those of
-/// aya-log, which belong to one agent.
-fn pinnable_maps(object: &[u8]) -> Result<BTreeMap<String, Shape>, DatapathError> {
-    let object = Object::parse(object).map_err(|error| DatapathError::Load { why: chain(&error) })?;
-    Ok(object
-        .maps
-        .into_iter()
-        .filter(|(name, map)| {
-            let constants = matches!(
-                map.section_kind(),
-                EbpfSectionKind::Rodata | EbpfSectionKind::Data | EbpfSectionKind::Bss
-            );
-            !constants && !name.starts_with("AYA_LOG")
-        })
-        .map(|(name, map)| {
-            let ring = map.map_type() == bpf_map_type::BPF_MAP_TYPE_RINGBUF as u32;
-            let shape = Shape {
-                kind: map.map_type(),
-                key: map.key_size(),
-                value: map.value_size(),
-                flags: map.map_flags(),
-                entries: (!ring).then(|| map.max_entries()),
-            };
-            (name, shape)
-        })
-        .collect())
-}
-
-/// The shape of a pinned map; none where nothing is pinned.
-fn found_shape(path: &Path) -> Result<Option<Shape>, MapError> {
-    match MapInfo::from_pin(path) {
-        Ok(info) => Ok(Some(Shape {
-            kind: info.map_type().map_or(u32::MAX, |kind| kind as u32),
-            key: info.key_size(),
-            value: info.value_size(),
-            flags: info.map_flags(),
-            entries: Some(info.max_entries()),
-        })),
-        Err(MapError::SyscallError(SyscallError { io_error, .. }))
-            if io_error.kind() == io::ErrorKind::NotFound =>
-        {
-            Ok(None)
-        }
-        Err(error) => Err(error),
+/// Takes the maps away that were made for a take-over that came to nothing.
+fn give_up(fs: &BpfFs) {
+    if let Err(error) = fs.clear(NEXT) {
+        tracing::warn!(%error, "maps that are not needed stay pinned until the next start");
     }
-}
-
-/// Removes a pin whose map is not of this shape: aya would take it over unseen.
-fn discard_if_unlike(path: &Path, name: &str, wanted: Shape) -> Result<(), DatapathError> {
-    let found = match found_shape(path) {
-        Ok(Some(found)) => Some(Shape { entries: wanted.entries.and(found.entries), ..found }),
-        Ok(None) => return Ok(()),
-        // Not a map at all.
-        Err(_) => None,
-    };
-    if found == Some(wanted) {
-        return Ok(());
-    }
-    tracing::warn!(map = name, ?found, ?wanted, "a pinned map of another shape is replaced by a fresh one");
-    fs::remove_file(path)
-        .map_err(|source| DatapathError::File { doing: format!("remove the pin of the map {name}"), source })
-}
-
-/// The table of slots that is pinned.
-fn pinned_slots(path: &Path) -> Result<SlotTable, DatapathError> {
-    let shape = |error: &MapError| DatapathError::Shape { map: SLOTS.to_owned(), why: chain(error) };
-    let data = MapData::from_pin(path).map_err(|error| shape(&error))?;
-    SlotTable::of(&Map::Array(data))
 }
 
 fn load(name: &str, program: &mut Program) -> Result<(), DatapathError> {

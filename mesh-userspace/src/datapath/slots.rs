@@ -90,20 +90,6 @@ impl SlotTable {
         Ok(())
     }
 
-    /// Writes what another table holds, from its first slot on.
-    pub(super) fn copy(&self, other: &Self) -> Result<(), DatapathError> {
-        let full = || DatapathError::Full {
-            map: SLOTS.to_owned(),
-            key: format!("what a table of {} held", other.count),
-            capacity: self.count,
-        };
-        let words = self.words().get(..other.words().len()).ok_or_else(full)?;
-        for (word, old) in words.iter().zip(other.words()) {
-            word.store(old.load(Ordering::Relaxed), Ordering::Release);
-        }
-        Ok(())
-    }
-
     fn run(&self, first: u32, count: usize) -> Result<&[AtomicU64], MapError> {
         let first = usize::try_from(first).unwrap_or(usize::MAX);
         let run = self.words().get(first..).and_then(|words| words.get(..count));

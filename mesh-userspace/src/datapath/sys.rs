@@ -5,13 +5,15 @@ use std::{
     ffi::CString,
     io,
     os::{
-        fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
         unix::ffi::OsStrExt,
     },
     path::Path,
 };
 
-use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info, bpf_link_type, bpf_prog_info};
+use aya_obj::generated::{
+    bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info, bpf_link_type, bpf_map_info, bpf_prog_info,
+};
 use mesh_common::abi::Pod;
 use nix::libc;
 
@@ -119,7 +121,7 @@ pub(super) fn program_facts(number: u32) -> io::Result<ProgramFacts> {
     let mut attr = empty_attr();
     attr.__bindgen_anon_6.__bindgen_anon_1.prog_id = number;
     let program = new_fd(bpf_cmd::BPF_PROG_GET_FD_BY_ID, &mut attr)?;
-    let info = program_info(std::os::fd::AsFd::as_fd(&program))?;
+    let info = program_info(program.as_fd())?;
     Ok(ProgramFacts {
         verified_instructions: info.verified_insns,
         runs: info.run_cnt,
@@ -131,6 +133,14 @@ fn program_info(program: BorrowedFd<'_>) -> io::Result<bpf_prog_info> {
     // SAFETY: a plain structure of integers, for which zeroes are valid.
     let mut info: bpf_prog_info = unsafe { std::mem::zeroed() };
     object_info(program, &mut info)?;
+    Ok(info)
+}
+
+/// What the kernel knows of a map.
+pub(super) fn map_facts(map: &OwnedFd) -> io::Result<bpf_map_info> {
+    // SAFETY: a plain structure of integers, for which zeroes are valid.
+    let mut info: bpf_map_info = unsafe { std::mem::zeroed() };
+    object_info(map.as_fd(), &mut info)?;
     Ok(info)
 }
 
@@ -251,4 +261,85 @@ fn unless_absent(result: io::Result<libc::c_long>) -> io::Result<bool> {
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+/// The entries of a map, read many at a time. Of what changes meanwhile, some may be missed or met twice.
+#[derive(Debug)]
+pub(super) struct Batch {
+    keys: Vec<u8>,
+    values: Vec<u8>,
+    /// Bytes of a key and of a value.
+    sizes: (usize, usize),
+    count: u32,
+    /// Where the next batch begins, by the kernel's own reckoning; none at the beginning.
+    token: Option<Vec<u8>>,
+    is_over: bool,
+}
+
+impl Batch {
+    /// Of a map with keys and values of so many bytes, so many entries at a time.
+    pub(super) fn new(key: u32, value: u32, count: u32) -> Self {
+        let sizes = (key as usize, value as usize);
+        let room = |size: usize| vec![0; size * count as usize];
+        Self { keys: room(sizes.0), values: room(sizes.1), sizes, count, token: None, is_over: false }
+    }
+
+    /// The keys and the values of the next entries; none at the end. The map must be of the sizes that this was made for.
+    pub(super) fn next(&mut self, map: BorrowedFd<'_>) -> io::Result<Option<(&[u8], &[u8])>> {
+        if self.is_over {
+            return Ok(None);
+        }
+        // A hash counts its buckets, in four bytes; what has no buckets names a key.
+        let mut out = vec![0; self.sizes.0.max(size_of::<u32>())];
+        let mut attr = empty_attr();
+        attr.batch.map_fd = raw(map);
+        attr.batch.in_batch = self.token.as_ref().map_or(0, |token| token.as_ptr() as u64);
+        attr.batch.out_batch = out.as_mut_ptr() as u64;
+        attr.batch.keys = self.keys.as_mut_ptr() as u64;
+        attr.batch.values = self.values.as_mut_ptr() as u64;
+        attr.batch.count = self.count;
+        self.is_over = !unless_absent(bpf(bpf_cmd::BPF_MAP_LOOKUP_BATCH, &mut attr))?;
+        self.token = Some(out);
+        // SAFETY: the kernel has left in the union what it was given, but for the count of what it has copied.
+        let count = unsafe { attr.batch.count }.min(self.count) as usize;
+        let of = |bytes: usize| count * bytes;
+        Ok(Some((
+            self.keys.get(..of(self.sizes.0)).unwrap_or_default(),
+            self.values.get(..of(self.sizes.1)).unwrap_or_default(),
+        )))
+    }
+}
+
+/// Copies the value of a key, if the map has it. Both must be as long as the map's.
+pub(super) fn lookup_bytes(map: BorrowedFd<'_>, key: &[u8], value: &mut [u8]) -> io::Result<bool> {
+    let mut attr = empty_attr();
+    attr.__bindgen_anon_2.map_fd = raw(map);
+    attr.__bindgen_anon_2.key = key.as_ptr() as u64;
+    attr.__bindgen_anon_2.__bindgen_anon_1.value = value.as_mut_ptr() as u64;
+    unless_absent(bpf(bpf_cmd::BPF_MAP_LOOKUP_ELEM, &mut attr))
+}
+
+/// Sets so many entries of a map; the keys and the values must be as long as that many of the map's.
+pub(super) fn update_batch(map: BorrowedFd<'_>, keys: &[u8], values: &[u8], count: usize) -> io::Result<()> {
+    if count == 0 {
+        return Ok(());
+    }
+    let mut attr = empty_attr();
+    attr.batch.map_fd = raw(map);
+    attr.batch.keys = keys.as_ptr() as u64;
+    attr.batch.values = values.as_ptr() as u64;
+    attr.batch.count = u32::try_from(count).map_err(io::Error::other)?;
+    bpf(bpf_cmd::BPF_MAP_UPDATE_BATCH, &mut attr).map(drop)
+}
+
+/// A value from its bytes; none if there are not as many as it has.
+pub(super) fn from_bytes<T: Pod>(bytes: &[u8]) -> Option<T> {
+    // SAFETY: any bytes are a value of such a type, and there are enough of them; their place need not be aligned.
+    (bytes.len() == size_of::<T>()).then(|| unsafe { std::ptr::read_unaligned(bytes.as_ptr().cast()) })
+}
+
+/// The bytes of a value.
+pub(super) fn to_bytes<T: Pod>(value: &T) -> &[u8] {
+    // SAFETY: such a type is nothing but its bytes, without padding.
+    unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>()) }
 }

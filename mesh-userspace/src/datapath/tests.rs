@@ -8,16 +8,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aya::maps::{HashMap as KernelHashMap, MapData};
+use aya::maps::{HashMap as KernelHashMap, MapData, MapInfo};
 use mesh_common::abi::{
-    Address, Endpoint, EndpointKey, Flow, FlowKey, Service, ServiceKey, Settings, Slot, SubnetKey, capacity,
+    Address, Endpoint, EndpointKey, Flow, FlowKey, Node as MeshNode, Service, ServiceKey, Settings, Slot,
+    SubnetKey, capacity,
 };
 use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
 };
 
-use super::*;
+use super::{layout::Layout, *};
 use crate::{apply::Maps as _, scratch::Scratch, table::XdpMode};
 
 /// A run directory that goes with the test, and everything under it.
@@ -151,13 +152,15 @@ fn programs_that_others_call_outlive_the_agent() {
     let node = Node::new();
     node.inside(|| {
         let called = |fs: &BpfFs| {
-            TAIL_CALLS.map(|(array, _)| {
-                let array = sys::get_pinned(&fs.path(&format!("v{LAYOUT_VERSION}")).join(array)).unwrap();
-                sys::lookup::<u32, u32>(array.as_fd(), &0).unwrap()
+            TAIL_CALLS.map(|(array, index, _)| {
+                let is_its = |pin: &String| Layout::parse(pin).is_some_and(|(map, _)| map == array);
+                let pin = fs.list(MAPS).unwrap().into_iter().find(is_its).unwrap();
+                let array = sys::get_pinned(&fs.path(MAPS).join(pin)).unwrap();
+                sys::lookup::<u32, u32>(array.as_fd(), &index).unwrap()
             })
         };
         let numbers = |datapath: &Datapath| {
-            TAIL_CALLS.map(|(_, name)| {
+            TAIL_CALLS.map(|(_, _, name)| {
                 let program = datapath.ebpf.program(name).unwrap().fd().unwrap();
                 Some(sys::program_number(program.as_fd()).unwrap())
             })
@@ -168,8 +171,12 @@ fn programs_that_others_call_outlive_the_agent() {
         drop(first);
         let fs = BpfFs::open(&node.run_dir.0).unwrap();
         assert_eq!(called(&fs), before);
-        let second = node.open();
+        // Those that call them may still be an agent's before.
+        let mut second = node.open();
         assert_ne!(numbers(&second), before);
+        assert_eq!(called(&fs), before);
+        assert!(!second.is_taking_over());
+        commit(&mut second);
         assert_eq!(called(&fs), numbers(&second));
     });
 }
@@ -316,27 +323,148 @@ fn removing_leaves_nothing_behind() {
     Datapath::remove(Path::new("/no/such/run/dir")).unwrap();
 }
 
+/// Takes a take-over to its end, where no program is attached or each is attached again.
+fn commit(datapath: &mut Datapath) -> Report {
+    loop {
+        match datapath.commit(&object(), 1).unwrap() {
+            Progress::Attach => {}
+            Progress::Done(report) => return report,
+            Progress::Nothing => panic!("there was nothing to take over"),
+        }
+    }
+}
+
+/// The only pin of a map.
+fn pin_of(datapath: &Datapath, map: &str) -> String {
+    let pins = datapath.fs.list(MAPS).unwrap();
+    let mut own = pins.into_iter().filter(|pin| Layout::parse(pin).is_some_and(|(name, _)| name == map));
+    let pin = own.next().unwrap();
+    assert_eq!(own.next(), None);
+    pin
+}
+
+/// Puts a map in the place of a pinned one, as an earlier agent with another layout would have it there.
+fn replace_pin<K: aya::Pod, V: aya::Pod>(
+    datapath: &Datapath,
+    map: &str,
+    change: impl FnOnce(&mut Layout),
+    entries: impl Iterator<Item = (K, V)>,
+) {
+    let pin = pin_of(datapath, map);
+    let (_, mut layout) = Layout::parse(&pin).unwrap();
+    change(&mut layout);
+    fs::remove_file(datapath.fs.path(MAPS).join(pin)).unwrap();
+    let mut earlier: KernelHashMap<MapData, K, V> =
+        KernelHashMap::create(layout.entries, layout.flags).unwrap();
+    for (key, value) in entries {
+        earlier.insert(key, value, 0).unwrap();
+    }
+    earlier.pin(datapath.fs.path(MAPS).join(layout.pin_name(map))).unwrap();
+}
+
+/// Nothing, of the types of services.
+fn no_services() -> impl Iterator<Item = (Raw<ServiceKey>, Raw<Service>)> {
+    std::iter::empty()
+}
+
 #[test]
-fn a_pinned_map_of_another_shape_is_replaced_and_the_others_stay() {
+fn what_is_no_map_of_the_meshs_is_not_taken_over() {
     let node = Node::new();
-    let settings = Settings { node: 3, ..Settings::default() };
     {
-        let mut datapath = node.open();
-        datapath.array("SETTINGS").unwrap().set(0, &settings).unwrap();
-        let pin = datapath.fs.path(&format!("v{LAYOUT_VERSION}")).join("SERVICES");
+        let datapath = node.open();
+        let pin = datapath.fs.path(MAPS).join(pin_of(&datapath, "PEERS"));
         fs::remove_file(&pin).unwrap();
-        let older: KernelHashMap<MapData, u32, u32> = KernelHashMap::create(16, 0).unwrap();
-        older.pin(&pin).unwrap();
+        let other: KernelHashMap<MapData, u32, u32> = KernelHashMap::create(16, 0).unwrap();
+        other.pin(&pin).unwrap();
         datapath.fs.make_directory("v0").unwrap();
     }
-
     let mut datapath = node.open();
-    let key = ServiceKey { scope: 9, ..ServiceKey::default() };
-    datapath.hash("SERVICES").unwrap().insert(&key, &Service { id: 5, ..Service::default() }).unwrap();
-    let found = datapath.hash::<ServiceKey, Service>("SERVICES").unwrap().get(&key).unwrap();
-    assert_eq!(found.map(|service| service.id), Some(5));
-    assert_eq!(datapath.array::<Settings>("SETTINGS").unwrap().get(0).unwrap(), Some(settings));
+    assert!(datapath.is_taking_over());
+    let report = commit(&mut datapath);
+    assert_eq!((report.fresh, report.loss), (vec!["PEERS".to_owned()], None));
+    datapath.hash("PEERS").unwrap().insert(&Address([1, 2]), &7_u32).unwrap();
+    pin_of(&datapath, "PEERS");
     assert!(!datapath.fs.path("v0").exists());
+    assert!(!node.open().is_taking_over());
+}
+
+#[test]
+fn tables_of_another_layout_are_carried_over_and_given_up_with_the_take_over() {
+    let node = Node::new();
+    let services: Vec<(ServiceKey, Service)> = (0..3000)
+        .map(|n| (ServiceKey { scope: n, ..ServiceKey::default() }, Service { id: n, ..Service::default() }))
+        .collect();
+    {
+        let mut datapath = node.open();
+        datapath.array("NODES").unwrap().set(5, &MeshNode { mtu: 1400, ..MeshNode::default() }).unwrap();
+        let entries = services.iter().map(|(key, service)| (Raw(*key), Raw(*service)));
+        replace_pin(&datapath, "SERVICES", |layout| layout.entries = 4096, entries);
+        let flow = FlowKey { protocol: 6, ..FlowKey::default() };
+        datapath.hash("FLOWS").unwrap().insert(&flow, &Flow { backend: 8, ..Flow::default() }).unwrap();
+    }
+    let before = node.open().fs.list(MAPS).unwrap();
+    node.open().abandon();
+    for _ in 0..2 {
+        let datapath = node.open();
+        assert!(datapath.is_taking_over());
+        assert_eq!(datapath.fs.list(MAPS).unwrap(), before);
+        // A crash leaves it so.
+        assert!(!datapath.fs.list(NEXT).unwrap().is_empty());
+    }
+    let mut datapath = node.open();
+    let report = commit(&mut datapath);
+    // The agent's tables name things by each other's numbers, and go together; the flows stay where they are.
+    assert!(report.carried.contains(&"SERVICES".to_owned()) && report.carried.contains(&"NODES".to_owned()));
+    assert!(report.kept.contains(&"FLOWS".to_owned()), "{report:?}");
+    assert_eq!(datapath.array::<MeshNode>("NODES").unwrap().get(5).unwrap().map(|node| node.mtu), Some(1400));
+    let mut found = datapath.hash::<ServiceKey, Service>("SERVICES").unwrap().entries().unwrap();
+    found.sort_unstable_by_key(|(key, _)| *key);
+    assert_eq!(found, services);
+    assert_eq!(datapath.fs.list(NEXT).unwrap(), [""; 0]);
+    pin_of(&datapath, "SERVICES");
+    assert_eq!(datapath.hash::<FlowKey, Flow>("FLOWS").unwrap().entries().unwrap().len(), 1);
+    assert!(!node.open().is_taking_over());
+}
+
+#[test]
+fn tables_that_cannot_be_read_take_the_numbers_and_the_flows_with_them() {
+    let node = Node::new();
+    {
+        let mut datapath = node.open();
+        let flow = FlowKey { protocol: 6, ..FlowKey::default() };
+        datapath.hash("FLOWS").unwrap().insert(&flow, &Flow { backend: 8, ..Flow::default() }).unwrap();
+        replace_pin(&datapath, "SERVICES", |layout| layout.version = 999, no_services());
+    }
+    let mut datapath = node.open();
+    let report = commit(&mut datapath);
+    assert!(report.loss.as_ref().is_some_and(|loss| loss.contains("SERVICES")), "{report:?}");
+    assert!(report.kept.is_empty() && report.carried.is_empty(), "{report:?}");
+    assert_eq!(datapath.hash::<FlowKey, Flow>("FLOWS").unwrap().entries().unwrap().len(), 0);
+    pin_of(&datapath, "FLOWS");
+}
+
+#[test]
+fn programs_that_are_not_replaced_keep_a_take_over_back() {
+    let node = Node::new();
+    let up0 = node.index("up0");
+    node.inside(|| {
+        let datapath = node.open();
+        datapath.attach_endpoint(up0).unwrap();
+        replace_pin(
+            &datapath,
+            "PEERS",
+            |layout| layout.entries = 64,
+            [(Raw(Address([1, 2])), 3_u32)].into_iter(),
+        );
+        let mut next = node.open();
+        let before = next.fs.list(MAPS).unwrap();
+        let text = next.commit(&object(), 1).unwrap_err().to_string();
+        assert!(text.contains(&format!("endpoint_tc-{up0}")), "{text}");
+        assert_eq!((next.fs.list(MAPS).unwrap(), next.fs.list(NEXT).unwrap()), (before, Vec::new()));
+        let mut next = node.open();
+        next.attach_endpoint(up0).unwrap();
+        commit(&mut next);
+    });
 }
 
 #[test]
@@ -421,10 +549,11 @@ fn a_table_of_slots_grows_with_what_it_holds_and_never_shrinks() {
         datapath.attach_endpoint(up1).unwrap();
         let [old] = &datapath.attached().unwrap()[..] else { panic!("one program was attached") };
 
-        let datapath = open(3 << 18);
+        let mut datapath = open(3 << 18);
         assert_eq!(datapath.kernel_maps().slot_room().unwrap(), 3 << 18);
         assert!(datapath.kernel_maps().has_slots(first, &ring).unwrap());
-        // The program that runs there reads the new table already.
+        datapath.attach_endpoint(up1).unwrap();
+        commit(&mut datapath);
         let [new] = &datapath.attached().unwrap()[..] else { panic!("one program is attached") };
         assert_eq!(new.link_id, old.link_id);
         assert_ne!(new.program_id, old.program_id);
@@ -440,7 +569,7 @@ fn a_full_map_says_which_and_what_had_no_place() {
     let node = Node::new();
     let mut datapath = node.open();
     let capacity = {
-        let map = MapInfo::from_pin(datapath.fs.path(&format!("v{LAYOUT_VERSION}")).join("SERVICES"));
+        let map = MapInfo::from_pin(datapath.fs.path(MAPS).join(pin_of(&datapath, "SERVICES")));
         map.unwrap().max_entries()
     };
     let mut services = datapath.hash::<ServiceKey, Service>("SERVICES").unwrap();

@@ -65,7 +65,7 @@ impl Links {
             .run(move || {
                 sysctl::set_ipv6(GATE_HOST, Ipv6::Off)?;
                 sysctl::set_forwarding(GATE_HOST)?;
-                sysctl::set_loose_reverse_path(GATE_NAME)?;
+                sysctl::set_no_reverse_path(GATE_NAME)?;
                 sysctl::set_ipv6(GATE_NAME, if v6 { Ipv6::Bare } else { Ipv6::Off })?;
                 Ok::<bool, LinkError>(sysctl::has_ipv6())
             })

@@ -40,9 +40,11 @@ pub(super) fn set_ipv6(name: &str, ipv6: Ipv6) -> Result<(), LinkError> {
     settings.iter().try_for_each(|(setting, value)| set(&format!("ipv6/conf/{name}/{setting}"), value))
 }
 
-/// Lets packets come in whose answers would leave by another interface (RFC 3704, loose).
-pub(super) fn set_loose_reverse_path(name: &str) -> Result<(), LinkError> {
-    set(&format!("ipv4/conf/{name}/rp_filter"), "2")
+/// Lets packets come in whose answers would leave by another interface. Off, and not loose (RFC 3704): on an interface
+/// without an IPv4 address, the kernel's loose filter refuses them too (`__fib_validate_source`). The programs have judged
+/// the sources of what comes in.
+pub(super) fn set_no_reverse_path(name: &str) -> Result<(), LinkError> {
+    set(&format!("ipv4/conf/{name}/rp_filter"), "0")
 }
 
 /// Lets the programs ask for routes as if packets had come in by this interface (`bpf_fib_lookup` wants an interface that

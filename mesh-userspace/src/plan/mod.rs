@@ -32,7 +32,7 @@ use mesh_common::abi::{
 pub use facts::{GateFacts, Interface, LocalAddress, NodeFacts, NodeRoute};
 pub use links::{EndpointLink, GateLink, GateSource, Links, host_interface};
 pub use programs::Hook;
-pub use rings::RingCache;
+pub use rings::{RingCache, ring_of};
 
 use crate::{
     apply::SubnetPrefix,
@@ -153,6 +153,10 @@ pub struct PlannedService {
     pub sources: Vec<IpNet>,
     /// What no backend takes is lost without an answer.
     pub silent: bool,
+    /// For how many seconds a client comes back to the backend that it had, or 0.
+    pub persistent: u32,
+    /// Each of its backends drains: it takes no new flow.
+    pub draining: bool,
     /// The ring that it is chosen from.
     pub ring: Arc<Ring>,
 }

@@ -52,6 +52,16 @@ pub(super) fn underlay(
             ),
         ));
     }
+    problems.extend(table.networks.iter().filter_map(|(name, network)| {
+        let mtu = network.mtu.filter(|mtu| *mtu > inner_mtu)?;
+        Some(Problem::new(
+            format!("network {name}"),
+            format!(
+                "Its MTU is {mtu}, and the underlay leaves {inner_mtu} bytes for packets inside the tunnels, which holds \
+                 here. Raise the MTU of the nodes' interfaces, or give `mtu:` of this network as {inner_mtu} at most."
+            ),
+        ))
+    }));
     Underlay { inner_mtu, nodes, uplinks }
 }
 
@@ -262,7 +272,8 @@ fn one_network(network: &table::Network, underlay: &Underlay) -> Network {
         gateway_v6,
         gateway_mac: [0x02, 0x42, a, b, c, d],
         flags: if network.internal { network_flags::INTERNAL } else { 0 },
-        mtu: network.mtu.unwrap_or(underlay.inner_mtu),
+        // Never more than every tunnel takes: what is longer would be lost on the wire, and nobody told.
+        mtu: network.mtu.map_or(underlay.inner_mtu, |mtu| mtu.min(underlay.inner_mtu)),
         reserved: 0,
     }
 }

@@ -15,7 +15,14 @@ use mesh_common::abi::Scheduler;
 use super::{
     SEED,
     ring::{Ring, Weighted},
+    weights,
 };
+
+/// The ring of these backends: for round robin in the order in which they come. Those of weight 0 get nothing.
+#[must_use]
+pub fn ring_of(scheduler: Scheduler, members: impl IntoIterator<Item = Weighted>) -> Ring {
+    Recipe::new(scheduler, weights::reduced(members)).make()
+}
 
 /// What a ring is made of.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     ffi::OsStr,
     net::IpAddr,
+    num::NonZeroU32,
     sync::Arc,
 };
 
@@ -45,6 +46,8 @@ struct DraftService {
     scheduler: Scheduler,
     sources: Vec<IpNet>,
     silent: bool,
+    persistent: u32,
+    draining: bool,
     /// The number of its ring among those that are wanted.
     ring: usize,
 }
@@ -76,6 +79,8 @@ pub(super) fn services(
             scheduler: service.scheduler,
             sources: service.sources,
             silent: service.silent,
+            persistent: service.persistent,
+            draining: service.draining,
             ring: rings.get(service.ring).map(Arc::clone).unwrap_or_default(),
         };
         (key, planned)
@@ -304,7 +309,12 @@ impl OneService<'_> {
         members
     }
 
-    fn enter(&self, key: ServiceKey, target_port: u16, members: Vec<Weighted>, draft: &mut Draft) {
+    fn enter(&self, key: ServiceKey, target_port: u16, mut members: Vec<Weighted>, draft: &mut Draft) {
+        // Flows that are under way need the ring: then it is as if none of them drained.
+        let draining = !members.is_empty() && members.iter().all(|member| member.weight == 0);
+        if draining {
+            members.iter_mut().for_each(|member| member.weight = 1);
+        }
         let scheduler = match self.service.scheduler {
             table::Scheduler::Mh => Scheduler::Mh,
             table::Scheduler::Rr => Scheduler::Rr,
@@ -316,6 +326,8 @@ impl OneService<'_> {
             scheduler,
             sources: Vec::new(),
             silent: self.service.on_no_backend == table::OnNoBackend::Drop,
+            persistent: self.service.persistent.map_or(0, NonZeroU32::get),
+            draining,
             ring: draft.rings.number(Recipe::new(scheduler, weights::reduced(members))),
         });
     }

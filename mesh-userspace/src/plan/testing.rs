@@ -51,6 +51,7 @@ pub(crate) fn service(table: &mut Table, name: &str, vips: &[(&str, &[&str])], p
         scheduler: Scheduler::Mh,
         endpoint_mode: Default::default(),
         on_no_backend: Default::default(),
+        persistent: None,
         ports: ports.collect(),
         external: Vec::new(),
     };

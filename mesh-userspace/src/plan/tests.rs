@@ -131,12 +131,14 @@ fn a_backend_that_drains_has_no_slot_and_stays_a_backend() {
         assert_eq!(keys, [11, 13], "{scheduler:?}");
         // Flows under way are looked for there.
         assert_eq!(draining.backends.len(), 6);
+        assert!(draining.services.values().all(|service| !service.draining), "{scheduler:?}");
 
         for endpoint in table.endpoints.values_mut() {
             endpoint.weight = 0;
         }
         let all = plan(&table, "n1", &facts()).unwrap();
-        assert!(all.services.values().all(|service| service.ring.is_empty()), "{scheduler:?}");
+        // They find their backends by a ring as it would be without draining.
+        assert!(all.services.values().all(|service| service.draining && !service.ring.is_empty()));
         assert_eq!((all.services.len(), all.backends.len()), (4, 6));
     }
 }
@@ -512,6 +514,18 @@ fn one_slow_route_or_ipv6_underlay_lowers_the_mtu_of_networks() {
     facts.routes.get_mut(&ip("192.0.2.3")).unwrap().mtu = 1300;
     let small = plan(&table, "n1", &facts).unwrap();
     assert!(small.problems[0].message.contains("IPv6 needs 1280"), "{:?}", small.problems);
+}
+
+#[test]
+fn a_network_takes_no_more_than_the_tunnels_whatever_it_is_given() {
+    let mut table = search();
+    for (mtu, expected) in [(1449, 1449), (1450, 1450), (1451, 1450), (9000, 1450)] {
+        table.networks.get_mut("blue").unwrap().mtu = Some(mtu);
+        let plan = plan(&table, "n1", &facts()).unwrap();
+        assert_eq!(plan.networks[&4097].mtu, expected);
+        let told = plan.problems.iter().filter(|problem| problem.subject == "network blue").count();
+        assert_eq!(told == 1, mtu > expected, "{:?}", plan.problems);
+    }
 }
 
 #[test]

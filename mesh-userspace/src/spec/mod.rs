@@ -11,7 +11,7 @@ mod ports;
 mod resolve;
 mod suggest;
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
+use std::{collections::BTreeMap, net::IpAddr, num::NonZeroU32, path::PathBuf};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -126,6 +126,8 @@ pub struct Service {
     pub endpoint_mode: EndpointMode,
     /// What becomes of a request while it has no backend.
     pub on_no_backend: OnNoBackend,
+    /// For how many seconds a client comes back to the backend that it had, IPVS's persistence; none for not at all.
+    pub persistent: Option<NonZeroU32>,
     /// The ports that nodes answer on for it.
     pub ports: Vec<Given<PublishedPort>>,
     /// Addresses routed to several nodes, on each of which it answers.

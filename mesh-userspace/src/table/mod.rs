@@ -6,6 +6,7 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    num::NonZeroU32,
     path::PathBuf,
 };
 
@@ -121,6 +122,9 @@ pub struct Service {
     /// What becomes of a request while it has no backend.
     #[serde(default)]
     pub on_no_backend: OnNoBackend,
+    /// For how many seconds a client comes back to the backend that it had, IPVS's persistence; none for not at all.
+    #[serde(default)]
+    pub persistent: Option<NonZeroU32>,
     /// The ports that nodes answer on for it, in their order.
     pub ports: Vec<PublishedPort>,
     /// Addresses routed to several nodes, on each of which it answers.

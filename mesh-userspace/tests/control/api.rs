@@ -114,6 +114,7 @@ async fn services_are_made_and_removed() {
         scheduler: Scheduler::Rr,
         endpoint_mode: EndpointMode::Vip,
         on_no_backend: OnNoBackend::Drop,
+        persistent: NonZeroU32::new(300),
         ports: vec![PublishedPort {
             published: 53,
             target: 5353,
@@ -125,7 +126,7 @@ async fn services_are_made_and_removed() {
     let dns = client.create_service(&asked).await.unwrap();
     assert_eq!(dns.vips["blue"], [ip("10.0.9.5")]);
     assert_eq!((dns.scheduler, &dns.ports), (Scheduler::Rr, &asked.ports));
-    assert_eq!(dns.on_no_backend, OnNoBackend::Drop);
+    assert_eq!((dns.on_no_backend, dns.persistent), (OnNoBackend::Drop, asked.persistent));
     assert_eq!(client.service("dns").await.unwrap(), dns);
     assert_eq!(client.services().await.unwrap().len(), 5);
     client.remove_service("dns").await.unwrap();

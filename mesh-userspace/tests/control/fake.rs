@@ -102,7 +102,7 @@ impl Maps {
             scheduler: ring.scheduler as u8,
             reserved: 0,
             flags: 0,
-            affinity: 0,
+            persistent: 0,
         };
         self.services.insert(key, service);
     }
@@ -202,6 +202,7 @@ fn service(network: &str, vips: &[&str], scheduler: Scheduler, ports: Vec<Publis
         scheduler,
         endpoint_mode: mesh_userspace::table::EndpointMode::Vip,
         on_no_backend: mesh_userspace::table::OnNoBackend::Reject,
+        persistent: None,
         ports,
         external: vec![],
     }
@@ -429,6 +430,7 @@ impl Fake {
                 let mut made = service(&network, &vips, asked.scheduler, asked.ports.clone());
                 made.endpoint_mode = asked.endpoint_mode;
                 made.on_no_backend = asked.on_no_backend;
+                made.persistent = asked.persistent;
                 table.services.insert(asked.name.clone(), made);
                 asked.name.clone()
             }

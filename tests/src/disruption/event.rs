@@ -23,13 +23,13 @@ pub struct Event {
 pub fn events() -> Vec<Event> {
     vec![
         Event { name: "scale up by one", act: |stage| scale_up(stage, 1) },
+        Event { name: "entry nodes' caches emptied", act: empty },
         Event { name: "scale up by three", act: |stage| scale_up(stage, 3) },
         Event { name: "weights change", act: weights },
         Event { name: "scale down: drained, then gone", act: drain },
         Event { name: "scale down: a task dies", act: death },
         Event { name: "two changes within 50 ms", act: two_changes },
         Event { name: "ECMP reshuffles, a third entry", act: reshuffle },
-        Event { name: "entry nodes' caches emptied", act: empty },
         Event { name: "rolling replacement of all", act: |stage| replace_all_but(stage, &[]) },
         Event { name: "meshd killed on each node", act: replace_agents },
         Event { name: "agents replaced while scaling up", act: scale_up_with_new_agents },

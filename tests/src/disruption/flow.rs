@@ -15,10 +15,10 @@ use tokio::{
 
 use super::census::Census;
 
-/// How long a TCP flow waits for an answer before it counts as broken.
+/// How long a TCP flow waits for an answer before it counts as broken, and any flow for its first.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Datagrams in a row that go unanswered when a UDP flow counts as broken.
+/// Datagrams in a row that go unanswered when an open UDP flow counts as broken.
 const MISSES: u32 = 3;
 
 /// A flow that broke though its backend was alive.
@@ -212,6 +212,7 @@ impl Flow {
         if socket.connect(self.remote).await.is_err() {
             return Verdict::Broken(Cause::NotOpened);
         }
+        let opened = Instant::now();
         let mut first_missed = None;
         let mut misses = 0;
         let mut datagram = [0; 128];
@@ -245,13 +246,17 @@ impl Flow {
                     answered = true;
                 }
             }
+            // Where this client itself does not keep time, nobody else is to blame.
+            let is_late = sent.elapsed() > rhythm.interval + rhythm.interval / 2;
             if answered {
                 (first_missed, misses) = (None, 0);
-            } else {
+            } else if !is_late {
                 first_missed.get_or_insert(sent);
                 misses += 1;
             }
-            if misses == MISSES {
+            // A first answer has as long as a TCP handshake: a node that is not ready yet may lose what opens a flow.
+            let is_open = self.state().backend.is_some();
+            if is_open && misses == MISSES || !is_open && opened.elapsed() > PATIENCE {
                 return self.ended(Cause::Silent, first_missed.unwrap_or(sent), census);
             }
         }

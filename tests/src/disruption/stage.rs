@@ -264,14 +264,6 @@ impl<'lab> Stage<'lab> {
         Ok(())
     }
 
-    /// As [`Self::tell`] does, without delay.
-    pub(super) fn tell_at_once(&self, script: &mut Script, time: Duration) -> Result<()> {
-        for (node, file) in self.files.clone() {
-            script.at(time, Step::Write { text: self.text(file)?, node });
-        }
-        Ok(())
-    }
-
     fn text(&self, mut file: Value) -> Result<String> {
         let endpoints = self.tasks.iter().map(|(name, task)| {
             let address = format!("10.0.9.{}", 2 + u16::from(task.number));
@@ -380,22 +372,29 @@ impl<'lab> Stage<'lab> {
         self.lab.node_mut(node).start()
     }
 
-    /// Ends the tasks that take no new flows; tells whether there were any.
+    /// Ends the tasks that take no new flows, as an engine stops containers: their servers close what is open, then the mesh
+    /// is told, then they are taken away. Tells whether there were any.
     ///
     /// # Errors
     /// If the kernel or a daemon refuses.
     pub fn tidy(&mut self) -> Result<bool> {
-        let drained: Vec<_> =
-            self.tasks.iter().filter(|(_, task)| task.weight == 0).map(|(name, _)| name.clone()).collect();
+        let drained = self.tasks.iter().filter(|(_, task)| task.weight == 0).map(|(name, _)| name.clone());
+        let drained: Vec<_> = drained.collect();
         for name in &drained {
-            self.kill_task(name)?;
+            self.census.dies(name);
+            if let Some(task) = self.tasks.remove(name) {
+                drop(task.server);
+            }
         }
         if drained.is_empty() {
             return Ok(false);
         }
         let mut script = Script::default();
-        self.tell_at_once(&mut script, Duration::ZERO)?;
+        self.tell(&mut script, Duration::ZERO)?;
         self.play(script)?;
+        for name in &drained {
+            drop(self.lab.remove_host(name)?);
+        }
         Ok(true)
     }
 }

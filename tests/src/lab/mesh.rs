@@ -72,6 +72,8 @@ pub struct Service {
     pub external: Vec<String>,
     /// What becomes of a request while it has no backend; the default if `None`.
     pub on_no_backend: Option<String>,
+    /// For how many seconds a client comes back to its backend, if at all.
+    pub persistent: Option<u32>,
 }
 
 /// A task's attachment in the file.
@@ -212,6 +214,7 @@ impl Mesh {
             ports: ports.iter().map(|&port| Value::from(port)).collect(),
             external: Vec::new(),
             on_no_backend: None,
+            persistent: None,
         });
         self
     }
@@ -230,6 +233,15 @@ impl Mesh {
     pub fn external(mut self, addresses: &[&str]) -> Self {
         if let Some(service) = self.services.last_mut() {
             service.external.extend(addresses.iter().map(|&address| address.to_owned()));
+        }
+        self
+    }
+
+    /// With clients of the service that was added last coming back to their backends for so many seconds.
+    #[must_use]
+    pub fn persistent(mut self, seconds: u32) -> Self {
+        if let Some(service) = self.services.last_mut() {
+            service.persistent = Some(seconds);
         }
         self
     }
@@ -358,6 +370,9 @@ impl Mesh {
             }
             if let Some(way) = &service.on_no_backend {
                 entry["on_no_backend"] = json!(way);
+            }
+            if let Some(seconds) = service.persistent {
+                entry["persistent"] = json!(seconds);
             }
             if !service.ports.is_empty() {
                 entry["ports"] = json!(service.ports);

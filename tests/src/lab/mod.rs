@@ -19,6 +19,7 @@ mod record;
 mod router;
 mod server;
 mod sockets;
+mod stream;
 mod transfer;
 mod underlay;
 mod vxlan;
@@ -46,15 +47,17 @@ pub use self::{
     keyboard::typed,
     mesh::{Endpoint, Mesh, Network, Service, Underlay},
     namespace::Namespace,
-    node::{Node, meshctl_path, meshd_path},
+    node::{Node, meshctl_path, meshd_path, other_meshd_path},
     process::Process,
     raw::RawSocket,
     record::{Record, remains},
-    router::FAR,
+    router::{FAR, FARTHER},
     server::Web,
     sockets::{
-        NameServer, TcpEcho, UdpEcho, ask_tcp, ask_udp, reachable_tcp, udp_in_one_piece, udp_round_trip,
+        NameServer, TcpEcho, UdpEcho, ask_tcp, ask_udp, reachable_tcp, tcp_round_trip, udp_in_one_piece,
+        udp_round_trip,
     },
+    stream::{Delivery, Stream},
     transfer::{Summary, Transfer},
     vxlan::{VxlanDevice, mac_of},
     wait::eventually,

@@ -32,6 +32,16 @@ pub fn meshd_path() -> Result<PathBuf> {
     built("MESHD", "meshd")
 }
 
+/// A daemon whose tables are laid out otherwise, by the name of the feature that it was built with: beside the lab's.
+///
+/// # Errors
+/// If there is none.
+pub fn other_meshd_path(feature: &str) -> Result<PathBuf> {
+    let path = meshd_path()?.with_file_name(feature).join("meshd");
+    ensure!(path.exists(), "there is no {}: `cargo xtask build --layouts` builds it", path.display());
+    Ok(path)
+}
+
 /// The command line that the lab uses: what `MESHCTL` names, else the one built beside this program.
 ///
 /// # Errors
@@ -62,6 +72,8 @@ pub struct Node {
     directory: PathBuf,
     record: Arc<Record>,
     daemon: Option<Process>,
+    /// The daemon's program, where it is another than the lab's.
+    program: Option<PathBuf>,
     /// Where the daemon says that it is ready, as to systemd.
     readiness: Option<UnixDatagram>,
 }
@@ -70,7 +82,15 @@ impl Node {
     pub(super) fn new(record: &Arc<Record>, namespace: Namespace, name: &str) -> Self {
         let directory = record.directory().join(name);
         let record = Arc::clone(record);
-        Self { name: name.to_owned(), namespace, directory, record, daemon: None, readiness: None }
+        Self {
+            name: name.to_owned(),
+            namespace,
+            directory,
+            record,
+            daemon: None,
+            program: None,
+            readiness: None,
+        }
     }
 
     /// Starts the daemon and waits until it is ready.
@@ -80,6 +100,11 @@ impl Node {
     pub fn start(&mut self) -> Result<()> {
         self.launch()?;
         self.wait_until_ready()
+    }
+
+    /// Starts another daemon in the place of the lab's, by [`other_meshd_path`], from now on; none for the lab's own.
+    pub fn install(&mut self, program: Option<PathBuf>) {
+        self.program = program;
     }
 
     /// Starts the daemon, and leaves it to [`Self::wait_until_ready`] to see whether it became ready.
@@ -93,7 +118,8 @@ impl Node {
             fs::remove_file(&readiness)?;
         }
         self.readiness = Some(UnixDatagram::bind(&readiness).context("cannot bind the readiness socket")?);
-        let mut command = self.namespace.command(meshd_path()?)?;
+        let program = self.program.clone().map_or_else(meshd_path, Ok)?;
+        let mut command = self.namespace.command(program)?;
         command.arg("--config").arg(self.directory.join("mesh.yaml")).args(["--node", &self.name]);
         command.env("NOTIFY_SOCKET", &readiness);
         if env::var_os("RUST_LOG").is_none() {
@@ -273,7 +299,11 @@ impl Node {
     /// # Errors
     /// If it is not pinned.
     pub fn map_pin(&self, map: &str) -> Result<PathBuf> {
-        let found = self.pins()?.into_iter().find(|pin| pin.ends_with(map));
+        // Its layout follows its name.
+        let is_its = |pin: &PathBuf| {
+            pin.file_name().and_then(|name| name.to_str()?.split('-').next()).is_some_and(|name| name == map)
+        };
+        let found = self.pins()?.into_iter().find(is_its);
         found.with_context(|| format!("{} has no pinned map {map}", self.name))
     }
 

@@ -28,6 +28,9 @@ use super::host::Host;
 /// How long a client waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// For how long a transfer may stand still.
+const TRANSFER: Duration = Duration::from_secs(5);
+
 /// A thread that answers datagrams.
 #[derive(Debug)]
 struct Responder {
@@ -248,6 +251,36 @@ pub fn reachable_tcp(host: &Host, servers: &[SocketAddr], timeout: Duration) -> 
         }
         Ok(found)
     })?
+}
+
+/// Sends so many bytes to a server that echoes them, checks that the same come back, and returns how long the connection's
+/// segments were at most.
+///
+/// # Errors
+/// If they do not, or if nothing moves for five seconds.
+pub fn tcp_round_trip(host: &Host, server: SocketAddr, bytes: usize) -> Result<u32> {
+    let stream = host.namespace.inside(|| TcpStream::connect_timeout(&server, PATIENCE))?;
+    let mut stream = stream.with_context(|| format!("{} cannot connect to {server}", host.name()))?;
+    let segment = getsockopt(&stream, sockopt::TcpMaxSeg)?;
+    stream.set_read_timeout(Some(TRANSFER))?;
+    stream.set_write_timeout(Some(TRANSFER))?;
+    let sent: Vec<u8> = (0..bytes as u64 / 8)
+        .flat_map(|word| word.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes())
+        .collect();
+    let mut writing = stream.try_clone()?;
+    let mut received = Vec::with_capacity(sent.len());
+    thread::scope(|scope| -> Result<()> {
+        let writer = scope.spawn(|| {
+            writing.write_all(&sent)?;
+            writing.shutdown(std::net::Shutdown::Write)
+        });
+        let read = stream.read_to_end(&mut received);
+        let written = writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        written.with_context(|| format!("sending to {server}"))?;
+        read.map(drop).with_context(|| format!("{} bytes came back from {server}", received.len()))
+    })?;
+    ensure!(sent == received, "{} bytes from {server} came back changed", received.len());
+    Ok(segment)
 }
 
 /// Sends a datagram of each size to an echo server and checks that the same bytes come back.

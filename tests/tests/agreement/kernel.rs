@@ -74,7 +74,7 @@ pub(crate) struct Kernel {
     allowed: LpmTrie<MapData, Raw<AllowedKey>, Raw<u32>>,
     allowance: PerCpuArray<MapData, Raw<Allowance>>,
     /// They forget their programs when nobody has them open.
-    _called: [ProgramArray<MapData>; 3],
+    _called: [ProgramArray<MapData>; 4],
     /// The interface that packets from the wire come in by.
     uplink: u32,
 }
@@ -99,6 +99,7 @@ impl Kernel {
             "host_tc",
             "underlay_tc",
             "refuse_tc",
+            "unknown_tc",
             "fragment_tc",
             "endpoint_fragment",
             "host_fragment",
@@ -120,6 +121,8 @@ impl Kernel {
         ] {
             of_fragments.set(index, tc(&mut programs, name)?.fd()?, 0)?;
         }
+        let mut unknown = map!(programs, ProgramArray, "UNKNOWN_TC");
+        unknown.set(0, tc(&mut programs, "unknown_tc")?.fd()?, 0)?;
         let underlay = xdp(&mut programs, "underlay_xdp")?;
         underlay.load()?;
         underlay.attach_to_if_index(uplink, XdpMode::Driver)?;
@@ -151,7 +154,7 @@ impl Kernel {
             subnets: map!(programs, LpmTrie, "SUBNETS"),
             allowed: map!(programs, LpmTrie, "ALLOWED"),
             allowance: map!(programs, PerCpuArray, "ALLOWANCE"),
-            _called: [at_tc, at_xdp, of_fragments],
+            _called: [at_tc, at_xdp, unknown, of_fragments],
             programs,
             uplink,
         })

@@ -204,6 +204,7 @@ impl Column {
                 "broken_tcp": by_tcp,
                 "broken_udp": outcome.broken() - by_tcp,
                 "causes": causes.collect::<serde_json::Map<_, _>>(),
+                "breaks": outcome.breaks.iter().map(ToString::to_string).collect::<Vec<_>>(),
                 "bereft": outcome.bereft,
                 "bereft_late": outcome.late,
                 "bereft_slowest_ms": outcome.slowest.as_secs_f64() * 1000.0,

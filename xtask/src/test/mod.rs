@@ -59,6 +59,7 @@ fn prepare(phases: &mut Phases) -> Option<Binaries> {
     phases.run("setup", || setup::ensure(Purpose::Test).map(|()| Tally::default()))?;
     let mut binaries = None;
     phases.run("build", || {
+        build::build_layouts(Profile::Dev)?;
         let built = build::build(Profile::Dev)?;
         println!();
         programs::report(&built.ebpf, false)?;

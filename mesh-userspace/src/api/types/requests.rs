@@ -1,6 +1,7 @@
 //! What is asked for.
 
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -45,6 +46,9 @@ pub struct ServiceCreate {
     /// What becomes of a request while it has no backend.
     #[serde(default)]
     pub on_no_backend: OnNoBackend,
+    /// For how many seconds a client comes back to the backend that it had, IPVS's persistence; none for not at all.
+    #[serde(default)]
+    pub persistent: Option<NonZeroU32>,
     /// The ports that nodes answer on for it.
     #[serde(default)]
     pub ports: Vec<PublishedPort>,
@@ -137,5 +141,5 @@ pub struct FlowFilter {
 #[serde(deny_unknown_fields)]
 pub struct TraceQuery {
     /// One packet in this many.
-    pub every: std::num::NonZeroU32,
+    pub every: NonZeroU32,
 }

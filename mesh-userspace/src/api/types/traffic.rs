@@ -64,6 +64,10 @@ pub enum FlowKind {
     Entry,
     /// A task's with the world outside.
     Outside,
+    /// A client's, to a published port, that another node said it delivers.
+    Moved,
+    /// A client's session with a backend that it comes back to.
+    Session,
 }
 
 /// Packets lost for one reason: `GET /v1/drops`.

@@ -1,6 +1,6 @@
 //! What is, as people and scripts see it.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, num::NonZeroU32};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -135,6 +135,9 @@ pub struct Service {
     /// What becomes of a request while it has no backend.
     #[serde(default)]
     pub on_no_backend: OnNoBackend,
+    /// For how many seconds a client comes back to the backend that it had, IPVS's persistence; none for not at all.
+    #[serde(default)]
+    pub persistent: Option<NonZeroU32>,
     /// The ports that nodes answer on for it.
     pub ports: Vec<PublishedPort>,
     /// Addresses routed to several nodes, on each of which it answers.

@@ -126,6 +126,8 @@ fn kind(scope: u32) -> FlowKind {
         space if space == Space::Published as u32 => FlowKind::Published,
         space if space == Space::Entry as u32 => FlowKind::Entry,
         space if space == Space::Outside as u32 => FlowKind::Outside,
+        space if space == Space::Moved as u32 => FlowKind::Moved,
+        space if space == Space::Session as u32 => FlowKind::Session,
         _ => FlowKind::Network,
     }
 }

@@ -151,6 +151,7 @@ pub(super) fn service(snapshot: &Snapshot, name: &str, service: &table::Service)
         scheduler: service.scheduler,
         endpoint_mode: service.endpoint_mode,
         on_no_backend: service.on_no_backend,
+        persistent: service.persistent,
         ports: service.ports.clone(),
         external: service.external.clone(),
         backends: endpoints_where(snapshot, |endpoint| endpoint.service.as_deref() == Some(name)),

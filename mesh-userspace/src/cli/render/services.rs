@@ -53,6 +53,7 @@ pub(in crate::cli) fn service(service: &Service) -> String {
                 OnNoBackend::Drop => "drop".to_owned(),
             },
         ),
+        ("persistent", service.persistent.map_or("–".to_owned(), |seconds| format!("{seconds} s"))),
         ("virtual IPs", vips(service, "\n")),
         ("ports", ports(service)),
         ("external", if service.external.is_empty() { "–".to_owned() } else { addresses(&service.external) }),
@@ -144,6 +145,7 @@ mod tests {
                 scheduler: Scheduler::Mh,
                 endpoint_mode: EndpointMode::Vip,
                 on_no_backend: OnNoBackend::Reject,
+                persistent: None,
                 ports: vec![
                     port(9200, 9200, Protocol::Tcp, PublishMode::Ingress),
                     port(53, 5353, Protocol::Udp, PublishMode::Host),
@@ -157,6 +159,7 @@ mod tests {
                 scheduler: Scheduler::Rr,
                 endpoint_mode: EndpointMode::Dnsrr,
                 on_no_backend: OnNoBackend::Drop,
+                persistent: None,
                 ports: vec![],
                 external: vec!["198.51.100.7".parse().unwrap()],
                 backends: vec![],
@@ -186,6 +189,7 @@ name           search
 scheduler      mh
 endpoint mode  vip
 no backend     reject
+persistent     –
 virtual IPs    blue 10.0.9.2, fd00:9::2
 ports          9200→9200/tcp, 53→5353/udp (host)
 external       –
@@ -199,6 +203,7 @@ name           db
 scheduler      rr
 endpoint mode  dnsrr
 no backend     drop
+persistent     –
 virtual IPs    –
 ports          –
 external       198.51.100.7

@@ -48,6 +48,8 @@ fn kind(flow: &Flow) -> String {
         FlowKind::Published => ("client", flow.network.as_deref()),
         FlowKind::Entry => ("entry", None),
         FlowKind::Outside => ("outside", flow.network.as_deref()),
+        FlowKind::Moved => ("moved", None),
+        FlowKind::Session => ("session", None),
     };
     let reply = if flow.reply { " answer" } else { "" };
     match network {

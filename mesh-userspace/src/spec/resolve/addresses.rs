@@ -97,6 +97,7 @@ impl<'a> Judge<'a> {
                 scheduler: service.scheduler,
                 endpoint_mode: service.endpoint_mode,
                 on_no_backend: service.on_no_backend,
+                persistent: service.persistent,
                 ports,
                 external: service.external.iter().map(|address| address.value).collect(),
             };

@@ -1,14 +1,11 @@
-//! Handing a refused packet on to the program that answers it, by a tail call: what that program takes of the verifier's
-//! patience and of the stack is its own.
+//! Handing a packet on to another program by a tail call: what that takes of the verifier's patience and of the stack is
+//! its own. A refused packet goes to the program that answers it, one of an unknown flow to the one that asks for it.
 //!
 //! Where the call fails, since the agent has not put the program into its array, the caller drops the packet.
 
 use core::ptr;
 
-use aya_ebpf::{
-    bindings::__sk_buff,
-    programs::{TcContext, XdpContext},
-};
+use aya_ebpf::programs::{TcContext, XdpContext};
 use mesh_common::{Refusal, abi::Hook};
 
 use crate::maps;
@@ -29,17 +26,26 @@ pub fn hand_on_at_tc(context: &TcContext, refusal: Refusal, hook: Hook) {
 /// What was handed on, and by which hook's program.
 #[inline(always)]
 pub fn taken_at_tc(context: &TcContext) -> (Refusal, Hook) {
-    let skb = context.skb.skb;
     // SAFETY: the pointer is the hook's context.
-    let number = unsafe { ptr::read_volatile(&raw const (*skb).cb[0]) };
-    (Refusal::from_number(number), hook_of(skb))
+    let number = unsafe { ptr::read_volatile(&raw const (*context.skb.skb).cb[0]) };
+    (Refusal::from_number(number), hook_at_tc(context))
 }
 
-/// The hook whose program has handed a packet on.
+/// Ends the program, unless the other one is not there. How the packet came is in the tables.
 #[inline(always)]
-pub fn hook_of(skb: *const __sk_buff) -> Hook {
+pub fn hand_on_unknown(context: &TcContext, hook: Hook) {
+    // SAFETY: as above.
+    unsafe {
+        ptr::write_volatile(&raw mut (*context.skb.skb).cb[1], hook as u32);
+        maps::UNKNOWN_TC.tail_call(context, 0);
+    }
+}
+
+/// The hook whose program handed a packet on.
+#[inline(always)]
+pub fn hook_at_tc(context: &TcContext) -> Hook {
     // SAFETY: the pointer is the hook's context.
-    let hook = unsafe { ptr::read_volatile(&raw const (*skb).cb[1]) };
+    let hook = unsafe { ptr::read_volatile(&raw const (*context.skb.skb).cb[1]) };
     if hook == Hook::Endpoint as u32 {
         Hook::Endpoint
     } else if hook == Hook::Host as u32 {

@@ -130,7 +130,7 @@ fn fragments(from: SocketAddr, to: SocketAddr, id: u8, payload: &[u8]) -> Result
         if from.is_ipv4() {
             // The kernel writes the length and the checksum.
             bytes[4..6].copy_from_slice(&[0x40, id]);
-            bytes[6..8].copy_from_slice(&(offset / 8 | more << 13).to_be_bytes());
+            bytes[6..8].copy_from_slice(&((offset / 8) | (more << 13)).to_be_bytes());
         } else {
             bytes[4..6].copy_from_slice(&((8 + part.len()) as u16).to_be_bytes());
             let [a, b] = (offset | more).to_be_bytes();

@@ -4,8 +4,8 @@ use core::ops::Deref;
 
 use crate::abi::{
     Address, AllowedKey, Arrival, Attachment, Backend, BackendIndex, Endpoint, EndpointKey, Flow, FlowKey,
-    Local, MacKey, Network, Node, NodeIndex, Service, ServiceKey, Settings, Shortage, Slot, Station,
-    SubnetKey, TargetKey, Uplink,
+    FragmentKey, Fragments, Handover, Local, MacKey, Network, Node, NodeIndex, Service, ServiceKey, Settings,
+    Shortage, Slot, Station, SubnetKey, TargetKey, Uplink,
 };
 
 /// Where a packet leaves by, and the Ethernet addresses it leaves with.
@@ -40,6 +40,9 @@ pub trait Tables {
     /// Whether this hook can hand a packet to an endpoint or to the node itself. Where it cannot (XDP), such a
     /// packet passes untouched to the hook that can.
     const DELIVERS: bool;
+
+    /// Whether this is the program that fragments go to with their ports. The others know none, and hand them on.
+    const FRAGMENTS: bool;
 
     /// What holds for this node.
     fn settings(&self) -> Option<&Settings>;
@@ -93,6 +96,17 @@ pub trait Tables {
     fn queued(&self, place: u32) -> Option<impl Deref<Target = FlowKey>>;
     /// Puts the key of a flow into a place of the queue.
     fn queue(&self, place: u32, key: &FlowKey);
+    /// Puts down what one program hands on to another with a fragment.
+    fn hand_on_fragment(&self, handover: Handover);
+    /// What was handed on with the fragment at hand.
+    fn fragment_handed_on(&self) -> Handover;
+    /// What is known of a datagram in fragments.
+    fn fragments(&self, key: &FragmentKey) -> Option<Fragments>;
+    /// Remembers what is known of one, in the place of what was.
+    fn put_fragments(&self, key: &FragmentKey, fragments: &Fragments);
+    /// Finds a place for a fragment that waits, behind the one of its datagram with the turn `before` (0 for none), and says
+    /// its own turn, from 1. The oldest of all that wait makes room.
+    fn hold(&self, before: u32) -> Option<u32>;
     /// Counts that there was no room.
     fn count_shortage(&self, shortage: Shortage);
 

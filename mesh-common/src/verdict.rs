@@ -81,6 +81,31 @@ impl Verdict {
     /// It was for the node's tables, and ends here.
     pub const LEARN: Self = Self { outcome: Outcome::Learn, detail: 0 };
 
+    /// It is a fragment, and for the program that deals with those, untouched.
+    pub const FRAGMENT: Self = Self::hold(0);
+
+    /// It waits, untouched, for the first fragment of its datagram, under the number of its turn.
+    #[inline(always)]
+    #[must_use]
+    pub const fn hold(turn: u32) -> Self {
+        Self { outcome: Outcome::Hold, detail: turn }
+    }
+
+    /// It comes in once more, untouched, and behind it the fragments that have waited for it: the one of this turn, and those
+    /// before it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn release(turn: u32) -> Self {
+        Self { outcome: Outcome::Release, detail: turn }
+    }
+
+    /// Whether it is for the program that deals with fragments.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_for_fragments(self) -> bool {
+        matches!(self.outcome, Outcome::Hold) && self.detail == 0
+    }
+
     /// It is of a flow that this node does not know: [`pipeline::unknown`](crate::pipeline::unknown) goes on with it. From an
     /// entry of the pipeline only, and never counted.
     pub const UNKNOWN: Self = Self { outcome: Outcome::Drop, detail: u32::MAX };
@@ -147,7 +172,7 @@ impl Verdict {
     }
 
     /// The interface that it goes to, or the number of the [`Reason`] that it is lost for (below that of a [`Refusal`] that is
-    /// not made yet, its MTU), or 0.
+    /// not made yet, its MTU), or the turn of a fragment that waits, or 0.
     #[inline(always)]
     #[must_use]
     pub const fn detail(self) -> u32 {
@@ -173,6 +198,8 @@ impl fmt::Debug for Verdict {
             Outcome::Reply => f.write_str("reply"),
             Outcome::Learn => f.write_str("learn"),
             Outcome::Drop => write!(f, "drop ({})", self.reason().map_or("?", Reason::label)),
+            Outcome::Hold => write!(f, "hold as {}", self.detail),
+            Outcome::Release => write!(f, "release {}", self.detail),
             Outcome::Refuse => write!(f, "refuse ({})", self.reason().map_or("?", Reason::label)),
             Outcome::Deliver => write!(f, "deliver to {}", self.detail),
             Outcome::Host => write!(f, "host by {}", self.detail),

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use mesh_common::{
     Tables, Verdict,
-    abi::{Flow, FlowKey, Outcome},
-    native::{Buffer, finish},
+    abi::{Flow, FlowKey, Hook, Outcome},
+    native::{Buffer, enter, finish},
     pipeline,
 };
 use support::{
@@ -27,19 +27,21 @@ fn run(world: &World, frame: &Frame) -> Verdict {
     let mut packet = frame.buffer();
     let tables = world.node.at_tc();
     let verdict = match frame.entry {
-        Entry::Endpoint(ifindex) => pipeline::from_endpoint(&mut packet, &tables, ifindex),
-        Entry::Host => pipeline::from_host(&mut packet, &tables),
+        Entry::Endpoint(ifindex) => enter(&mut packet, &world.node, Hook::Endpoint, ifindex),
+        Entry::Host => enter(&mut packet, &world.node, Hook::Host, Interfaces::SOME.gate),
         Entry::Underlay => {
             let mut early = Buffer::new(frame.bytes.clone());
             let verdict = pipeline::from_underlay(&mut early, &world.node.at_xdp());
             let verdict = finish_untouched(&mut early, frame, &world.node.at_xdp(), verdict);
             match verdict.outcome() {
                 Outcome::Pass => assert_eq!(early.bytes(), frame.bytes, "what XDP passes on is untouched"),
-                Outcome::Deliver | Outcome::Host => panic!("XDP cannot deliver: {verdict:?}"),
+                Outcome::Deliver | Outcome::Host | Outcome::Hold | Outcome::Release => {
+                    panic!("XDP cannot deliver: {verdict:?}")
+                }
                 Outcome::Drop | Outcome::Learn | Outcome::Reply | Outcome::Refuse | Outcome::Transmit => {}
             }
-            let verdict = pipeline::from_underlay(&mut packet, &tables);
-            if verdict.outcome() == Outcome::Pass {
+            let verdict = enter(&mut packet, &world.node, Hook::Underlay, Interfaces::SOME.uplink);
+            if matches!(verdict.outcome(), Outcome::Pass | Outcome::Hold | Outcome::Release) {
                 assert_eq!(packet.bytes(), frame.bytes, "what passes on is untouched");
             }
             verdict
@@ -89,7 +91,9 @@ fn packets_nearly_right() {
         Outcome::ALL.map(Outcome::label).iter().zip(outcomes).collect::<Vec<_>>()
     );
     // A fuzzer that gets nothing through would find nothing.
-    assert!(outcomes.iter().all(|count| *count * 200 > packets), "{outcomes:?}");
+    let [common @ .., held, released] = outcomes;
+    assert!(common.iter().all(|count| *count * 200 > packets), "{outcomes:?}");
+    assert!(held > 0 && released > 0, "{outcomes:?}");
 }
 
 #[test]

@@ -14,6 +14,7 @@
 
 mod access;
 mod bridge;
+mod fragment;
 mod frame;
 mod handover;
 mod maps;
@@ -43,7 +44,7 @@ use crate::{frame::Frame, skb::Skb, tables::KernelTables};
 /// Frames from tasks: ingress of the host side of each task's veth pair.
 #[classifier]
 pub fn endpoint_tc(context: TcContext) -> i32 {
-    let (skb, tables) = at_tc(&context);
+    let (skb, tables) = at_tc::<false>(&context);
     let length = skb.length();
     // SAFETY: the pointer is the hook's context.
     let ifindex = unsafe { (*context.skb.skb).ingress_ifindex };
@@ -54,7 +55,7 @@ pub fn endpoint_tc(context: TcContext) -> i32 {
 /// Packets from the node itself: ingress of the inner side of `mesh0`.
 #[classifier]
 pub fn host_tc(context: TcContext) -> i32 {
-    let (skb, tables) = at_tc(&context);
+    let (skb, tables) = at_tc::<false>(&context);
     let length = skb.length();
     let verdict = pipeline::from_host(&mut { skb }, &tables);
     at_tc_hook_end(Hook::Host, &context, tables, length, verdict)
@@ -63,7 +64,53 @@ pub fn host_tc(context: TcContext) -> i32 {
 /// Packets from the wire: ingress of each underlay interface.
 #[classifier]
 pub fn underlay_tc(context: TcContext) -> i32 {
-    let (skb, tables) = at_tc(&context);
+    let (skb, tables) = at_tc::<false>(&context);
+    let length = skb.length();
+    let verdict = pipeline::from_underlay(&mut { skb }, &tables);
+    at_tc_hook_end(Hook::Underlay, &context, tables, length, verdict)
+}
+
+/// Fragments, whichever of the programs at tc hooks met them: finds their ports.
+#[classifier]
+pub fn fragment_tc(context: TcContext) -> i32 {
+    let hook = fragment::met_by(&context);
+    let (skb, tables) = at_tc::<false>(&context);
+    let length = skb.length();
+    let Some(verdict) = pipeline::find_ports(&skb, &tables) else {
+        fragment::send_on(&context, hook);
+        return TC_ACT_SHOT;
+    };
+    match verdict.outcome() {
+        Outcome::Release => fragment::release(context.skb.skb, verdict.detail()),
+        _ => fragment::hold(context.skb.skb, verdict.detail()),
+    }
+    at_tc_end(hook, &context, tables, length, verdict)
+}
+
+/// Fragments among the frames from tasks, with their ports.
+#[classifier]
+pub fn endpoint_fragment(context: TcContext) -> i32 {
+    let (skb, tables) = at_tc::<true>(&context);
+    let length = skb.length();
+    // SAFETY: the pointer is the hook's context.
+    let ifindex = unsafe { (*context.skb.skb).ingress_ifindex };
+    let verdict = pipeline::from_endpoint(&mut { skb }, &tables, ifindex);
+    at_tc_hook_end(Hook::Endpoint, &context, tables, length, verdict)
+}
+
+/// Fragments among the packets from the node itself, with their ports.
+#[classifier]
+pub fn host_fragment(context: TcContext) -> i32 {
+    let (skb, tables) = at_tc::<true>(&context);
+    let length = skb.length();
+    let verdict = pipeline::from_host(&mut { skb }, &tables);
+    at_tc_hook_end(Hook::Host, &context, tables, length, verdict)
+}
+
+/// Fragments among the packets from the wire, with their ports.
+#[classifier]
+pub fn underlay_fragment(context: TcContext) -> i32 {
+    let (skb, tables) = at_tc::<true>(&context);
     let length = skb.length();
     let verdict = pipeline::from_underlay(&mut { skb }, &tables);
     at_tc_hook_end(Hook::Underlay, &context, tables, length, verdict)
@@ -101,7 +148,7 @@ pub fn refuse_xdp(context: XdpContext) -> u32 {
 #[classifier]
 pub fn unknown_tc(context: TcContext) -> i32 {
     let hook = handover::hook_at_tc(&context);
-    let (skb, tables) = at_tc(&context);
+    let (skb, tables) = at_tc::<false>(&context);
     let length = skb.length();
     let Some(arrival) = tables.handed_on() else { return TC_ACT_SHOT };
     let verdict = pipeline::unknown(&mut { skb }, &tables, &arrival);
@@ -112,7 +159,7 @@ pub fn unknown_tc(context: TcContext) -> i32 {
 #[classifier]
 pub fn refuse_tc(context: TcContext) -> i32 {
     let (refusal, hook) = handover::taken_at_tc(&context);
-    let (skb, tables) = at_tc(&context);
+    let (skb, tables) = at_tc::<false>(&context);
     let length = skb.length();
     // SAFETY: the pointer is the hook's context.
     let ingress = unsafe { (*context.skb.skb).ingress_ifindex };
@@ -147,21 +194,26 @@ fn at_xdp_end(
         // SAFETY: plain numbers.
         Outcome::Transmit => (unsafe { helpers::generated::bpf_redirect(verdict.detail(), 0) }) as u32,
         // This hook delivers nothing: `KernelTables::<true>::DELIVERS` is false.
-        Outcome::Drop | Outcome::Deliver | Outcome::Host | Outcome::Learn => XDP_DROP,
+        Outcome::Drop
+        | Outcome::Deliver
+        | Outcome::Host
+        | Outcome::Learn
+        | Outcome::Hold
+        | Outcome::Release => XDP_DROP,
     }
 }
 
 #[inline(always)]
-fn at_tc(context: &TcContext) -> (Skb, KernelTables<false>) {
+fn at_tc<const FRAGMENTS: bool>(context: &TcContext) -> (Skb, KernelTables<false, FRAGMENTS>) {
     (Skb::new(context.skb.skb), KernelTables { context: context.as_ptr() })
 }
 
 /// Has the sender of a refused packet told and unknown flows asked for, and carries any other verdict out.
 #[inline(always)]
-fn at_tc_hook_end(
+fn at_tc_hook_end<const FRAGMENTS: bool>(
     hook: Hook,
     context: &TcContext,
-    tables: KernelTables<false>,
+    tables: KernelTables<false, FRAGMENTS>,
     length: usize,
     verdict: Verdict,
 ) -> i32 {
@@ -169,6 +221,10 @@ fn at_tc_hook_end(
     if let Some(refusal) = verdict.refusal() {
         handover::hand_on_at_tc(context, refusal, hook);
         verdict = refusal.dropped();
+    }
+    if !FRAGMENTS && verdict.is_for_fragments() {
+        fragment::hand_on(context, hook);
+        verdict = Verdict::drop(Reason::Portless);
     }
     if verdict.is_unknown() {
         handover::hand_on_unknown(context, hook);
@@ -179,10 +235,10 @@ fn at_tc_hook_end(
 
 /// Counts, traces and carries out a verdict.
 #[inline(always)]
-fn at_tc_end(
+fn at_tc_end<const FRAGMENTS: bool>(
     hook: Hook,
     context: &TcContext,
-    tables: KernelTables<false>,
+    tables: KernelTables<false, FRAGMENTS>,
     length: usize,
     verdict: Verdict,
 ) -> i32 {
@@ -204,7 +260,7 @@ fn at_tc_end(
     let result = unsafe {
         match verdict.outcome() {
             Outcome::Pass => return TC_ACT_OK,
-            Outcome::Drop | Outcome::Learn => return TC_ACT_SHOT,
+            Outcome::Drop | Outcome::Learn | Outcome::Hold | Outcome::Release => return TC_ACT_SHOT,
             Outcome::Reply | Outcome::Refuse => helpers::generated::bpf_redirect(ingress, 0),
             Outcome::Host => helpers::generated::bpf_redirect(verdict.detail(), 0),
             Outcome::Deliver => helpers::generated::bpf_redirect_peer(verdict.detail(), 0),

@@ -10,8 +10,9 @@ use mesh_common::{
     Reason,
     abi::{
         Address, Allowance, AllowedKey, Arrival, Attachment, Backend, Counter, Dialled, DialledKey, Endpoint,
-        EndpointKey, Flow, FlowKey, Local, MacKey, Network, Node, NodeIndex, Service, ServiceKey, Settings,
-        Shortage, Slot, Station, SubnetKey, TargetKey, Uplink, capacity, layout::FlowBefore,
+        EndpointKey, Flow, FlowKey, FragmentKey, Fragments, Handover, Held, Local, MacKey, Network, Node,
+        NodeIndex, Service, ServiceKey, Settings, Shortage, Slot, Station, SubnetKey, TargetKey, Uplink,
+        capacity, layout::FlowBefore,
     },
 };
 
@@ -89,6 +90,22 @@ pub static REFUSALS: PerCpuArray<u32> = PerCpuArray::pinned(1, 0);
 /// What may still be sent of errors and resets.
 #[map]
 pub static ALLOWANCE: PerCpuArray<Allowance> = PerCpuArray::pinned(1, 0);
+
+/// What is known of datagrams in fragments.
+#[map]
+pub static FRAGMENTS: LruHashMap<FragmentKey, Fragments> = LruHashMap::pinned(capacity::FRAGMENTS, 0);
+/// Fragments that wait for their first: each new one takes the place of the oldest.
+#[map]
+pub static HELD: Array<Held> = Array::pinned(capacity::HELD, 0);
+/// How many fragments have ever waited.
+#[map]
+pub static HELD_TURN: Array<u64> = Array::pinned(1, 0);
+/// By the number of the hook, the programs that fragments go to with their ports; behind them the one that finds those.
+#[map]
+pub static FRAGMENT_TC: ProgramArray = ProgramArray::pinned(4, 0);
+/// What they hand on with it.
+#[map]
+pub static FRAGMENT_HANDOVER: PerCpuArray<Handover> = PerCpuArray::pinned(1, 0);
 
 /// Packets lost, by reason.
 #[map]

@@ -20,12 +20,12 @@ use mesh_common::{
     Hop, Route, Tables,
     abi::{
         Address, AllowedKey, Arrival, Attachment, Backend, BackendIndex, Endpoint, EndpointKey, Family, Flow,
-        FlowKey, Local, MacKey, Network, Node, NodeIndex, Service, ServiceKey, Settings, Shortage, Slot,
-        Station, SubnetKey, TargetKey, Uplink, capacity,
+        FlowKey, FragmentKey, Fragments, Handover, Local, MacKey, Network, Node, NodeIndex, Service,
+        ServiceKey, Settings, Shortage, Slot, Station, SubnetKey, TargetKey, Uplink, capacity,
     },
 };
 
-use crate::{bridge, maps, observe};
+use crate::{bridge, fragment, maps, observe};
 
 /// The kernel's address families.
 const AF_INET: u8 = 2;
@@ -37,14 +37,15 @@ const PREFIX_BITS: u32 = 32 + 128;
 const NANOSECONDS: u64 = 1_000_000_000;
 
 /// The kernel's tables, as seen from a hook. With `XDP`, packets leave with their Ethernet addresses in place and
-/// cannot be handed to endpoints; otherwise the kernel fills those in on the way out.
+/// cannot be handed to endpoints; otherwise the kernel fills those in on the way out. With `FRAGMENTS`, the program is one that
+/// fragments go to with their ports.
 #[derive(Clone, Copy)]
-pub struct KernelTables<const XDP: bool> {
+pub struct KernelTables<const XDP: bool, const FRAGMENTS: bool = false> {
     /// The hook's context, which questions for routes need.
     pub context: *mut c_void,
 }
 
-impl<const XDP: bool> KernelTables<XDP> {
+impl<const XDP: bool, const FRAGMENTS: bool> KernelTables<XDP, FRAGMENTS> {
     #[inline(always)]
     fn find_route(&self, source: &Address, destination: &Address) -> Route {
         let mut hop = Hop::default();
@@ -136,10 +137,11 @@ macro_rules! get {
     };
 }
 
-impl<const XDP: bool> Tables for KernelTables<XDP> {
+impl<const XDP: bool, const FRAGMENTS: bool> Tables for KernelTables<XDP, FRAGMENTS> {
     type Flow<'a> = &'a Flow;
 
     const DELIVERS: bool = !XDP;
+    const FRAGMENTS: bool = FRAGMENTS;
 
     #[inline(always)]
     fn settings(&self) -> Option<&Settings> {
@@ -280,6 +282,49 @@ impl<const XDP: bool> Tables for KernelTables<XDP> {
             // which has waited for as long as the others.
             unsafe { ptr::write_volatile(place, *key) };
         }
+    }
+
+    #[inline(always)]
+    fn hand_on_fragment(&self, handover: Handover) {
+        if let Some(place) = maps::FRAGMENT_HANDOVER.get_ptr_mut(0) {
+            // SAFETY: the entry is this processor's own, and no other program runs at the hook before those that
+            // it is for.
+            unsafe { *place = handover };
+        }
+    }
+
+    #[inline(always)]
+    fn fragment_handed_on(&self) -> Handover {
+        maps::FRAGMENT_HANDOVER.get(0).copied().unwrap_or_default()
+    }
+
+    #[inline(always)]
+    fn fragments(&self, key: &FragmentKey) -> Option<Fragments> {
+        get!(FRAGMENTS, key).copied()
+    }
+
+    #[inline(always)]
+    fn put_fragments(&self, key: &FragmentKey, fragments: &Fragments) {
+        // The table gives up its oldest rather than refuse; for want of memory, the datagram is lost.
+        if maps::FRAGMENTS.insert(key, fragments, u64::from(BPF_ANY)).is_err() {
+            self.count_shortage(Shortage::Fragments);
+        }
+    }
+
+    #[inline(always)]
+    fn hold(&self, before: u32) -> Option<u32> {
+        // Never 0, which stands for none: nor does the count of one machine's fragments come so far again soon.
+        let turn = (maps::HELD_TURN.get_ptr_mut(0).map(take_turn)? as u32).wrapping_add(1).max(1);
+        let held = fragment::place(turn)?;
+        // SAFETY: the pointer is the map's; the place is this packet's by its turn, and without that nobody reads the rest.
+        unsafe {
+            if ptr::read_volatile(&raw const (*held).turn) != 0 {
+                self.count_shortage(Shortage::Fragments);
+            }
+            ptr::write_volatile(&raw mut (*held).turn, 0);
+            (*held).before = before;
+        }
+        Some(turn)
     }
 
     #[inline(always)]

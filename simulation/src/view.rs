@@ -6,8 +6,8 @@ use mesh_common::{
     Hop, Route, Tables,
     abi::{
         Address, AllowedKey, Arrival, Attachment, Backend, BackendIndex, Endpoint, EndpointKey, Flow,
-        FlowKey, Local, MacKey, Network, Node as NodeEntry, NodeIndex, Service, ServiceKey, Settings,
-        Shortage, Slot, Station, SubnetKey, TargetKey, Uplink,
+        FlowKey, FragmentKey, Fragments, Handover, Local, MacKey, Network, Node as NodeEntry, NodeIndex,
+        Service, ServiceKey, Settings, Shortage, Slot, Station, SubnetKey, TargetKey, Uplink,
     },
     native::{HookTables, Known},
 };
@@ -21,7 +21,7 @@ use crate::{
 pub(crate) struct View<'a, const DELIVERS: bool> {
     cluster: &'a Cluster,
     node: &'a Node,
-    own: HookTables<'a, DELIVERS>,
+    own: HookTables<'a, DELIVERS, false>,
     version: Version,
     /// The one service that the packet asks for, and its entry on this node.
     number: usize,
@@ -67,6 +67,7 @@ impl<const DELIVERS: bool> Tables for View<'_, DELIVERS> {
         Self: 'b;
 
     const DELIVERS: bool = DELIVERS;
+    const FRAGMENTS: bool = false;
 
     fn settings(&self) -> Option<&Settings> {
         Some(&self.node.settings)
@@ -196,6 +197,26 @@ impl<const DELIVERS: bool> Tables for View<'_, DELIVERS> {
 
     fn queue(&self, place: u32, key: &FlowKey) {
         self.own.queue(place, key);
+    }
+
+    fn hand_on_fragment(&self, handover: Handover) {
+        self.own.hand_on_fragment(handover);
+    }
+
+    fn fragment_handed_on(&self) -> Handover {
+        self.own.fragment_handed_on()
+    }
+
+    fn fragments(&self, key: &FragmentKey) -> Option<Fragments> {
+        Tables::fragments(&self.own, key)
+    }
+
+    fn put_fragments(&self, key: &FragmentKey, fragments: &Fragments) {
+        self.own.put_fragments(key, fragments);
+    }
+
+    fn hold(&self, before: u32) -> Option<u32> {
+        self.own.hold(before)
     }
 
     fn count_shortage(&self, shortage: Shortage) {

@@ -8,6 +8,7 @@ mod allowance;
 mod arrival;
 mod endpoint;
 mod flow;
+mod fragment;
 pub mod layout;
 mod node;
 mod observe;
@@ -27,6 +28,7 @@ pub use endpoint::{
 #[cfg(not(feature = "other-layout"))]
 pub use flow::Flow;
 pub use flow::{FlowKey, ForwardingAddress, Space, UDP_IDLE, flow_flags};
+pub use fragment::{FRAGMENTS_LIFETIME, FragmentKey, Fragments, Handover, Held};
 pub use node::{Local, Node, NodeIndex, Uplink, local_flags, node_mac};
 pub use observe::{Counter, Hook, Outcome, Shortage, TRACE_BYTES, Trace};
 #[cfg(feature = "other-layout")]
@@ -74,6 +76,10 @@ pub mod capacity {
     pub const FLOWS: u32 = if cfg!(feature = "other-layout") { 1 << 17 } else { 1 << 18 };
     /// Flows that have not proved themselves: with both directions of each, they take a quarter of the flows' table at most.
     pub const NEW_FLOWS: u32 = 1 << 15;
+    /// Datagrams in fragments.
+    pub const FRAGMENTS: u32 = 1 << 14;
+    /// Fragments that wait for their first, two kilobytes for each.
+    pub const HELD: u32 = 1 << 10;
     /// Sockets of this node that speak to published ports.
     pub const DIALLED: u32 = 1 << 14;
     /// Bytes of the ring of traces.

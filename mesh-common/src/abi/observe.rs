@@ -36,6 +36,10 @@ pub enum Outcome {
     Refuse = 6,
     /// Taken note of: one node's word to another.
     Learn = 7,
+    /// A fragment, held until the first of its datagram comes.
+    Hold = 8,
+    /// A first fragment that others have waited for: it comes in once more, and they behind it.
+    Release = 9,
 }
 
 impl Hook {
@@ -56,7 +60,7 @@ impl Hook {
 
 impl Outcome {
     /// Each outcome, in the order of its number.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Pass,
         Self::Drop,
         Self::Reply,
@@ -65,6 +69,8 @@ impl Outcome {
         Self::Transmit,
         Self::Refuse,
         Self::Learn,
+        Self::Hold,
+        Self::Release,
     ];
 
     /// Its name in output and metrics.
@@ -79,6 +85,8 @@ impl Outcome {
             Self::Transmit => "transmit",
             Self::Refuse => "refuse",
             Self::Learn => "learn",
+            Self::Hold => "hold",
+            Self::Release => "release",
         }
     }
 }
@@ -117,11 +125,13 @@ pub enum Shortage {
     Dialled = 2,
     /// A packet was not traced, because nobody had read those before it.
     Traces = 3,
+    /// A fragment that waited for its first was forgotten, to make room for a newer one.
+    Fragments = 4,
 }
 
 impl Shortage {
     /// Each, in the order of its number.
-    pub const ALL: [Self; 4] = [Self::NewFlows, Self::Flows, Self::Dialled, Self::Traces];
+    pub const ALL: [Self; 5] = [Self::NewFlows, Self::Flows, Self::Dialled, Self::Traces, Self::Fragments];
 
     /// The name of the map that was full.
     #[must_use]
@@ -131,6 +141,7 @@ impl Shortage {
             Self::Flows => "FLOWS",
             Self::Dialled => "DIALLED",
             Self::Traces => "TRACES",
+            Self::Fragments => "HELD",
         }
     }
 }
@@ -182,7 +193,7 @@ mod tests {
         for (index, outcome) in Outcome::ALL.into_iter().enumerate() {
             assert_eq!(outcome as usize, index);
         }
-        assert_eq!(Counter::index(Hook::Xdp, Outcome::Learn) + 1, Counter::COUNT);
+        assert_eq!(Counter::index(Hook::Xdp, Outcome::Release) + 1, Counter::COUNT);
         for (index, shortage) in Shortage::ALL.into_iter().enumerate() {
             assert_eq!(shortage as usize, index);
         }

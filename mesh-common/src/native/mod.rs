@@ -31,7 +31,31 @@ pub use routes::{Routes, Way};
 pub use subnets::{NotASubnet, Subnet, Subnets};
 pub use tables::{HookTables, Known, NodeTables};
 
-use crate::{Tables, Verdict, pipeline};
+use crate::{Tables, Verdict, abi::Hook, pipeline};
+
+/// What a hook makes of a packet that came in by the interface `ifindex`: a fragment goes by the search for its ports.
+pub fn enter(packet: &mut Buffer, node: &NodeTables, hook: Hook, ifindex: u32) -> Verdict {
+    let tables = node.at_tc();
+    let verdict = match hook {
+        Hook::Xdp => pipeline::from_underlay(packet, &node.at_xdp()),
+        _ => enter_with(packet, &tables, hook, ifindex),
+    };
+    if !verdict.is_for_fragments() {
+        return verdict;
+    }
+    match pipeline::find_ports(packet, &tables) {
+        Some(verdict) => verdict,
+        None => enter_with(packet, &node.at_tc_with_ports(), hook, ifindex),
+    }
+}
+
+fn enter_with(packet: &mut Buffer, tables: &impl Tables, hook: Hook, ifindex: u32) -> Verdict {
+    match hook {
+        Hook::Endpoint => pipeline::from_endpoint(packet, tables, ifindex),
+        Hook::Host => pipeline::from_host(packet, tables),
+        Hook::Underlay | Hook::Xdp => pipeline::from_underlay(packet, tables),
+    }
+}
 
 /// What becomes of a packet after an entry's verdict: what is refused is answered, as the program does that the kernel's
 /// hooks hand it on to. `ifindex` is the interface that it came in by.

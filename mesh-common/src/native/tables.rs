@@ -11,8 +11,8 @@ use crate::{
     Route, Tables,
     abi::{
         Address, Allowance, AllowedKey, Arrival, Attachment, Backend, BackendIndex, Endpoint, EndpointKey,
-        Flow, FlowKey, Local, MacKey, Network, Node, NodeIndex, Service, ServiceKey, Settings, Shortage,
-        Slot, Station, SubnetKey, TargetKey, Uplink, capacity,
+        Flow, FlowKey, FragmentKey, Fragments, Handover, Local, MacKey, Network, Node, NodeIndex, Service,
+        ServiceKey, Settings, Shortage, Slot, Station, SubnetKey, TargetKey, Uplink, capacity,
     },
 };
 
@@ -57,6 +57,9 @@ pub struct NodeTables {
     flows: RefCell<HashMap<FlowKey, Flow>>,
     new_flows: RefCell<HashMap<u32, FlowKey>>,
     next_place: Cell<u32>,
+    fragments: RefCell<HashMap<FragmentKey, Fragments>>,
+    held: RefCell<Vec<u32>>,
+    handover: Cell<Handover>,
     shortages: Cell<[u64; Shortage::ALL.len()]>,
     cursors: RefCell<HashMap<u32, u64>>,
     allowance: Cell<Allowance>,
@@ -67,13 +70,19 @@ pub struct NodeTables {
 impl NodeTables {
     /// What a tc hook sees.
     #[must_use]
-    pub fn at_tc(&self) -> HookTables<'_, true> {
+    pub fn at_tc(&self) -> HookTables<'_, true, false> {
+        HookTables { node: self }
+    }
+
+    /// What the program sees that a tc hook's fragments go to with their ports.
+    #[must_use]
+    pub fn at_tc_with_ports(&self) -> HookTables<'_, true, true> {
         HookTables { node: self }
     }
 
     /// What an XDP hook sees.
     #[must_use]
-    pub fn at_xdp(&self) -> HookTables<'_, false> {
+    pub fn at_xdp(&self) -> HookTables<'_, false, false> {
         HookTables { node: self }
     }
 
@@ -134,6 +143,20 @@ impl NodeTables {
         self.new_flows.borrow_mut().insert(place, key);
     }
 
+    /// What is known of a datagram in fragments.
+    #[must_use]
+    pub fn fragments(&self, key: &FragmentKey) -> Option<Fragments> {
+        self.fragments.borrow().get(key).copied()
+    }
+
+    /// The turns of the fragments that a first one releases, given the one of its verdict: the last comes first.
+    #[must_use]
+    pub fn released(&self, last: u32) -> Vec<u32> {
+        let held = self.held.borrow();
+        let before = |turn: &u32| held.get(*turn as usize - 1).copied().filter(|turn| *turn != 0);
+        core::iter::successors(Some(last), before).collect()
+    }
+
     /// How often there was no room.
     #[must_use]
     pub fn shortages(&self, shortage: Shortage) -> u64 {
@@ -166,7 +189,7 @@ impl Deref for Known {
 
 /// What one of a node's hooks sees of its tables: with `DELIVERS` as tc does, otherwise as XDP does.
 #[derive(Clone, Copy, Debug)]
-pub struct HookTables<'a, const DELIVERS: bool> {
+pub struct HookTables<'a, const DELIVERS: bool, const FRAGMENTS: bool> {
     node: &'a NodeTables,
 }
 
@@ -186,13 +209,14 @@ fn entry<'a, T>(entries: &'a [T], index: u32, capacity: u32, unused: &'a T) -> O
     Some(usize::try_from(index).ok().and_then(|index| entries.get(index)).unwrap_or(unused))
 }
 
-impl<const DELIVERS: bool> Tables for HookTables<'_, DELIVERS> {
+impl<const DELIVERS: bool, const FRAGMENTS: bool> Tables for HookTables<'_, DELIVERS, FRAGMENTS> {
     type Flow<'a>
         = Known
     where
         Self: 'a;
 
     const DELIVERS: bool = DELIVERS;
+    const FRAGMENTS: bool = FRAGMENTS;
 
     fn settings(&self) -> Option<&Settings> {
         Some(&self.node.settings)
@@ -294,6 +318,28 @@ impl<const DELIVERS: bool> Tables for HookTables<'_, DELIVERS> {
 
     fn queue(&self, place: u32, key: &FlowKey) {
         self.node.set_queued(place, *key);
+    }
+
+    fn hand_on_fragment(&self, handover: Handover) {
+        self.node.handover.set(handover);
+    }
+
+    fn fragment_handed_on(&self) -> Handover {
+        self.node.handover.get()
+    }
+
+    fn fragments(&self, key: &FragmentKey) -> Option<Fragments> {
+        self.node.fragments(key)
+    }
+
+    fn put_fragments(&self, key: &FragmentKey, fragments: &Fragments) {
+        self.node.fragments.borrow_mut().insert(*key, *fragments);
+    }
+
+    fn hold(&self, before: u32) -> Option<u32> {
+        let mut held = self.node.held.borrow_mut();
+        held.push(before);
+        u32::try_from(held.len()).ok()
     }
 
     fn count_shortage(&self, shortage: Shortage) {

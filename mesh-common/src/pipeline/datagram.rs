@@ -4,7 +4,7 @@ use network_types::ip::Ipv4Hdr;
 
 use crate::{
     Packet, Reason,
-    abi::{Address, Family, FlowKey, Space},
+    abi::{Address, Family, FlowKey, Handover, Space},
     wire::{ETHERNET, ether_type, icmp, ip_header, protocol},
 };
 
@@ -32,10 +32,13 @@ pub(super) struct Datagram {
     quoted_l4: u16,
     /// The error comes from a router on the way: its own source is not the key's.
     pub(super) is_from_router: bool,
-    /// Whether the key's ports are the packet's: TCP, UDP, or an ICMP echo, and no fragment.
+    /// Whether the key's ports are the packet's: TCP, UDP, or an ICMP echo. A fragment has none before they are
+    /// [found](super::fragment).
     pub(super) has_ports: bool,
     /// A fragment of a longer packet.
     pub(super) is_fragment: bool,
+    /// One that is not the first, and has no transport header.
+    pub(super) is_later: bool,
     /// TCP's flags; otherwise 0.
     pub(super) tcp_flags: u8,
     /// ICMP's type; otherwise 0.
@@ -63,6 +66,7 @@ impl Datagram {
         is_from_router: false,
         has_ports: false,
         is_fragment: false,
+        is_later: false,
         tcp_flags: 0,
         icmp_type: 0,
         traffic_class: 0,
@@ -84,12 +88,13 @@ impl Datagram {
     /// Makes the verifier forget by which way through the headers the datagram was read: it would follow each to the end
     /// of the program apart.
     #[inline(always)]
-    fn forget<P: Packet>(&mut self, packet: &P) {
+    pub(super) fn forget<P: Packet>(&mut self, packet: &P) {
         let forget = |value: bool| packet.forget(u8::from(value)) & 1 != 0;
         self.family = if forget(self.family == Family::V6) { Family::V6 } else { Family::V4 };
         self.is_from_router = forget(self.is_from_router);
         self.has_ports = forget(self.has_ports);
         self.is_fragment = forget(self.is_fragment);
+        self.is_later = forget(self.is_later);
         self.tcp_flags = packet.forget(self.tcp_flags);
         self.icmp_type = packet.forget(self.icmp_type);
         self.key.protocol = packet.forget(self.key.protocol);
@@ -118,9 +123,10 @@ impl Datagram {
         self.family = Family::V4;
         self.l4 = (l3 + header_len) as u16;
         self.is_fragment = fragment & 0x3fff != 0;
+        self.is_later = fragment & 0x1fff != 0;
         self.traffic_class = header.tos;
         self.hop_limit = header.ttl;
-        if fragment & 0x1fff == 0 { self.parse_transport(packet, l3 + total) } else { Ok(()) }
+        if !self.is_later { self.parse_transport(packet, l3 + total) } else { Ok(()) }
     }
 
     #[inline(never)]
@@ -168,6 +174,7 @@ impl Datagram {
         }
         self.key.protocol = next;
         self.l4 = l4 as u16;
+        self.is_later = !is_first;
         if is_first { self.parse_transport(packet, end) } else { Ok(()) }
     }
 
@@ -271,6 +278,27 @@ impl Datagram {
             self.key.source_port = source;
             self.key.destination_port = destination;
         }
+    }
+
+    /// Takes a packet for none in fragments, as it is known to be: the verifier need not look at what only those come to.
+    #[inline(always)]
+    pub(super) fn take_for_whole(&mut self) {
+        self.is_fragment = false;
+        self.is_later = false;
+    }
+
+    /// Takes a fragment for what the search for its ports has found.
+    #[inline(always)]
+    pub(super) fn take_for_fragment(&mut self, found: &Handover) {
+        self.key.source_port = found.source_port;
+        self.key.destination_port = found.destination_port;
+        self.has_ports = found.has_ports != 0;
+        // No fragment is of interest for anything else.
+        self.is_fragment = true;
+        self.quoted_l4 = 0;
+        self.is_from_router = false;
+        self.tcp_flags = 0;
+        self.icmp_type = 0;
     }
 
     /// Where the network header begins, given that it did so behind an Ethernet header only.

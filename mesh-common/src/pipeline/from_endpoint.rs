@@ -5,7 +5,7 @@ use network_types::eth::EthHdr;
 use super::{
     Step, Way, balance,
     datagram::Datagram,
-    deliver, echo, go,
+    deliver, echo, fragment, go,
     lookup::{self, Place},
     mss, neighbour, newcomer, outside,
     published::Answer,
@@ -58,6 +58,10 @@ fn endpoint<P: Packet, T: Tables>(packet: &mut P, tables: &T, ifindex: u32) -> S
     }
     if too_big::is_too_big(packet, network.mtu) {
         return Ok(Verdict::refuse(Refusal::too_big(network.mtu)));
+    }
+    let scope = FlowKey::scope(Space::Network, attachment.vni);
+    if fragment::goes_on(tables, &mut datagram, Datagram::L3, scope) {
+        return Ok(Verdict::FRAGMENT);
     }
     mss::clamp(packet, &datagram, network.mtu)?;
     let from = Sender { settings, attachment };

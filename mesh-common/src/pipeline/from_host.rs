@@ -2,8 +2,11 @@
 
 use network_types::eth::EthHdr;
 
-use super::{Step, Way, datagram::Datagram, go, lookup, outside, published, refuse, settle};
-use crate::{Packet, Reason, Tables, Verdict};
+use super::{Step, Way, datagram::Datagram, fragment, go, lookup, outside, published, refuse, settle};
+use crate::{
+    Packet, Reason, Tables, Verdict,
+    abi::{FlowKey, Space},
+};
 
 /// The way of a packet from this node itself.
 #[inline(always)]
@@ -23,6 +26,11 @@ fn host<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Step {
     if !key.destination.is_host_alias() {
         return Err(Reason::NoRoute);
     }
+    let scope = FlowKey::scope(Space::Entry, 0);
+    if fragment::goes_on(tables, &mut datagram, Datagram::L3, scope) {
+        return Ok(Verdict::FRAGMENT);
+    }
+    let key = &datagram.key;
     if let Some(service) = lookup::asked(tables, &datagram, &key.destination, key.destination_port) {
         let mut way = Way::NOWHERE;
         if let Err(reason) = published::enter(tables, &mut datagram, service, &mut way) {

@@ -5,7 +5,7 @@ use network_types::eth::EthHdr;
 use super::{
     Step, Way, balance,
     datagram::Datagram,
-    deliver, echo, go, lookup,
+    deliver, echo, fragment, go, lookup,
     neighbour::{self, Asker},
     outside,
     published::{self, Returned},
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     Packet, Reason, Tables, Verdict,
-    abi::{Address, Arrival, ForwardingAddress, Space},
+    abi::{Address, Arrival, FlowKey, ForwardingAddress, Space},
     wire::{ETHERNET, ether_type, ip_header, protocol},
 };
 
@@ -53,6 +53,14 @@ fn underlay<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Step {
         tunnelled(packet, tables, &mut datagram, &outer, &mut way)?;
         return go(packet, tables, &mut datagram, &way);
     }
+    if !T::DELIVERS && datagram.is_fragment {
+        return Ok(Verdict::PASS);
+    }
+    let scope = FlowKey::scope(Space::Outside, 0);
+    if fragment::goes_on(tables, &mut datagram, Datagram::L3, scope) {
+        return Ok(Verdict::FRAGMENT);
+    }
+    let key = &datagram.key;
     if let Some(service) =
         lookup::published(tables, &datagram, &key.destination, key.destination_port, local.flags)
     {
@@ -111,11 +119,11 @@ fn tunnelled<P: Packet, T: Tables>(
         *way = Way::Settled(Verdict::PASS);
         return Ok(());
     }
-    if ethernet.ether_type == ForwardingAddress::ETHER_TYPE.to_be() {
+    if !T::FRAGMENTS && ethernet.ether_type == ForwardingAddress::ETHER_TYPE.to_be() {
         *way = Way::Told(Told { vni, peer, at: (inner + ETHERNET) as u8 });
         return Ok(());
     }
-    if ethernet.ether_type == ether_type::ARP {
+    if !T::FRAGMENTS && ethernet.ether_type == ether_type::ARP {
         *way = Way::AskedByArp(Asker { vni, node: peer, inner: inner as u8, mac: ethernet.src_addr });
         return Ok(());
     }
@@ -128,6 +136,15 @@ fn tunnelled<P: Packet, T: Tables>(
     }
     if datagram.key.destination.is_multicast() {
         return Err(Reason::Multicast);
+    }
+    if !T::DELIVERS && datagram.is_fragment {
+        *way = Way::Settled(Verdict::PASS);
+        return Ok(());
+    }
+    let scope = FlowKey::scope(Space::Published, vni);
+    if fragment::goes_on(tables, datagram, inner + ETHERNET, scope) {
+        *way = Way::Settled(Verdict::FRAGMENT);
+        return Ok(());
     }
     let mark = tunnel::congestion(outer.traffic_class, datagram.traffic_class)?;
     if is_return {

@@ -7,6 +7,7 @@ mod balance;
 mod datagram;
 mod deliver;
 mod echo;
+mod fragment;
 mod from_endpoint;
 mod from_host;
 mod from_underlay;
@@ -28,6 +29,7 @@ mod translate;
 mod tunnel;
 mod unknown;
 
+pub use fragment::find_ports;
 pub use from_endpoint::from_endpoint;
 pub use from_host::from_host;
 pub use from_underlay::from_underlay;

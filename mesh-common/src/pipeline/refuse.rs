@@ -92,10 +92,10 @@ fn is_from_one(datagram: &Datagram) -> bool {
 }
 
 /// Whether the packet is of a kind that is answered. An error never is with an error (the same sections), a reset never with
-/// a reset (RFC 9293, section 3.10.7.1), and a fragment is answered by whom it is put together by.
+/// a reset (RFC 9293, section 3.10.7.1), and of a datagram's fragments the first alone is, with the MTU.
 #[inline(always)]
 fn may_be_answered(datagram: &Datagram, refusal: Refusal) -> bool {
-    if datagram.is_fragment || datagram.is_error() {
+    if datagram.is_later || datagram.is_error() {
         return false;
     }
     if refusal.mtu().is_some() {

@@ -120,6 +120,9 @@ fn translate_packet<P: Packet>(packet: &mut P, datagram: &Datagram, flow: &Rewri
         // No header checksum makes up for them, as IPv4's does.
         packet.changed(addresses);
     }
+    if datagram.is_later {
+        return Ok(());
+    }
     let written = match key.protocol {
         protocol::TCP | protocol::UDP => {
             let [a, b] = flow.source_port;

@@ -32,6 +32,11 @@ fn arrived<P: Packet, T: Tables>(packet: &mut P, tables: &T, arrival: &Arrival) 
     let ethernet: EthHdr = packet.read(inner).ok_or(Reason::Malformed)?;
     let mut datagram = Datagram::UNREAD;
     datagram.parse(packet, inner + ETHERNET, ethernet.ether_type)?;
+    // Its ports were found when the entry met it, and the search for them has left them there.
+    if datagram.is_fragment {
+        datagram.take_for_fragment(&tables.fragment_handed_on());
+        datagram.forget(packet);
+    }
     persistence::recall(tables, &datagram, &mut arrival);
     let mut onward = Forward::NOWHERE;
     if second_chance::ask(tables, &mut datagram, &mut arrival, &mut onward)? {

@@ -4,6 +4,7 @@
 //! be.
 
 mod errors;
+mod fragments;
 mod limits;
 mod mesh;
 mod message;

@@ -1,11 +1,18 @@
 //! Three nodes, and packets that travel between them.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use mesh_common::{
     Reason, Verdict,
-    abi::{Address, Family, HOST_ALIAS_V4, HOST_ALIAS_V6, Outcome, Scheduler, network_flags, settings_flags},
-    native::{Buffer, Choice, Member, NodeTables, Target, finish},
+    abi::{
+        Address, Family, HOST_ALIAS_V4, HOST_ALIAS_V6, Hook, Outcome, Scheduler, network_flags,
+        settings_flags,
+    },
+    native::{Buffer, Choice, Member, NodeTables, Target, enter, finish},
     pipeline,
     wire::protocol,
 };
@@ -135,6 +142,8 @@ pub(crate) enum End {
     Out { node: u32, frame: Vec<u8> },
     /// In a node's own stack.
     Stack { node: u32 },
+    /// Held, until the first fragment of its datagram comes.
+    Held { node: u32 },
     /// In a node's tables: it was word from another node.
     Learned { node: u32 },
     /// Lost.
@@ -149,6 +158,8 @@ pub(crate) struct Journey {
     /// The tunnels between nodes that it was in.
     pub(crate) tunnels: Vec<Tunnel>,
     pub(crate) end: End,
+    /// Those of the packets that had waited for this one.
+    pub(crate) released: Vec<Self>,
 }
 
 /// Where a packet comes in.
@@ -167,6 +178,8 @@ pub(crate) struct Mesh {
     pub(crate) outer: Family,
     /// Whether packets from the wire meet XDP first.
     has_xdp: bool,
+    /// Frames that wait, by node and turn.
+    held: RefCell<HashMap<(u32, u32), Vec<u8>>>,
 }
 
 impl Mesh {
@@ -181,7 +194,12 @@ impl Mesh {
     }
 
     pub(crate) fn new(outer: Family, has_xdp: bool) -> Self {
-        Self { nodes: (1..=3).map(|index| node(outer, index)).collect(), outer, has_xdp }
+        Self {
+            nodes: (1..=3).map(|index| node(outer, index)).collect(),
+            outer,
+            has_xdp,
+            held: RefCell::default(),
+        }
     }
 
     pub(crate) fn node(&self, index: u32) -> &NodeTables {
@@ -231,7 +249,7 @@ impl Mesh {
 
     /// Takes a frame to its end.
     pub(crate) fn travel(&self, mut node: u32, mut entry: Entry, mut frame: Vec<u8>) -> Journey {
-        let mut tunnels = vec![];
+        let (mut tunnels, mut released) = (vec![], vec![]);
         loop {
             let (verdict, bytes) = self.run(node, entry, &frame);
             let reason = verdict.reason().unwrap_or(Reason::Malformed);
@@ -243,6 +261,23 @@ impl Mesh {
                 Outcome::Host => {
                     assert_eq!(verdict.detail(), GATE);
                     End::Node { node, frame: bytes }
+                }
+                Outcome::Hold => {
+                    assert_eq!(bytes, frame, "what is held is untouched");
+                    self.held.borrow_mut().insert((node, verdict.detail()), bytes);
+                    End::Held { node }
+                }
+                Outcome::Release => {
+                    assert_eq!(bytes, frame, "what releases others is untouched");
+                    // It comes in once more, and they behind it.
+                    let first = self.travel(node, entry, bytes);
+                    for turn in self.node(node).released(verdict.detail()) {
+                        let held = self.held.borrow_mut().remove(&(node, turn));
+                        released.push(self.travel(node, entry, held.expect("it waits")));
+                    }
+                    released.extend(first.released);
+                    tunnels.extend(first.tunnels);
+                    first.end
                 }
                 Outcome::Learn => End::Learned { node },
                 Outcome::Reply => End::Back { node, frame: bytes },
@@ -264,7 +299,7 @@ impl Mesh {
                     }
                 }
             };
-            return Journey { tunnels, end };
+            return Journey { tunnels, end, released };
         }
     }
 
@@ -284,22 +319,18 @@ impl Mesh {
         }
         // As if a card had summed it up: then every change must be accounted for.
         let mut packet = Buffer::new(frame).summed_by_card();
-        let verdict = match entry {
-            Entry::Task(ifindex) => pipeline::from_endpoint(&mut packet, &tables.at_tc(), ifindex),
-            Entry::Node => pipeline::from_host(&mut packet, &tables.at_tc()),
-            Entry::Wire => pipeline::from_underlay(&mut packet, &tables.at_tc()),
+        let (hook, ingress) = match entry {
+            Entry::Task(ifindex) => (Hook::Endpoint, ifindex),
+            Entry::Node => (Hook::Host, GATE),
+            Entry::Wire => (Hook::Underlay, UPLINK),
         };
+        let verdict = enter(&mut packet, tables, hook, ingress);
         if matches!(verdict.outcome(), Outcome::Deliver | Outcome::Host) {
             assert_eq!(packet.card_sum(), Some(packet.sum()), "the card's sum of {:02x?}", packet.bytes());
         }
         if matches!(verdict.outcome(), Outcome::Pass | Outcome::Refuse) {
             assert_eq!(packet.bytes(), frame, "what passes on or is refused is untouched");
         }
-        let ingress = match entry {
-            Entry::Task(ifindex) => ifindex,
-            Entry::Node => GATE,
-            Entry::Wire => UPLINK,
-        };
         let verdict = finish(&mut packet, &tables.at_tc(), verdict, ingress);
         (verdict, packet.into_bytes())
     }

@@ -102,6 +102,7 @@ impl Control for AgentControl {
             ("NEW_FLOWS", counted(&self.flows.new), capacity::NEW_FLOWS),
             // The kernel does not tell how full these are.
             ("DIALLED", None, capacity::DIALLED),
+            ("HELD", None, capacity::HELD),
             ("TRACES", None, capacity::TRACES),
         ];
         let shortages = lock(&self.datapath).per_cpu("SHORTAGES").and_then(|counts| counts.sums());

@@ -41,6 +41,7 @@ use aya::{
     maps::{Map, ProgramArray},
     programs::{Program, ProgramError},
 };
+use mesh_common::abi;
 
 pub use attach::{Attached, Hook, XdpOutcome};
 pub use error::DatapathError;
@@ -55,9 +56,16 @@ use error::chain;
 use slots::SlotTable;
 use takeover::{Bridge, MAPS, NEXT, Preparation, TakeOver};
 
-/// The arrays of programs that other programs call, and the only program in each.
-const TAIL_CALLS: [(&str, &str); 3] =
-    [("REFUSE_TC", "refuse_tc"), ("REFUSE_XDP", "refuse_xdp"), ("UNKNOWN_TC", "unknown_tc")];
+/// The arrays of programs that other programs call, and where each program stands in them.
+const TAIL_CALLS: [(&str, u32, &str); 7] = [
+    ("REFUSE_TC", 0, "refuse_tc"),
+    ("REFUSE_XDP", 0, "refuse_xdp"),
+    ("UNKNOWN_TC", 0, "unknown_tc"),
+    ("FRAGMENT_TC", abi::Hook::Endpoint as u32, "endpoint_fragment"),
+    ("FRAGMENT_TC", abi::Hook::Host as u32, "host_fragment"),
+    ("FRAGMENT_TC", abi::Hook::Underlay as u32, "underlay_fragment"),
+    ("FRAGMENT_TC", abi::Hook::ALL.len() as u32 - 1, "fragment_tc"),
+];
 
 /// The loaded object. What it has pinned and attached stays when this is dropped.
 #[derive(Debug)]
@@ -274,7 +282,7 @@ fn load(name: &str, program: &mut Program) -> Result<(), DatapathError> {
 /// Puts the programs that others call into their arrays, in the place of those of an agent before. An array forgets its
 /// programs when no agent has it open and no pin is left of it.
 fn set_tail_calls(ebpf: &Ebpf, maps: &mut BTreeMap<String, Map>) -> Result<(), DatapathError> {
-    for (array, name) in TAIL_CALLS {
+    for (array, index, name) in TAIL_CALLS {
         let missing = |what, name: &str| DatapathError::Missing { what, name: name.to_owned() };
         let fault =
             |why| DatapathError::Load { why: format!("the program {name} in the map {array}: {why}") };
@@ -282,7 +290,7 @@ fn set_tail_calls(ebpf: &Ebpf, maps: &mut BTreeMap<String, Map>) -> Result<(), D
         let program = program.fd().map_err(|error| fault(chain(&error)))?;
         let map = maps.get_mut(array).ok_or_else(|| missing("map", array))?;
         ProgramArray::try_from(map)
-            .and_then(|mut map| map.set(0, program, 0))
+            .and_then(|mut map| map.set(index, program, 0))
             .map_err(|error| fault(chain(&error)))?;
     }
     Ok(())

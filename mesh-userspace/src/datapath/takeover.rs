@@ -7,7 +7,7 @@
 //!   new, with what the old ones hold: the old programs' world stays as it was until the last of them is gone.
 //! - Tables that the programs fill (flows, sockets that dialled): each by itself. Programs that are loaded to bridge keep an
 //!   old and a new table of flows alike while old programs still run.
-//! - Counters, and arrays of programs: they begin anew.
+//! - Counters, fragments that wait, and arrays of programs: they begin anew.
 //!
 //! ```text
 //! bpf/maps/FLOWS-v1-…      what holds
@@ -41,6 +41,8 @@ pub(super) const NEXT: &str = "next";
 const NUMBERED: [&str; 4] = ["NODES", "BACKENDS", "SLOTS", "SERVICES"];
 /// Arrays and hashes that the programs fill, besides those with an order of last use.
 const FILLED_BY_PROGRAMS: [&str; 3] = ["CURSORS", "NEW_FLOWS", "NEW_FLOWS_TURN"];
+/// Tables that the programs fill with what is forgotten within seconds: datagrams that are under way in fragments.
+const SHORT_LIVED: [&str; 3] = ["FRAGMENTS", "HELD", "HELD_TURN"];
 /// The tables of flows that programs bridge, and the maps in the object that stand for the older ones.
 const BRIDGED: [(&str, &str); 1] = [(carry::FLOWS, "FLOWS_BEFORE")];
 
@@ -59,7 +61,9 @@ enum Filled {
 fn filled(name: &str, layout: &Layout) -> Filled {
     use bpf_map_type::{BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_LPM_TRIE, BPF_MAP_TYPE_LRU_HASH};
     let is = |kinds: &[bpf_map_type]| kinds.iter().any(|kind| layout.is(*kind));
-    if is(&[BPF_MAP_TYPE_LRU_HASH]) || FILLED_BY_PROGRAMS.contains(&name) {
+    if SHORT_LIVED.contains(&name) {
+        Filled::Afresh
+    } else if is(&[BPF_MAP_TYPE_LRU_HASH]) || FILLED_BY_PROGRAMS.contains(&name) {
         Filled::ByPrograms
     } else if is(&[BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_LPM_TRIE]) {
         Filled::ByAgent

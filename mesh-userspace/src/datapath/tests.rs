@@ -152,15 +152,15 @@ fn programs_that_others_call_outlive_the_agent() {
     let node = Node::new();
     node.inside(|| {
         let called = |fs: &BpfFs| {
-            TAIL_CALLS.map(|(array, _)| {
+            TAIL_CALLS.map(|(array, index, _)| {
                 let is_its = |pin: &String| Layout::parse(pin).is_some_and(|(map, _)| map == array);
                 let pin = fs.list(MAPS).unwrap().into_iter().find(is_its).unwrap();
                 let array = sys::get_pinned(&fs.path(MAPS).join(pin)).unwrap();
-                sys::lookup::<u32, u32>(array.as_fd(), &0).unwrap()
+                sys::lookup::<u32, u32>(array.as_fd(), &index).unwrap()
             })
         };
         let numbers = |datapath: &Datapath| {
-            TAIL_CALLS.map(|(_, name)| {
+            TAIL_CALLS.map(|(_, _, name)| {
                 let program = datapath.ebpf.program(name).unwrap().fd().unwrap();
                 Some(sys::program_number(program.as_fd()).unwrap())
             })

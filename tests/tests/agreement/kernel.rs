@@ -15,8 +15,8 @@ use mesh_common::{
     Reason,
     abi::{
         Address, Allowance, AllowedKey, Attachment, Backend, Counter, Endpoint, EndpointKey, Flow, FlowKey,
-        Hook, Local, MacKey, Network, Node, NodeIndex, Pod, Service, ServiceKey, Settings, Shortage, Slot,
-        Station, SubnetKey, TargetKey, Trace, Uplink,
+        FragmentKey, Fragments, Held, Hook, Local, MacKey, Network, Node, NodeIndex, Pod, Service,
+        ServiceKey, Settings, Shortage, Slot, Station, SubnetKey, TargetKey, Trace, Uplink,
     },
     native::NodeTables,
 };
@@ -67,11 +67,14 @@ pub(crate) struct Kernel {
     locals: Hash<Address, Local>,
     uplinks: Hash<u32, Uplink>,
     flows: Hash<FlowKey, Flow>,
+    fragments: Hash<FragmentKey, Fragments>,
+    held: Array<MapData, Raw<Held>>,
+    held_turn: Array<MapData, Raw<u64>>,
     subnets: LpmTrie<MapData, Raw<SubnetKey>, Raw<u32>>,
     allowed: LpmTrie<MapData, Raw<AllowedKey>, Raw<u32>>,
     allowance: PerCpuArray<MapData, Raw<Allowance>>,
     /// They forget their programs when nobody has them open.
-    _called: [ProgramArray<MapData>; 3],
+    _called: [ProgramArray<MapData>; 4],
     /// The interface that packets from the wire come in by.
     uplink: u32,
 }
@@ -91,7 +94,17 @@ impl Kernel {
             format!("no eBPF object at {}: `cargo xtask build-ebpf` makes it", path.display())
         })?;
         let mut programs = EbpfLoader::new().default_map_pin_directory(pins).load(&bytes)?;
-        for name in ["endpoint_tc", "host_tc", "underlay_tc", "refuse_tc", "unknown_tc"] {
+        for name in [
+            "endpoint_tc",
+            "host_tc",
+            "underlay_tc",
+            "refuse_tc",
+            "unknown_tc",
+            "fragment_tc",
+            "endpoint_fragment",
+            "host_fragment",
+            "underlay_fragment",
+        ] {
             tc(&mut programs, name)?.load().with_context(|| format!("cannot load {name}"))?;
         }
         xdp(&mut programs, "refuse_xdp")?.load()?;
@@ -99,6 +112,15 @@ impl Kernel {
         at_tc.set(0, tc(&mut programs, "refuse_tc")?.fd()?, 0)?;
         let mut at_xdp = map!(programs, ProgramArray, "REFUSE_XDP");
         at_xdp.set(0, xdp(&mut programs, "refuse_xdp")?.fd()?, 0)?;
+        let mut of_fragments = map!(programs, ProgramArray, "FRAGMENT_TC");
+        for (index, name) in [
+            (Hook::Endpoint as u32, "endpoint_fragment"),
+            (Hook::Host as u32, "host_fragment"),
+            (Hook::Underlay as u32, "underlay_fragment"),
+            (3, "fragment_tc"),
+        ] {
+            of_fragments.set(index, tc(&mut programs, name)?.fd()?, 0)?;
+        }
         let mut unknown = map!(programs, ProgramArray, "UNKNOWN_TC");
         unknown.set(0, tc(&mut programs, "unknown_tc")?.fd()?, 0)?;
         let underlay = xdp(&mut programs, "underlay_xdp")?;
@@ -126,10 +148,13 @@ impl Kernel {
             locals: map!(programs, HashMap, "LOCALS"),
             uplinks: map!(programs, HashMap, "UPLINKS"),
             flows: map!(programs, HashMap, "FLOWS"),
+            fragments: map!(programs, HashMap, "FRAGMENTS"),
+            held: map!(programs, Array, "HELD"),
+            held_turn: map!(programs, Array, "HELD_TURN"),
             subnets: map!(programs, LpmTrie, "SUBNETS"),
             allowed: map!(programs, LpmTrie, "ALLOWED"),
             allowance: map!(programs, PerCpuArray, "ALLOWANCE"),
-            _called: [at_tc, at_xdp, unknown],
+            _called: [at_tc, at_xdp, unknown, of_fragments],
             programs,
             uplink,
         })
@@ -160,6 +185,12 @@ impl Kernel {
             self.new_flows.set(place, Raw(FlowKey::default()), 0)?;
         }
         self.new_flows_turn.set(0, Raw(0), 0)?;
+        fill_hash(&mut self.fragments, &std::collections::HashMap::new())?;
+        let nothing = Held { turn: 0, before: 0, length: 0, reserved: 0, bytes: [0; Held::BYTES] };
+        for place in 0..=u32::try_from(self.held_turn.get(&0, 0)?.0)? {
+            self.held.set(place, Raw(nothing), 0)?;
+        }
+        self.held_turn.set(0, Raw(0), 0)?;
         let keys: Vec<_> = self.subnets.keys().collect::<Result<_, _>>()?;
         for key in keys {
             self.subnets.remove(&key)?;

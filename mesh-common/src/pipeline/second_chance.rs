@@ -16,7 +16,7 @@ use crate::{
     Packet, Reason, Tables, Verdict,
     abi::{
         Address, Arrival, Backend, BackendIndex, Endpoint, Flow, FlowKey, ForwardingAddress, MacKey,
-        NodeIndex, Settings, Slot, Space, settings_flags,
+        NodeIndex, Scheduler, Settings, Slot, Space, settings_flags,
     },
     wire::protocol,
 };
@@ -174,6 +174,11 @@ fn follow_history<T: Tables>(
     let key = &datagram.key;
     let service = lookup::asked(tables, datagram, &key.destination, key.destination_port)
         .ok_or(Reason::NotPublished)?;
+    // A turn is no function of the hash that the slot goes by: who was chosen takes what may be a flow's first.
+    let took_turn = service.scheduler == Scheduler::Rr as u8 && service.persistent == 0;
+    if took_turn && asked.is_here && arrival.errand == Errand::FIRST.byte() && datagram.may_begin() {
+        return Ok(false);
+    }
     let Some(slot) = balance::slot(tables, settings, service, datagram) else { return Ok(false) };
     let current = tables.backend(slot.current()).ok_or(Reason::NoBackend)?;
     let [latest, oldest] = slot.before();

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use mesh_simulation::{Scale, run};
 
-/// Not every seed is clean: with 1, two datagrams in two million are lost to a task whose node has not heard that it began, or
+/// Not every seed is clean: with 1, three packets in two million are lost to a task whose node has not heard that it began, or
 /// come to another than their flow's, because a chain of nodes whose rings are older than the entry node's ends too soon.
 const SEED: u64 = 2;
 const PACKETS: u64 = 2_200_000;

@@ -44,30 +44,19 @@ use crate::{frame::Frame, skb::Skb, tables::KernelTables};
 /// Frames from tasks: ingress of the host side of each task's veth pair.
 #[classifier]
 pub fn endpoint_tc(context: TcContext) -> i32 {
-    let (skb, tables) = at_tc::<false>(&context);
-    let length = skb.length();
-    // SAFETY: the pointer is the hook's context.
-    let ifindex = unsafe { (*context.skb.skb).ingress_ifindex };
-    let verdict = pipeline::from_endpoint(&mut { skb }, &tables, ifindex);
-    at_tc_hook_end(Hook::Endpoint, &context, tables, length, verdict)
+    from_endpoint::<false>(&context)
 }
 
 /// Packets from the node itself: ingress of the inner side of `mesh0`.
 #[classifier]
 pub fn host_tc(context: TcContext) -> i32 {
-    let (skb, tables) = at_tc::<false>(&context);
-    let length = skb.length();
-    let verdict = pipeline::from_host(&mut { skb }, &tables);
-    at_tc_hook_end(Hook::Host, &context, tables, length, verdict)
+    from_host::<false>(&context)
 }
 
 /// Packets from the wire: ingress of each underlay interface.
 #[classifier]
 pub fn underlay_tc(context: TcContext) -> i32 {
-    let (skb, tables) = at_tc::<false>(&context);
-    let length = skb.length();
-    let verdict = pipeline::from_underlay(&mut { skb }, &tables);
-    at_tc_hook_end(Hook::Underlay, &context, tables, length, verdict)
+    from_underlay::<false>(&context)
 }
 
 /// Fragments, whichever of the programs at tc hooks met them: finds their ports.
@@ -90,30 +79,19 @@ pub fn fragment_tc(context: TcContext) -> i32 {
 /// Fragments among the frames from tasks, with their ports.
 #[classifier]
 pub fn endpoint_fragment(context: TcContext) -> i32 {
-    let (skb, tables) = at_tc::<true>(&context);
-    let length = skb.length();
-    // SAFETY: the pointer is the hook's context.
-    let ifindex = unsafe { (*context.skb.skb).ingress_ifindex };
-    let verdict = pipeline::from_endpoint(&mut { skb }, &tables, ifindex);
-    at_tc_hook_end(Hook::Endpoint, &context, tables, length, verdict)
+    from_endpoint::<true>(&context)
 }
 
 /// Fragments among the packets from the node itself, with their ports.
 #[classifier]
 pub fn host_fragment(context: TcContext) -> i32 {
-    let (skb, tables) = at_tc::<true>(&context);
-    let length = skb.length();
-    let verdict = pipeline::from_host(&mut { skb }, &tables);
-    at_tc_hook_end(Hook::Host, &context, tables, length, verdict)
+    from_host::<true>(&context)
 }
 
 /// Fragments among the packets from the wire, with their ports.
 #[classifier]
 pub fn underlay_fragment(context: TcContext) -> i32 {
-    let (skb, tables) = at_tc::<true>(&context);
-    let length = skb.length();
-    let verdict = pipeline::from_underlay(&mut { skb }, &tables);
-    at_tc_hook_end(Hook::Underlay, &context, tables, length, verdict)
+    from_underlay::<true>(&context)
 }
 
 /// Packets from the wire, before the kernel has made a socket buffer of them. What cannot be finished here goes on,
@@ -165,6 +143,32 @@ pub fn refuse_tc(context: TcContext) -> i32 {
     let ingress = unsafe { (*context.skb.skb).ingress_ifindex };
     let verdict = pipeline::refuse(&mut { skb }, &tables, refusal, ingress);
     at_tc_end(hook, &context, tables, length, verdict)
+}
+
+#[inline(always)]
+fn from_endpoint<const FRAGMENTS: bool>(context: &TcContext) -> i32 {
+    let (skb, tables) = at_tc::<FRAGMENTS>(context);
+    let length = skb.length();
+    // SAFETY: the pointer is the hook's context.
+    let ifindex = unsafe { (*context.skb.skb).ingress_ifindex };
+    let verdict = pipeline::from_endpoint(&mut { skb }, &tables, ifindex);
+    at_tc_hook_end(Hook::Endpoint, context, tables, length, verdict)
+}
+
+#[inline(always)]
+fn from_host<const FRAGMENTS: bool>(context: &TcContext) -> i32 {
+    let (skb, tables) = at_tc::<FRAGMENTS>(context);
+    let length = skb.length();
+    let verdict = pipeline::from_host(&mut { skb }, &tables);
+    at_tc_hook_end(Hook::Host, context, tables, length, verdict)
+}
+
+#[inline(always)]
+fn from_underlay<const FRAGMENTS: bool>(context: &TcContext) -> i32 {
+    let (skb, tables) = at_tc::<FRAGMENTS>(context);
+    let length = skb.length();
+    let verdict = pipeline::from_underlay(&mut { skb }, &tables);
+    at_tc_hook_end(Hook::Underlay, context, tables, length, verdict)
 }
 
 #[inline(always)]

@@ -1,6 +1,7 @@
 //! Services, their rings and their backends.
 
 use super::{Address, pod::pod};
+use crate::hash;
 
 /// Where a backend stands in the table of backends.
 pub type BackendIndex = u32;
@@ -83,6 +84,31 @@ pub struct Service {
     /// For how many seconds a client comes back to the backend that it had (IPVS's persistence); 0 for not at all. Slots are
     /// then named by clients' addresses alone, whatever the scheduler is.
     pub persistent: u32,
+}
+
+impl Service {
+    /// The hash by which a client's flow finds its slot: with persistence, the same for each of the client's ports. Ports are
+    /// in network byte order; the seed is the cluster's.
+    #[inline(always)]
+    #[must_use]
+    pub fn hash(
+        &self,
+        seed: u64,
+        client: Address,
+        client_port: [u8; 2],
+        service_port: [u8; 2],
+        protocol: u8,
+    ) -> u32 {
+        let client_port = if self.persistent == 0 { client_port } else { [0, 0] };
+        hash::flow(seed, client, client_port, service_port, protocol)
+    }
+
+    /// Whether flows that begin are given to its backends in turn, whatever their hash is.
+    #[inline(always)]
+    #[must_use]
+    pub const fn takes_turns(&self) -> bool {
+        self.scheduler == Scheduler::Rr as u8 && self.persistent == 0
+    }
 }
 
 /// Flags of a [`Service`].

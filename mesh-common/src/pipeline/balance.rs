@@ -26,8 +26,7 @@ pub(super) fn slot<T: Tables>(
         return None;
     }
     let key = &datagram.key;
-    let client_port = if service.persistent == 0 { key.source_port } else { [0, 0] };
-    let hash = hash::flow(settings.seed, key.source, client_port, key.destination_port, key.protocol);
+    let hash = service.hash(settings.seed, key.source, key.source_port, key.destination_port, key.protocol);
     tables.slot(service.first_slot.wrapping_add(hash::slot(hash, service.slots)))
 }
 
@@ -40,8 +39,7 @@ fn choose<T: Tables>(
     service: &Service,
     datagram: &Datagram,
 ) -> Result<Slot, Reason> {
-    let takes_turns = service.scheduler == Scheduler::Rr as u8 && service.persistent == 0;
-    if takes_turns && service.slots != 0 && datagram.may_begin() {
+    if service.takes_turns() && service.slots != 0 && datagram.may_begin() {
         let turn = (tables.turn(service.id) % u64::from(service.slots)) as u32;
         return tables.slot(service.first_slot.wrapping_add(turn)).ok_or(Reason::NoBackend);
     }

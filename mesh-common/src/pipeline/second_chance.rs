@@ -16,7 +16,7 @@ use crate::{
     Packet, Reason, Tables, Verdict,
     abi::{
         Address, Arrival, Backend, BackendIndex, Endpoint, Flow, FlowKey, ForwardingAddress, MacKey,
-        NodeIndex, Scheduler, Settings, Slot, Space, settings_flags,
+        NodeIndex, Settings, Slot, Space, settings_flags,
     },
     wire::protocol,
 };
@@ -175,8 +175,11 @@ fn follow_history<T: Tables>(
     let service = lookup::asked(tables, datagram, &key.destination, key.destination_port)
         .ok_or(Reason::NotPublished)?;
     // A turn is no function of the hash that the slot goes by: who was chosen takes what may be a flow's first.
-    let took_turn = service.scheduler == Scheduler::Rr as u8 && service.persistent == 0;
-    if took_turn && asked.is_here && arrival.errand == Errand::FIRST.byte() && datagram.may_begin() {
+    if service.takes_turns()
+        && asked.is_here
+        && arrival.errand == Errand::FIRST.byte()
+        && datagram.may_begin()
+    {
         return Ok(false);
     }
     let Some(slot) = balance::slot(tables, settings, service, datagram) else { return Ok(false) };

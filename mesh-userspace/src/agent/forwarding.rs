@@ -75,8 +75,7 @@ pub fn word(
     let vni = key.scope & VNI_MAX;
     let endpoint = contents.endpoints.get(&EndpointKey { address: flow.destination, vni, reserved: 0 })?;
     let service = published(contents, key)?;
-    let client_port = if service.persistent == 0 { key.source_port } else { [0, 0] };
-    let hash = hash::flow(settings.seed, key.source, client_port, key.destination_port, key.protocol);
+    let hash = service.hash(settings.seed, key.source, key.source_port, key.destination_port, key.protocol);
     let slot = slot(service.first_slot.checked_add(hash::slot(hash, service.slots))?)?;
     let current = contents.backends.get(&slot.current())?;
     if endpoint.ifindex == 0 || current.node == settings.node || current.vni != vni {

@@ -29,9 +29,10 @@ impl<'a> Story<'a> {
             node: None,
             shares: Vec::new(),
         };
-        if choice.slots == 0 {
+        let drains = asked.service.flags & abi::service_flags::DRAINING != 0;
+        if choice.slots == 0 || drains {
             let version = version(self.query.to.address);
-            if self.drains(asked) {
+            if drains {
                 self.why.push(format!(
                     "each backend of {} with an {version} address drains: its weight is 0",
                     asked.name
@@ -49,7 +50,7 @@ impl<'a> Story<'a> {
             }
             return End { choice: Some(choice), ..End::dropped(Reason::NoBackend) };
         }
-        let source = match self.hashed_source(entry, caller, round_robin) {
+        let source = match self.hashed_source(entry, caller, asked.service.takes_turns()) {
             Ok(source) => source,
             Err(unknown) => {
                 self.why.push(unknown);
@@ -59,7 +60,7 @@ impl<'a> Story<'a> {
             }
         };
         let (client, port) = source;
-        let hash = hash::flow(
+        let hash = asked.service.hash(
             self.snapshot.lookup.seed(),
             client.into(),
             port.to_be_bytes(),
@@ -90,24 +91,14 @@ impl<'a> Story<'a> {
         self.delivered(entry, &target, port, Some(choice), back)
     }
 
-    /// Whether a service has backends of the asked family, all of which drain.
-    fn drains(&self, asked: &Asked) -> bool {
-        let is_asked = |address: &IpAddr| address.is_ipv4() == self.query.to.address.is_ipv4();
-        let mut backends = self.snapshot.table.endpoints.values().filter(|endpoint| {
-            endpoint.service.as_deref() == Some(asked.name.as_str())
-                && endpoint.addresses.iter().any(is_asked)
-        });
-        backends.next().is_some_and(|first| first.weight == 0) && backends.all(|backend| backend.weight == 0)
-    }
-
     /// The client's end as the entry node sees it, or why no slot can be foretold.
     fn hashed_source(
         &self,
         entry: &str,
         caller: Caller<'a>,
-        round_robin: bool,
+        takes_turns: bool,
     ) -> Result<(IpAddr, u16), String> {
-        if round_robin {
+        if takes_turns {
             return Err(format!(
                 "rr: each new connection goes to the next backend in turn, as {entry} counts them; a connection \
                  stays where it began"

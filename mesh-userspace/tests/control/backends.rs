@@ -293,9 +293,12 @@ async fn explain_says_that_every_backend_drains() {
             service: "search",
             scheduler: mesh_common::abi::Scheduler::Mh,
             target_port: 9200,
-            slots: vec![],
+            slots: vec!["10.0.9.11"],
         };
-        maps.add(crate::fake::published(9200, Protocol::Tcp, mesh_common::abi::Family::V4), &ring);
+        let key = crate::fake::published(9200, Protocol::Tcp, mesh_common::abi::Family::V4);
+        maps.add(key, &ring);
+        // As the agent has it: the ring stays for flows under way.
+        maps.set_flags(&key, mesh_common::abi::service_flags::DRAINING);
         snapshot.lookup = Arc::new(maps);
     });
     let arguments = ["explain", "--from", "198.51.100.9:40000", "--to", "192.0.2.1:9200"];

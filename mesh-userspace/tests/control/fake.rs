@@ -107,6 +107,10 @@ impl Maps {
         self.services.insert(key, service);
     }
 
+    pub(crate) fn set_flags(&mut self, key: &abi::ServiceKey, flags: u32) {
+        self.services.get_mut(key).unwrap().flags = flags;
+    }
+
     pub(crate) fn backend_index(&mut self, address: IpAddr) -> u32 {
         let address = abi::Address::from(address);
         let position = match self.backends.iter().position(|backend| backend.address == address) {

@@ -231,7 +231,7 @@ mod tests {
         let page = markdown(&findings());
         for told in [
             "cargo xtask bench trial",
-            "| a\\|b | 11.0 ±9 % | – |",
+            "| a\\|b | 11 ±9 % | – |",
             "![What a packet costs](trial-cost.svg)",
             "| mesh | at most 20 ns | 11 ns | met |",
             "| share | at least 1 | 0.50 | missed |",
@@ -255,7 +255,7 @@ mod tests {
             page.contains("One &lt; two.") && page.contains("<td class=\"missed\">missed</td>"),
             "{page}"
         );
-        assert!(page.contains("<svg") && chart?.contains("11.0 ±9 %"));
+        assert!(page.contains("<svg") && chart?.contains("11 ±9 %"));
         Ok(())
     }
 }

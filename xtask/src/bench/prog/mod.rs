@@ -41,25 +41,36 @@ pub(crate) struct Arguments {
     /// Packets of each path in a round
     #[arg(long, default_value_t = 4000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     packets: u32,
+    /// Only these paths, separated by commas: published, in-turn, virtual-ip, between-tasks, foreign, published-over-ipv6,
+    /// between-tasks-over-ipv6
+    #[arg(long, value_delimiter = ',', value_name = "NAME")]
+    only: Vec<String>,
 }
 
 /// New flows of each round: few enough that those which live keep their places in the table.
 const NEW: u32 = 1000;
 
 /// What opens flows, and tells of the paths of their packets.
-type Scenario = fn(&Stage, Families, u32) -> Result<Vec<Path>>;
+type Open = fn(&Stage, Families, u32) -> Result<Vec<Path>>;
 
-/// Everything.
+/// Paths of the same flows.
+struct Scenario {
+    /// As it is typed.
+    name: &'static str,
+    underlay: Underlay,
+    open: Open,
+}
+
+/// Everything. Those over one family of the underlay stand side by side.
 const SCENARIOS: &[Scenario] = &[
-    scenario::published,
-    scenario::in_turn,
-    scenario::virtual_ip,
-    scenario::between_tasks,
-    scenario::foreign,
+    Scenario { name: "published", underlay: Underlay::V4, open: scenario::published },
+    Scenario { name: "in-turn", underlay: Underlay::V4, open: scenario::in_turn },
+    Scenario { name: "virtual-ip", underlay: Underlay::V4, open: scenario::virtual_ip },
+    Scenario { name: "between-tasks", underlay: Underlay::V4, open: scenario::between_tasks },
+    Scenario { name: "foreign", underlay: Underlay::V4, open: scenario::foreign },
+    Scenario { name: "published-over-ipv6", underlay: Underlay::V6, open: scenario::published },
+    Scenario { name: "between-tasks-over-ipv6", underlay: Underlay::V6, open: scenario::between_tasks },
 ];
-
-/// What is done over both families of the underlay.
-const TUNNELLED: &[Scenario] = &[scenario::published, scenario::between_tasks];
 
 /// What Katran's published data plane takes over an empty program, in nanoseconds, with IPIP and its LRU: the middle of 117 to
 /// 125, measured by this method on a machine of this kind.
@@ -83,10 +94,14 @@ struct Rounds {
 pub(super) fn measure(arguments: &Arguments) -> Result<(Findings, Result<()>)> {
     let watch = Watch::new("what each path costs");
     let mut rounds = Rounds::default();
-    for (underlay, scenarios) in [(Underlay::V4, SCENARIOS), (Underlay::V6, TUNNELLED)] {
+    let chosen = chosen(&arguments.only)?;
+    for of_underlay in chosen.chunk_by(|one, next| one.underlay == next.underlay) {
+        let underlay = of_underlay.first().map_or(Underlay::V4, |scenario| scenario.underlay);
         watch.now(&format!("builds a mesh over {underlay:?}"));
         let stage = Stage::new(underlay, usize::from(arguments.loads))?;
-        let measured = rounds.measure_on(&stage, scenarios, underlay, arguments, &watch);
+        let measured = of_underlay
+            .iter()
+            .try_for_each(|scenario| rounds.measure_scenario(&stage, scenario, arguments, &watch));
         if measured.is_err() {
             stage.lab.print_logs();
         }
@@ -98,24 +113,34 @@ pub(super) fn measure(arguments: &Arguments) -> Result<(Findings, Result<()>)> {
     Ok((rounds.findings(arguments)?, Ok(())))
 }
 
+/// The scenarios of these names; all, if none is named.
+fn chosen(names: &[String]) -> Result<Vec<&'static Scenario>> {
+    let known: Vec<_> = SCENARIOS.iter().map(|scenario| scenario.name).collect();
+    for name in names {
+        ensure!(
+            known.contains(&name.as_str()),
+            "there are no paths {name:?}; there are {}",
+            known.join(", ")
+        );
+    }
+    let is_chosen = |scenario: &&Scenario| names.is_empty() || names.iter().any(|name| name == scenario.name);
+    Ok(SCENARIOS.iter().filter(is_chosen).collect())
+}
+
 impl Rounds {
-    fn measure_on(
+    fn measure_scenario(
         &mut self,
         stage: &Stage,
-        scenarios: &[Scenario],
-        underlay: Underlay,
+        scenario: &Scenario,
         arguments: &Arguments,
         watch: &Watch,
     ) -> Result<()> {
-        for scenario in scenarios {
-            for inner in [Inner::V4, Inner::V6] {
-                for (column, flows) in [1, arguments.flows].into_iter().enumerate() {
-                    stage.forget()?;
-                    let paths = scenario(stage, Families { inner, underlay }, flows)?;
-                    let name = paths.first().map_or("", |path| path.name.as_str());
-                    watch.now(&format!("{name}, and what follows: {} flows", number(f64::from(flows))));
-                    self.measure_paths(stage, &paths, column, arguments)?;
-                }
+        for inner in [Inner::V4, Inner::V6] {
+            for (column, flows) in [1, arguments.flows].into_iter().enumerate() {
+                watch.now(&format!("{}, {inner:?}, flows: {}", scenario.name, number(f64::from(flows))));
+                stage.forget()?;
+                let paths = (scenario.open)(stage, Families { inner, underlay: scenario.underlay }, flows)?;
+                self.measure_paths(stage, &paths, column, arguments)?;
             }
         }
         Ok(())
@@ -233,7 +258,8 @@ impl Rounds {
             ("mh port: delivering node, tc, new flow, IPv4", "new flow at the delivering node", 150.0),
         ] {
             let measured = self.paths.iter().find(|measured| measured.name == path);
-            let measured = measured.with_context(|| format!("{path} was not measured"))?;
+            // Not among those that were asked for.
+            let Some(measured) = measured else { continue };
             for (rounds, flows) in measured.rounds.iter().zip(["1 flow", "many flows"]) {
                 let found = Figure::of(rounds).with_context(|| format!("{path} was not measured"))?;
                 targets.push(Target::at_most(&format!("{what}, {flows}"), bound, "ns over empty", found));
@@ -267,7 +293,8 @@ fn method(arguments: &Arguments) -> Vec<String> {
             "Each packet is run alone through the program (BPF_PROG_TEST_RUN with repeat = 1, as more would feed the program \
              what it has made), fresh from the sender, 60 bytes long over IPv4. The nanoseconds are the kernel's own, from its \
              look at the clock before the program to that after it; what an empty program takes between the two, in the same \
-             round, is taken off. A round's figure is the median of {packets} packets ({NEW} where each opens a flow); there are \
+             round, is taken off. A round's figure is the mean of {packets} packets ({NEW} where each opens a flow) without the \
+             highest and the lowest tenth, since a median is no finer than the clock; there are \
              {rounds} rounds for each of {loads} loads of the programs, in which paths and controls have their turns, on one \
              processor; shown is the median of the rounds' and the greatest distance from it."
         ),

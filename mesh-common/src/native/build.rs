@@ -152,13 +152,8 @@ impl NodeTables {
 
     /// Makes a task a target of services by its address of a family, which it must have; gives its index.
     pub fn add_backend(&mut self, member: &Member, family: Family) -> BackendIndex {
-        let backend = Backend {
-            address: member.address(family).unwrap_or_default(),
-            vni: member.vni,
-            node: member.node,
-            mac: member.mac(),
-            reserved: [0; 2],
-        };
+        let address = member.address(family).unwrap_or_default();
+        let backend = Backend::new(address, member.vni, member.node, member.mac());
         if self.backends.is_empty() {
             self.backends.push(Backend::default());
         }

@@ -241,13 +241,7 @@ fn follow_backends(
     }
     indices.change(lowered, &left, &came)?;
     for (id, backend) in entries {
-        let entry = Backend {
-            address: Address::from(id.address),
-            vni: id.vni,
-            node: node(&backend.node),
-            mac: backend.mac,
-            reserved: [0; 2],
-        };
+        let entry = Backend::new(Address::from(id.address), id.vni, node(&backend.node), backend.mac);
         lowered.insert(indices.get(&id), entry);
     }
     Ok(())

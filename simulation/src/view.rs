@@ -115,7 +115,8 @@ impl<const DELIVERS: bool> Tables for View<'_, DELIVERS> {
             return self.is_known(node).then_some(&node.station);
         }
         let task = self.task(self.cluster.task_at(key.mac)?)?;
-        (task.backend.vni == key.vni).then_some(&task.station)
+        let station = if task.drains <= self.version { &task.station_draining } else { &task.station };
+        (task.backend.vni == key.vni).then_some(station)
     }
 
     fn attachment(&self, ifindex: u32) -> Option<&Attachment> {

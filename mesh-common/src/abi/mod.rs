@@ -24,6 +24,7 @@ pub use allowance::Allowance;
 pub use arrival::Arrival;
 pub use endpoint::{
     Attachment, Endpoint, EndpointKey, MacKey, Network, Station, SubnetKey, VNI_MAX, network_flags,
+    station_flags,
 };
 #[cfg(not(feature = "other-layout"))]
 pub use flow::Flow;

@@ -309,6 +309,10 @@ impl Simulation {
             // An entry node that does not know a datagram's flow gives it a turn; a connection is looked for where its hash
             // leads by the ring as that node knows it, which its home may not have told of.
             self.report.count("misdelivered beyond bounds: round robin, by another entry node");
+        } else if self.is_unheard_of(flow, journey) {
+            self.report.count(
+                "misdelivered beyond bounds: no node on its way had heard of the ring that it began by",
+            );
         } else if owners > HISTORY {
             self.report.count("misdelivered beyond bounds: more changes of its slot than it remembers");
         } else {
@@ -316,6 +320,16 @@ impl Simulation {
             self.fault(index, "misdelivered", journey);
         }
         Outcome::Over
+    }
+
+    /// Whether a packet came by such nodes only as had not heard that its flow's task ever had the slot, which it took just now.
+    fn is_unheard_of(&self, flow: &Flow, journey: &Journey) -> bool {
+        let changes = &self.cluster.services[flow.service].changes;
+        let Some(taken) = changes.iter().find(|change| change.owner(flow.hash) == Some(flow.home)) else {
+            return false;
+        };
+        let has_heard = |node: &NodeIndex| self.cluster.nodes[*node as usize].version() >= taken.version;
+        !flow.has_told && self.cluster.now - taken.time <= LAG && !journey.nodes.iter().any(has_heard)
     }
 
     /// How many backends a flow's slot was given since the flow was told of; a ring that shrinks to half takes two at once.

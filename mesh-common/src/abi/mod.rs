@@ -25,6 +25,7 @@ pub use allowance::Allowance;
 pub use arrival::Arrival;
 pub use endpoint::{
     Attachment, Endpoint, EndpointKey, MacKey, Network, Station, SubnetKey, VNI_MAX, network_flags,
+    station_flags,
 };
 pub use fast::{FastService, OuterHeader};
 #[cfg(not(feature = "other-layout"))]

@@ -144,7 +144,7 @@ impl NodeTables {
             self.endpoints.insert(key, Endpoint { mac, reserved: [0; 2], node: member.node, ifindex });
         }
         let key = MacKey { vni: member.vni, mac, reserved: [0; 2] };
-        self.stations.insert(key, Station { v4, v6, node: member.node, reserved: 0 });
+        self.stations.insert(key, Station { v4, v6, node: member.node, flags: 0 });
         if is_here {
             self.attachments.insert(ifindex, Attachment { v4, v6, vni: member.vni, mac, reserved: [0; 6] });
         }

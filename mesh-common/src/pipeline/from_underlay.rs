@@ -198,7 +198,8 @@ fn tunnelled<P: Packet, T: Tables>(
         vni,
         mac: ethernet.dst_addr,
         source: ethernet.src_addr,
-        entry,
+        entry: entry as u16,
+        peer: peer as u16,
         tunnel: bytes as u8,
         errand: errand.byte(),
     });

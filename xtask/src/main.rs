@@ -12,6 +12,7 @@ mod project;
 mod setup;
 mod test;
 mod toolchain;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -43,6 +44,8 @@ enum Command {
     Test(test::Arguments),
     /// Measure
     Bench(bench::Arguments),
+    /// Run commands and tests under Debian's kernels, in a virtual machine
+    Vm(vm::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
         Command::Build(arguments) => build::run(&arguments),
         Command::BuildEbpf => ebpf::run(),
         Command::Bench(arguments) => bench::run(&arguments),
+        Command::Vm(arguments) => vm::run(&arguments),
         Command::Test(arguments) => return test::run(&arguments),
     };
     match outcome {

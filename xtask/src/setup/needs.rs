@@ -72,6 +72,7 @@ const VM: &[(&str, &[&str])] = &[
     ("modprobe", &["kmod"]),
     ("qemu-system-x86_64", &["qemu-system-x86"]),
     ("xz", &["xz-utils"]),
+    ("zstd", &["zstd"]),
 ];
 
 /// Looks for everything that `purpose` takes.

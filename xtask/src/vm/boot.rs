@@ -53,7 +53,19 @@ pub(super) fn boot(
         })
     });
     let status = thread::spawn(move || text(status.0));
-    let console = thread::spawn(move || text(console.0));
+    let shown = guest.console;
+    let console = thread::spawn(move || {
+        let mut text = String::new();
+        lines(console.0, |line| {
+            if shown {
+                eprintln!("{line}");
+            }
+            text.push_str(line);
+            text.push('\n');
+            true
+        })?;
+        Ok(text)
+    });
     loop {
         let left = guest.timeout.saturating_sub(began.elapsed());
         match receive.recv_timeout(left) {
@@ -93,8 +105,9 @@ fn qemu(guest: &Guest, kernel: &Installed, channels: &[&PipeWriter; 4]) -> Comma
         qemu.args([&guest.processors.to_string(), "-accel", "tcg,thread=multi"]);
     }
     // A kernel that fails ends at once; random numbers are there from the beginning.
-    let parameters = "console=ttyS0 quiet loglevel=4 panic=-1 oops=panic random.trust_cpu=on";
-    qemu.arg("-kernel").arg(&kernel.image).args(["-initrd", "/proc/self/fd/0", "-append", parameters]);
+    let verbosity = if guest.console { "" } else { " quiet loglevel=4" };
+    let parameters = format!("console=ttyS0 panic=-1 oops=panic random.trust_cpu=on{verbosity}");
+    qemu.arg("-kernel").arg(&kernel.image).args(["-initrd", "/proc/self/fd/0", "-append", &parameters]);
     let share = format!("local,id={0},path=/,security_model=none,readonly=on,multidevs=remap", image::SHARE);
     qemu.args(["-fsdev", &share]);
     qemu.args(["-device", &format!("virtio-9p-pci,fsdev={0},mount_tag={0}", image::SHARE)]);

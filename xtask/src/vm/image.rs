@@ -41,7 +41,6 @@ exec $b switch_root /root /bin/sh /run/guest/start
 /// off. `@RELEASE@` and `@MODULES@` are the kernel's.
 const START: &str = r#"
 mount -t sysfs sys /sys
-mount -t tmpfs tmp /tmp
 mkdir -p /dev/pts /dev/shm /run/lock /lib/modules/@RELEASE@
 mount -t devpts pts /dev/pts
 mount -t tmpfs shm /dev/shm
@@ -51,12 +50,13 @@ mount -t tracefs trace /sys/kernel/tracing
 mount --bind @MODULES@ /lib/modules/@RELEASE@
 ip link set lo up
 cd /run/guest
-# The ports appear some moments after their driver.
-for port in 1 2 3; do while ! [ -e /dev/vport0p$port ]; do sleep 0.01; done; done
+# The ports appear some moments after their driver; what comes before `p1` depends on the order of the devices.
+until ports=$(echo /dev/vport*p3) && [ -e "$ports" ]; do sleep 0.01; done
+ports=${ports%3}
 # A port is opened by one process at a time, and waits for the machine at each write. Pipes do neither.
 mkfifo out err
-./busybox cat out > /dev/vport0p1 & out=$!
-./busybox cat err > /dev/vport0p2 & err=$!
+./busybox cat out > "$ports"1 & out=$!
+./busybox cat err > "$ports"2 & err=$!
 sh ./command < /dev/null > out 2> err
 status=$?
 # Whatever the command left running would keep the pipes open.
@@ -65,7 +65,7 @@ for process in /proc/[0-9]*; do
     case $process in 1|$out|$err) ;; *) kill -9 "$process" 2> /dev/null ;; esac
 done
 wait $out $err
-echo $status > /dev/vport0p3
+echo $status > "$ports"3
 echo o > /proc/sysrq-trigger
 while :; do sleep 1; done
 "#;

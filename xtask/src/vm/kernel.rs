@@ -9,10 +9,13 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 
+use super::bzimage;
 use crate::{process, progress, project};
 
 /// Debian 12's name, of whose archive the kernels are, whatever this machine runs.
 const RELEASE: &str = "bookworm";
+/// The kernel's file among what is unpacked.
+const IMAGE: &str = "vmlinux";
 /// The package that depends on the newest kernel.
 const NEWEST: &str = "linux-image-amd64";
 /// What no guest of ours has devices for, which is most of a kernel's modules by size.
@@ -41,7 +44,7 @@ pub(crate) enum Kernel {
 
 /// A kernel that stands on the disk.
 pub(super) struct Installed {
-    /// The kernel's image.
+    /// The kernel, uncompressed.
     pub(super) image: PathBuf,
     /// Its modules, uncompressed, with depmod's index.
     pub(super) modules: PathBuf,
@@ -83,11 +86,7 @@ impl Kernel {
         let modules = directory.join("lib/modules");
         let release =
             only_entry(&modules).with_context(|| format!("{} is damaged: delete it", directory.display()))?;
-        Ok(Installed {
-            image: directory.join(format!("boot/vmlinuz-{release}")),
-            modules: modules.join(&release),
-            release,
-        })
+        Ok(Installed { image: directory.join(IMAGE), modules: modules.join(&release), release })
     }
 
     /// Downloads the package, and unpacks what a guest needs of it.
@@ -137,7 +136,12 @@ fn unpack(directory: &Path) -> Result<()> {
     // depmod is root's, and so not on everybody's path.
     let path = format!("{}:/usr/sbin:/sbin", env::var("PATH").unwrap_or_default());
     shell.current_dir(directory).env("PATH", path).args(["-c", &script]);
-    progress::step("unpacking it", shell)
+    progress::step("unpacking it", shell)?;
+    let release = only_entry(&directory.join("lib/modules"))?;
+    let compressed = directory.join(format!("boot/vmlinuz-{release}"));
+    let image = fs::read(&compressed).with_context(|| format!("cannot read {}", compressed.display()))?;
+    let path = directory.join(IMAGE);
+    fs::write(&path, bzimage::kernel(&image)?).with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// The name of the only entry of a directory.

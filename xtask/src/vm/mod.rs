@@ -1,6 +1,7 @@
 //! `cargo xtask vm`: Debian's kernels in a virtual machine, with the project's programs and tests inside.
 
 mod boot;
+mod bzimage;
 mod cpio;
 mod image;
 mod kernel;
@@ -50,6 +51,9 @@ struct Hardware {
     /// Processors
     #[arg(long, value_name = "N", default_value_t = Guest::PROCESSORS, conflicts_with = "icount")]
     processors: u32,
+    /// Show what the kernel says, on standard error
+    #[arg(long)]
+    console: bool,
     /// How long the command may take, in seconds of this machine
     #[arg(long, value_name = "SECONDS", default_value_t = Guest::TIMEOUT.as_secs())]
     timeout: u64,
@@ -73,6 +77,7 @@ impl Hardware {
     fn guest(&self, kernel: Kernel) -> Guest {
         Guest::new(kernel)
             .icount(self.icount)
+            .console(self.console)
             .memory(self.memory)
             .processors(self.processors)
             .timeout(Duration::from_secs(self.timeout))
@@ -88,6 +93,7 @@ impl Hardware {
 pub(crate) struct Guest {
     kernel: Kernel,
     icount: bool,
+    console: bool,
     memory: u32,
     processors: u32,
     timeout: Duration,
@@ -116,6 +122,7 @@ impl Guest {
         Self {
             kernel,
             icount: false,
+            console: false,
             memory: Self::MEMORY,
             processors: Self::PROCESSORS,
             timeout: Self::TIMEOUT,
@@ -127,6 +134,12 @@ impl Guest {
     /// While the guest idles its clock jumps to the next timer.
     pub(crate) fn icount(mut self, icount: bool) -> Self {
         self.icount = icount;
+        self
+    }
+
+    /// Whether all that the kernel says is shown on standard error. Otherwise its last words are, if it fails.
+    pub(crate) fn console(mut self, console: bool) -> Self {
+        self.console = console;
         self
     }
 

@@ -2,14 +2,14 @@
 
 use std::{fs, thread};
 
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
 
 /// What of the machine the figures depend on.
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub(super) struct Machine {
     processor: String,
     processors: usize,
-    /// In KiB.
-    memory: u64,
+    memory_kib: u64,
     kernel: String,
 }
 
@@ -27,24 +27,14 @@ impl Machine {
         Self {
             processor: field("/proc/cpuinfo", "model name").unwrap_or_else(unknown),
             processors: thread::available_parallelism().map_or(0, usize::from),
-            memory: memory.and_then(|text| text.trim_end_matches(" kB").parse().ok()).unwrap_or(0),
+            memory_kib: memory.and_then(|text| text.trim_end_matches(" kB").parse().ok()).unwrap_or(0),
             kernel: kernel.map_or_else(|_| unknown(), |text| text.trim().to_owned()),
         }
     }
 
     /// In one line.
     pub(super) fn shown(&self) -> String {
-        let gigabytes = self.memory as f64 / f64::from(1 << 20);
+        let gigabytes = self.memory_kib as f64 / f64::from(1 << 20);
         format!("{} × {}, {gigabytes:.1} GiB, Linux {}", self.processors, self.processor, self.kernel)
-    }
-
-    /// For programs.
-    pub(super) fn json(&self) -> Value {
-        json!({
-            "processor": self.processor,
-            "processors": self.processors,
-            "memory_kib": self.memory,
-            "kernel": self.kernel,
-        })
     }
 }

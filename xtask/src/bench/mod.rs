@@ -2,18 +2,39 @@
 
 mod chart;
 mod disruption;
+mod figure;
+mod findings;
 mod machine;
+mod report;
 mod table;
+mod watch;
 
-use anyhow::Result;
+use std::{path::PathBuf, time::Instant};
+
+use anyhow::{Context as _, Result};
 use clap::Subcommand;
+
+use self::findings::Findings;
+use crate::{lab, progress, project};
+
+/// The prefix of the benches' labs.
+const PREFIX: &str = "bench";
+
+/// The suites, in the order of the report.
+const SUITES: [&str; 1] = ["disruption"];
 
 /// What `bench` takes.
 #[derive(clap::Args)]
-#[command(arg_required_else_help = true)]
 pub(crate) struct Arguments {
+    /// Every suite, one after the other, if none is named
     #[command(subcommand)]
-    suite: Suite,
+    suite: Option<Suite>,
+    /// Write every figure to this file; with several suites, an object with a field for each
+    #[arg(long, global = true, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Write tables and charts into docs/benchmarks too
+    #[arg(long, global = true)]
+    record: bool,
 }
 
 #[derive(Subcommand)]
@@ -22,9 +43,72 @@ enum Suite {
     Disruption(disruption::Arguments),
 }
 
-/// Runs a suite.
+/// Builds, measures, and shows what was found.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    match &arguments.suite {
-        Suite::Disruption(arguments) => disruption::run(arguments),
+    lab::prepare()?;
+    lab::clean_up_when_interrupted(PREFIX)?;
+    let suites = match &arguments.suite {
+        Some(suite) => std::slice::from_ref(suite),
+        None => &all()?,
+    };
+    let directory = project::target().join("bench");
+    let mut found = serde_json::Map::new();
+    let mut missed = Vec::new();
+    for suite in suites {
+        let began = Instant::now();
+        let (mut findings, verdict) = suite.measure()?;
+        findings.took_seconds = began.elapsed().as_secs_f64();
+        report::print(&findings);
+        report::write(&findings, &directory)?;
+        if arguments.record {
+            report::write(&findings, &project::root().join("docs/benchmarks"))?;
+        }
+        report::write_index(&directory, &SUITES)?;
+        println!("\nIt took {}.", progress::took(began.elapsed()));
+        found.insert(findings.suite.clone(), serde_json::to_value(&findings)?);
+        missed.extend(verdict.err());
+    }
+    println!("The report is in {}.", directory.join("index.html").display());
+    if let Some(path) = &arguments.json {
+        let figures = match found.values().next() {
+            Some(only) if found.len() == 1 => only.clone(),
+            _ => found.into(),
+        };
+        std::fs::write(path, serde_json::to_string_pretty(&figures)? + "\n")
+            .with_context(|| format!("cannot write {}", path.display()))?;
+        println!("Every figure is in {}.", path.display());
+    }
+    missed.into_iter().next().map_or(Ok(()), Err)
+}
+
+/// Every suite, as it is measured if nothing is said.
+fn all() -> Result<Vec<Suite>> {
+    /// A suite as it is typed.
+    #[derive(clap::Parser)]
+    struct Typed {
+        #[command(subcommand)]
+        suite: Suite,
+    }
+    let typed = |suite: &&str| clap::Parser::try_parse_from(["bench", suite]).map(|typed: Typed| typed.suite);
+    SUITES.iter().map(typed).collect::<Result<_, _>>().context("a suite does not run without arguments")
+}
+
+impl Suite {
+    /// What the suite finds, and whether that is as it must be: a suite that fails at that is shown all the same.
+    fn measure(&self) -> Result<(Findings, Result<()>)> {
+        match self {
+            Self::Disruption(arguments) => disruption::measure(arguments),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_suite_runs_without_arguments() -> Result<()> {
+        assert_eq!(all()?.len(), SUITES.len());
+        Ok(())
     }
 }

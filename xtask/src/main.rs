@@ -14,7 +14,7 @@ mod test;
 mod toolchain;
 mod vm;
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
@@ -46,6 +46,12 @@ enum Command {
     Bench(bench::Arguments),
     /// Run commands and tests under Debian's kernels, in a virtual machine
     Vm(vm::Arguments),
+    /// Load every program of an eBPF object on this kernel and print what it costs: `vm load` runs it in its guests
+    #[command(hide = true)]
+    Programs {
+        /// The object
+        object: PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
@@ -57,6 +63,7 @@ fn main() -> ExitCode {
         Command::BuildEbpf => ebpf::run(),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Vm(arguments) => vm::run(&arguments),
+        Command::Programs { object } => programs::print_table(&object),
         Command::Test(arguments) => return test::run(&arguments),
     };
     match outcome {

@@ -1,6 +1,6 @@
 //! The one place where a program touches a packet's bytes.
 
-use core::{arch::asm, mem::MaybeUninit, ptr};
+use core::{arch::asm, intrinsics::is_val_statically_known, mem::MaybeUninit, ptr};
 
 use mesh_common::{abi::Pod, packet::REACH};
 
@@ -52,6 +52,38 @@ pub fn forget<T, const FIELD: usize>(context: *const T, byte: u8) -> u8 {
     value as u8
 }
 
+/// A length that a helper takes as a size: none unless it is one of 1..=`MOST`, which must be a power of two.
+///
+/// The compiler checks both ends at once, on the length less one; verifiers before Linux 6.12 do not see what that says of
+/// the length itself, and those before 6.8 learn nothing from "is not zero". So the bounds are made once more, in assembler.
+#[inline(always)]
+pub fn size<const MOST: u32>(length: u32) -> Option<u32> {
+    const { assert!(MOST.is_power_of_two()) };
+    if length == 0 || length > MOST {
+        return None;
+    }
+    let mut less_one = u64::from(length - 1);
+    // SAFETY: changes nothing but the number, and that neither, for a length of these.
+    unsafe {
+        asm!(
+            "{less_one} &= {mask}",
+            less_one = inout(reg) less_one,
+            mask = const MOST - 1,
+            options(pure, nomem, nostack),
+        );
+    }
+    Some(less_one as u32 + 1)
+}
+
+/// The same number, which the compiler takes for another: what is then found out of it, is found out of this very number.
+/// Verifiers before Linux 6.11 do not see what a number says of another that it was added up from.
+#[inline(always)]
+fn itself(mut number: usize) -> usize {
+    // SAFETY: does nothing.
+    unsafe { asm!("/* {number} */", number = inout(reg) number, options(pure, nomem, nostack)) };
+    number
+}
+
 impl Bytes {
     /// The bytes of a context whose fields at `START` and `END` say where they begin and end.
     #[inline(always)]
@@ -73,6 +105,8 @@ impl Bytes {
 
     #[inline(always)]
     fn at<T: Pod>(self, offset: usize) -> Option<*mut T> {
+        // Where the compiler knows the offset, it is checked while compiling.
+        let offset = if is_val_statically_known(offset) { offset } else { itself(offset) };
         if offset > REACH {
             return None;
         }

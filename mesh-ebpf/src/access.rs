@@ -2,7 +2,14 @@
 
 use core::{arch::asm, intrinsics::is_val_statically_known, mem::MaybeUninit, ptr};
 
-use mesh_common::{abi::Pod, packet::REACH};
+use aya_ebpf::{cty::c_void, helpers};
+use mesh_common::{
+    abi::Pod,
+    checksum::Sum,
+    packet::{REACH, SUMMED},
+};
+
+use crate::maps;
 
 /// The bytes of a packet that a program may touch: from `start` up to `end`, as the hook's context gave them.
 #[derive(Clone, Copy)]
@@ -82,6 +89,32 @@ fn itself(mut number: usize) -> usize {
     // SAFETY: does nothing.
     unsafe { asm!("/* {number} */", number = inout(reg) number, options(pure, nomem, nostack)) };
     number
+}
+
+/// The sum of so many bytes of a packet, at most [`SUMMED`], which `load` copies.
+///
+/// By the kernel: the verifier would follow each turn of a loop over them.
+#[inline(always)]
+pub fn sum(length: usize, load: impl FnOnce(*mut c_void, u32) -> i64) -> Option<Sum> {
+    /// What the helper takes at once before Linux 6.13.
+    const PART: u32 = SUMMED as u32 / 2;
+
+    let length = size::<{ SUMMED as u32 }>(length as u32)?;
+    let bytes = maps::SUMMED.get_ptr_mut(0)?;
+    if load(bytes.cast(), length) != 0 {
+        return None;
+    }
+    let part = |offset: u32, length: u32| {
+        let Some(length) = size::<PART>(length) else { return Some(Sum::ZERO) };
+        // SAFETY: the map's entry is this processor's own, and long enough.
+        let sum = unsafe {
+            let words = bytes.cast::<u8>().add(offset as usize).cast();
+            helpers::generated::bpf_csum_diff(ptr::null_mut(), 0, words, length, 0)
+        };
+        (sum >= 0).then(|| Sum::ZERO.plus32((sum as u32).to_ne_bytes()))
+    };
+    let first = if length < PART { length } else { PART };
+    Some(part(0, first)?.plus(part(PART, length - first)?))
 }
 
 impl Bytes {

@@ -134,6 +134,14 @@ impl Packet for Skb {
     }
 
     #[inline(always)]
+    fn sum_of(&self, offset: usize, length: usize) -> Option<Sum> {
+        access::sum(length, |to, length| {
+            // SAFETY: the pointers are the hook's context and the map's, whose entry has room for as many bytes.
+            unsafe { helpers::generated::bpf_skb_load_bytes(self.skb.cast(), offset as u32, to, length) }
+        })
+    }
+
+    #[inline(always)]
     fn open(&mut self, outer: Family) -> Option<()> {
         let l3 = match outer {
             Family::V4 => BPF_F_ADJ_ROOM_ENCAP_L3_IPV4,

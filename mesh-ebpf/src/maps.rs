@@ -14,6 +14,7 @@ use mesh_common::{
         NodeIndex, OuterHeader, Service, ServiceKey, Settings, Shortage, Slot, Station, SubnetKey, TargetKey, Uplink,
         capacity, layout::FlowBefore,
     },
+    packet,
 };
 
 #[map]
@@ -93,6 +94,9 @@ pub static ARRIVALS: PerCpuArray<Arrival> = PerCpuArray::pinned(1, 0);
 /// What XDP's program hands on to the one that answers.
 #[map]
 pub static REFUSALS: PerCpuArray<u32> = PerCpuArray::pinned(1, 0);
+/// Bytes of a packet that are being summed up.
+#[map]
+pub static SUMMED: PerCpuArray<[u8; packet::SUMMED]> = PerCpuArray::with_max_entries(1, 0);
 /// What may still be sent of errors and resets.
 #[map]
 pub static ALLOWANCE: PerCpuArray<Allowance> = PerCpuArray::pinned(1, 0);

@@ -76,55 +76,85 @@ impl Explainer {
         Ok(Explained { path: path.name.clone(), program: site.program, profile })
     }
 
-    /// Of each line that a packet ran through: how many instructions it ran there, and what it called; by files.
+    /// Of each function that a packet ran through, and of each line in it: how many instructions it ran there, and what it called.
     pub(super) fn shown(&self, explained: &Explained) -> String {
-        /// What a line came to.
-        #[derive(Default)]
-        struct Sum {
-            executed: u64,
-            calls: BTreeMap<String, u64>,
+        let mut functions: Vec<_> = self.functions(&explained.profile).into_values().collect();
+        functions.sort_by_key(|function| std::cmp::Reverse(function.executed()));
+        let total = explained.instructions();
+        let mut text =
+            format!("{}, from {}: {total} eBPF instructions run\n", explained.path, explained.program);
+        for (helper, count) in explained.profile.helpers() {
+            let _ = writeln!(text, "{count:>6} × {helper}");
         }
-        let mut files: BTreeMap<&str, BTreeMap<&Line, Sum>> = BTreeMap::new();
-        let unknown = Line { file: "(unknown)".to_owned(), number: 0, text: String::new() };
-        for (name, executed) in &explained.profile.executed {
+        let _ = writeln!(text, "\n   run  times   size  function");
+        for function in &functions {
+            let Ran { name, size, entered, .. } = function;
+            let _ = writeln!(text, "{:>6} {entered:>6} {size:>6}  {name}", function.executed());
+        }
+        for function in &functions {
+            let _ = writeln!(text, "\n{:>6}  {}", function.executed(), function.name);
+            for (line, sum) in &function.lines {
+                let calls: Vec<_> =
+                    sum.calls.iter().map(|(name, count)| format!("{count} × {name}")).collect();
+                let calls =
+                    if calls.is_empty() { String::new() } else { format!("   [{}]", calls.join(", ")) };
+                let place = format!("{}:{}", short(&line.file), line.number);
+                let _ = writeln!(text, "{:>6}  {place:<48}  {}{calls}", sum.executed, line.text);
+            }
+        }
+        text
+    }
+
+    /// What was run, by programs and where their functions begin.
+    fn functions(&self, profile: &Profile) -> BTreeMap<(String, usize), Ran> {
+        let unknown = Line { file: "?".to_owned(), number: 0, text: String::new() };
+        let mut functions = BTreeMap::new();
+        for (name, executed) in &profile.executed {
             let Some(program) = self.code.programs.get(name) else { continue };
             for (at, (count, line)) in executed.iter().zip(&program.lines).enumerate() {
                 if *count == 0 {
                     continue;
                 }
+                let (first, end, function) = program.function_of(at);
+                let ran = functions.entry((name.clone(), first)).or_insert_with(|| Ran {
+                    name: if function == name { name.clone() } else { format!("{name}: {function}") },
+                    size: end - first,
+                    entered: executed.get(first).copied().unwrap_or(0),
+                    lines: BTreeMap::new(),
+                });
                 let line = line.as_ref().unwrap_or(&unknown);
-                let sum = files.entry(line.file.as_str()).or_default().entry(line).or_default();
+                let sum = ran.lines.entry(line.clone()).or_default();
                 sum.executed += count;
-                if let Some((call, times)) = explained.profile.calls.get(&(name.clone(), at)) {
+                if let Some((call, times)) = profile.calls.get(&(name.clone(), at)) {
                     *sum.calls.entry(call.clone()).or_default() += times;
                 }
             }
         }
-        let mut files: Vec<_> = files.into_iter().collect();
-        files
-            .sort_by_key(|(_, lines)| std::cmp::Reverse(lines.values().map(|sum| sum.executed).sum::<u64>()));
-        let mut text = format!(
-            "{}, from {}: {} eBPF instructions run\n",
-            explained.path,
-            explained.program,
-            explained.instructions()
-        );
-        for (helper, count) in explained.profile.helpers() {
-            let _ = writeln!(text, "{count:>6} × {helper}");
-        }
-        for (file, lines) in files {
-            let executed: u64 = lines.values().map(|sum| sum.executed).sum();
-            let _ = writeln!(text, "\n{executed:>6}  {}", short(file));
-            for (line, sum) in lines {
-                let calls: Vec<_> =
-                    sum.calls.iter().map(|(name, count)| format!("{count} × {name}")).collect();
-                let calls =
-                    if calls.is_empty() { String::new() } else { format!("   [{}]", calls.join(", ")) };
-                let _ = writeln!(text, "{:>6}  {:>5}  {}{calls}", sum.executed, line.number, line.text);
-            }
-        }
-        text
+        functions
     }
+}
+
+/// What was run of a function.
+struct Ran {
+    name: String,
+    /// Instructions that it is.
+    size: usize,
+    /// How often it was called.
+    entered: u64,
+    lines: BTreeMap<Line, Sum>,
+}
+
+impl Ran {
+    fn executed(&self) -> u64 {
+        self.lines.values().map(|sum| sum.executed).sum()
+    }
+}
+
+/// What was run of a line.
+#[derive(Default)]
+struct Sum {
+    executed: u64,
+    calls: BTreeMap<String, u64>,
 }
 
 impl Explained {
@@ -144,13 +174,19 @@ impl Explained {
     }
 }
 
-/// A file's path from the crate's name on.
-fn short(file: &str) -> &str {
-    let root = crate::project::root().display().to_string();
-    file.strip_prefix(&root).map_or(file, |rest| rest.trim_start_matches('/'))
+/// A file's path from the project's root, or its last three parts.
+fn short(file: &str) -> String {
+    let root = crate::project::root();
+    std::path::Path::new(file).strip_prefix(root).map_or_else(
+        |_| {
+            let parts: Vec<_> = file.rsplit('/').take(3).collect();
+            parts.into_iter().rev().collect::<Vec<_>>().join("/")
+        },
+        |path| path.display().to_string(),
+    )
 }
 
-/// The object that agents hold, or the same with lines.
+/// The object that agents hold.
 pub(super) fn object() -> Result<Vec<u8>> {
     std::fs::read(bpf::object()).context("cannot read the eBPF object")
 }

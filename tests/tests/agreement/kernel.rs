@@ -14,9 +14,10 @@ use aya::{
 use mesh_common::{
     Reason,
     abi::{
-        Address, Allowance, AllowedKey, Attachment, Backend, Counter, Endpoint, EndpointKey, Flow, FlowKey,
-        FragmentKey, Fragments, Held, Hook, Local, MacKey, Network, Node, NodeIndex, Pod, Service,
-        ServiceKey, Settings, Shortage, Slot, Station, SubnetKey, TargetKey, Trace, Uplink,
+        Address, Allowance, AllowedKey, Attachment, Backend, Counter, Endpoint, EndpointKey, FastService,
+        Flow, FlowKey, FragmentKey, Fragments, Held, Hook, Local, MacKey, Network, Node, NodeIndex,
+        OuterHeader, Pod, Service, ServiceKey, Settings, Shortage, Slot, Station, SubnetKey, TargetKey,
+        Trace, Uplink,
     },
     native::NodeTables,
 };
@@ -32,6 +33,9 @@ pub(crate) struct Raw<T>(T);
 unsafe impl<T: Pod> aya::Pod for Raw<T> {}
 
 type Hash<K, V> = HashMap<MapData, Raw<K>, Raw<V>>;
+
+/// More nodes than a world has.
+const NODES: u32 = 16;
 
 /// What the kernel did with a packet.
 #[derive(Debug)]
@@ -66,6 +70,10 @@ pub(crate) struct Kernel {
     networks: Hash<u32, Network>,
     peers: Hash<Address, NodeIndex>,
     locals: Hash<Address, Local>,
+    fast_services: Array<MapData, Raw<FastService>>,
+    /// The entries of that in use.
+    fast: Vec<u32>,
+    outer_headers: PerCpuArray<MapData, Raw<OuterHeader>>,
     uplinks: Hash<u32, Uplink>,
     flows: Hash<FlowKey, Flow>,
     fragments: Hash<FragmentKey, Fragments>,
@@ -147,6 +155,9 @@ impl Kernel {
             networks: map!(programs, HashMap, "NETWORKS"),
             peers: map!(programs, HashMap, "PEERS"),
             locals: map!(programs, HashMap, "LOCALS"),
+            fast_services: map!(programs, Array, "FAST_SERVICES"),
+            fast: vec![],
+            outer_headers: map!(programs, PerCpuArray, "OUTER_HEADERS"),
             uplinks: map!(programs, HashMap, "UPLINKS"),
             flows: map!(programs, HashMap, "FLOWS"),
             fragments: map!(programs, HashMap, "FRAGMENTS"),
@@ -167,7 +178,19 @@ impl Kernel {
         self.settings.set(0, Raw(Settings { trace_every: 1, ..node.settings }), 0)?;
         fill_array(&mut self.slots, &node.slots, 256)?;
         fill_array(&mut self.backends, &node.backends, 256)?;
-        fill_array(&mut self.nodes, &node.nodes, 16)?;
+        fill_array(&mut self.nodes, &node.nodes, NODES)?;
+        for index in std::mem::take(&mut self.fast) {
+            self.fast_services.set(index, Raw(FastService::default()), 0)?;
+        }
+        for (index, service) in &node.fast_services {
+            self.fast_services.set(*index, Raw(*service), 0)?;
+        }
+        self.fast = node.fast_services.keys().copied().collect();
+        // What the programs keep is of the world before this one.
+        let none = vec![Raw(OuterHeader::default()); nr_cpus().map_err(|(_, error)| error)?];
+        for index in 0..NODES {
+            self.outer_headers.set(index, PerCpuValues::try_from(none.clone())?, 0)?;
+        }
         for service in 0..64 {
             self.cursors.set(service, Raw(node.cursor(service)), 0)?;
         }

@@ -50,6 +50,11 @@ enum Suite {
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     lab::prepare()?;
     lab::clean_up_when_interrupted(PREFIX)?;
+    if let Some(Suite::Prog(of_prog)) = &arguments.suite
+        && let Some(text) = of_prog.explained()
+    {
+        return prog::explain(of_prog, text);
+    }
     let suites = match &arguments.suite {
         Some(suite) => std::slice::from_ref(suite),
         None => &all()?,

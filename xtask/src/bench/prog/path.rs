@@ -49,7 +49,8 @@ impl Site {
         usize::from(!self.is_xdp())
     }
 
-    fn is_xdp(self) -> bool {
+    /// Whether it sees packets before there is a socket buffer.
+    pub(super) fn is_xdp(self) -> bool {
         self.program.ends_with("_xdp") || self.program == EMPTY_XDP
     }
 

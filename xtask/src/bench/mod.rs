@@ -5,6 +5,7 @@ mod disruption;
 mod figure;
 mod findings;
 mod machine;
+mod prog;
 mod report;
 mod table;
 mod watch;
@@ -21,7 +22,7 @@ use crate::{lab, progress, project};
 const PREFIX: &str = "bench";
 
 /// The suites, in the order of the report.
-const SUITES: [&str; 1] = ["disruption"];
+const SUITES: [&str; 2] = ["prog", "disruption"];
 
 /// What `bench` takes.
 #[derive(clap::Args)]
@@ -39,6 +40,8 @@ pub(crate) struct Arguments {
 
 #[derive(Subcommand)]
 enum Suite {
+    /// What each path through the programs costs a packet
+    Prog(prog::Arguments),
     /// How many live flows each change of the mesh breaks, and how many it would break by other ways to balance load
     Disruption(disruption::Arguments),
 }
@@ -47,6 +50,11 @@ enum Suite {
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     lab::prepare()?;
     lab::clean_up_when_interrupted(PREFIX)?;
+    if let Some(Suite::Prog(of_prog)) = &arguments.suite
+        && let Some(text) = of_prog.explained()
+    {
+        return prog::explain(of_prog, text);
+    }
     let suites = match &arguments.suite {
         Some(suite) => std::slice::from_ref(suite),
         None => &all()?,
@@ -97,6 +105,7 @@ impl Suite {
     /// What the suite finds, and whether that is as it must be: a suite that fails at that is shown all the same.
     fn measure(&self) -> Result<(Findings, Result<()>)> {
         match self {
+            Self::Prog(arguments) => prog::measure(arguments),
             Self::Disruption(arguments) => disruption::measure(arguments),
         }
     }

@@ -17,6 +17,7 @@ use clap::Subcommand;
 
 use crate::{
     build::{self, Profile},
+    programs::Record,
     setup::{self, Purpose},
 };
 pub(crate) use guest::Guest;
@@ -65,21 +66,21 @@ enum Command {
         /// Record the costs in docs/programs.md
         #[arg(long)]
         record: bool,
+        /// Why they cost more than was recorded, if they do
+        #[arg(long, value_name = "REASON", requires = "record")]
+        because: Option<String>,
     },
 }
 
 /// What a guest is given.
 #[derive(clap::Args)]
 struct Hardware {
-    /// One processor whose clock counts instructions: a virtual nanosecond is one instruction, in every run the same
+    /// Have every clock count instructions: a virtual nanosecond is one instruction, in every run the same
     #[arg(long)]
     icount: bool,
     /// Memory, in MiB
     #[arg(long, value_name = "MIB", default_value_t = Guest::MEMORY)]
     memory: u32,
-    /// Processors
-    #[arg(long, value_name = "N", default_value_t = Guest::PROCESSORS, conflicts_with = "icount")]
-    processors: u32,
     /// Show what the kernel says, on standard error
     #[arg(long)]
     console: bool,
@@ -109,11 +110,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             }
             Ok(())
         }
-        Command::Load { kernels, record } => {
+        Command::Load { kernels, record, because } => {
+            let record = record.then(|| Record { because: because.clone() });
             let ebpf = build::build(Profile::Dev)?.ebpf;
             for &kernel in kernels {
                 println!("\nUnder Linux {}:", kernel.name());
-                load(kernel, &ebpf, *record)?;
+                load(kernel, &ebpf, record.as_ref())?;
             }
             Ok(())
         }
@@ -133,7 +135,6 @@ impl Hardware {
             .icount(self.icount)
             .console(self.console)
             .memory(self.memory)
-            .processors(self.processors)
             .timeout(Duration::from_secs(self.timeout))
     }
 }

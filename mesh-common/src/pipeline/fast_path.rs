@@ -239,8 +239,9 @@ fn length(inside: &Inside) -> u64 {
     u64::from(inside.udp_len.swap_bytes())
 }
 
-/// Keeps the outer header of a packet that was just put into a tunnel to a node, for those that follow.
-#[inline(always)]
+/// Keeps the outer header of a packet that was just put into a tunnel to a node, for those that follow. Out of line, for it
+/// takes more stack than the way that ends here has to spare on Linux 6.1.
+#[inline(never)]
 pub(super) fn keep<P: Packet, T: Tables>(packet: &P, tables: &T, node: u32, inner_mtu: u32, ifindex: u32) {
     let Some(words) = packet.read::<[u64; 7]>(0) else { return };
     let [w0, w1, w2, w3, w4, w5, w6] = words.map(u64::from_le);

@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: what the mesh can do, in figures.
 
 mod chart;
+mod director;
 mod disruption;
 mod figure;
 mod findings;
@@ -39,12 +40,19 @@ pub(crate) struct Arguments {
 
 #[derive(Subcommand)]
 enum Suite {
+    /// What it costs to forward a packet to a service, by the mesh, by IPVS and by nftables and iptables
+    Director(director::Arguments),
     /// How many live flows each change of the mesh breaks, and how many it would break by other ways to balance load
     Disruption(disruption::Arguments),
 }
 
 /// Builds, measures, and shows what was found.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    if let Some(Suite::Director(arguments)) = &arguments.suite
+        && arguments.here
+    {
+        return director::here(arguments);
+    }
     lab::prepare()?;
     lab::clean_up_when_interrupted(PREFIX)?;
     let suites = match &arguments.suite {
@@ -97,6 +105,7 @@ impl Suite {
     /// What the suite finds, and whether that is as it must be: a suite that fails at that is shown all the same.
     fn measure(&self) -> Result<(Findings, Result<()>)> {
         match self {
+            Self::Director(_) => anyhow::bail!("not yet"),
             Self::Disruption(arguments) => disruption::measure(arguments),
         }
     }

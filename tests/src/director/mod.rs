@@ -1,0 +1,175 @@
+//! What it costs to forward a packet to one of several servers: by the mesh's published port, by IPVS, by nftables and iptables,
+//! and, as controls, by less than any of them does.
+//!
+//! A director has one cable to its clients and one to its servers. The source is at the far end of the first and sends as a card's
+//! driver would, without a network stack of its own; the sink is at the far end of the second and counts what arrives. What lies
+//! between them is measured by the clock: in nanoseconds, which in a virtual machine that counts instructions are instructions.
+
+mod case;
+mod rules;
+mod stage;
+
+use std::{thread::sleep, time::Duration};
+
+use anyhow::{Context as _, Result};
+use serde::{Deserialize, Serialize};
+
+pub use self::case::{Case, Family, Forwarding, Load, Scheduler, Way, cases};
+use self::{rules::Rules, stage::Stage};
+use crate::{
+    lab::Lab,
+    traffic::{Flows, Frame, Reflection, Reflector, Sink, Source},
+};
+
+/// How many flows take turns where there are many.
+pub const MANY: u32 = 10_000;
+/// How long the sink waits for what is late.
+const PATIENCE: Duration = Duration::from_millis(100);
+/// Packets before the first round, so that tables and caches hold what they will hold.
+const WARMING: u32 = 2_000;
+
+/// How it is measured.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Packets of a round.
+    pub packets: u32,
+    /// Rounds of each case.
+    pub rounds: usize,
+}
+
+/// What a case came to.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Outcome {
+    /// Which case.
+    pub case: Case,
+    /// Its rounds; or why there are none.
+    pub rounds: Result<Vec<Round>, String>,
+}
+
+/// One round.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
+pub struct Round {
+    /// Packets that the source sent.
+    pub sent: u64,
+    /// Packets that the sink counted, as they should be.
+    pub arrived: u64,
+    /// From the first packet's begin until the last had arrived.
+    pub nanoseconds: u64,
+}
+
+/// What keeps a way of forwarding in force.
+enum InForce<'a> {
+    Nothing,
+    Reflector { _hold: Reflector },
+    Rules(Rules<'a>),
+}
+
+/// Measures cases, one after the other, in a lab that was built for it, and tells of each.
+///
+/// # Errors
+/// If the lab cannot be built, or a case cannot be measured for another reason than that the kernel lacks it.
+pub fn measure(
+    prefix: &str,
+    cases: &[Case],
+    options: &Options,
+    mut tell: impl FnMut(&str),
+) -> Result<Vec<Outcome>> {
+    tell("building the lab");
+    let lab = stage::mesh().up(prefix)?;
+    let outcome = measure_in(&lab, cases, options, &mut tell);
+    if outcome.is_err() {
+        lab.print_logs();
+    }
+    outcome
+}
+
+fn measure_in(
+    lab: &Lab,
+    cases: &[Case],
+    options: &Options,
+    tell: &mut impl FnMut(&str),
+) -> Result<Vec<Outcome>> {
+    let plain = Stage::plain(lab)?;
+    let mesh = if cases.iter().any(|case| matches!(case.way, Way::Mesh(_))) {
+        Some(Stage::mesh(lab)?)
+    } else {
+        None
+    };
+    let mut outcomes = Vec::new();
+    for case in cases {
+        tell(&case.to_string());
+        let stage = match (&mesh, case.way) {
+            (Some(mesh), Way::Mesh(_)) => mesh,
+            _ => &plain,
+        };
+        let rounds = match Rules::lack(case.way) {
+            Some(lack) => Err(lack),
+            None => Ok(measure_case(stage, *case, options).with_context(|| case.to_string())?),
+        };
+        outcomes.push(Outcome { case: *case, rounds });
+    }
+    Ok(outcomes)
+}
+
+fn measure_case(stage: &Stage<'_>, case: Case, options: &Options) -> Result<Vec<Round>> {
+    let in_force = stage.put_in_force(case)?;
+    let sink = stage.sink(case)?;
+    let flows = match case.load {
+        Load::OneFlow => Flows::Some(1),
+        Load::ManyFlows => Flows::Some(MANY),
+        Load::NewFlows => Flows::New,
+    };
+    let frame = Frame::new(&stage.aim(case)?)?;
+    let source = Source::new(stage.wire, stage::CLIENTS, frame, flows)?;
+    send(&source, &sink, if case.load == Load::ManyFlows { MANY } else { WARMING })?;
+    let mut rounds = Vec::new();
+    for _ in 0..options.rounds {
+        if let (InForce::Rules(rules), Load::NewFlows) = (&in_force, case.load) {
+            rules.forget_flows()?;
+        }
+        rounds.push(send(&source, &sink, options.packets)?);
+    }
+    Ok(rounds)
+}
+
+/// Sends packets, and counts those that arrive.
+fn send(source: &Source<'_>, sink: &Sink, packets: u32) -> Result<Round> {
+    let before = sink.arrivals()?.expected;
+    let sent = u64::from(packets);
+    let took = source.send(packets, PATIENCE, || Ok(sink.arrivals()?.expected - before >= sent))?;
+    let arrived = sink.arrivals()?.expected - before;
+    Ok(Round { sent, arrived, nanoseconds: u64::try_from(took.as_nanos())? })
+}
+
+impl Stage<'_> {
+    /// Has the director do what the case says.
+    fn put_in_force(&self, case: Case) -> Result<InForce<'_>> {
+        let reflect = |reflection| -> Result<InForce<'_>> {
+            Ok(InForce::Reflector { _hold: Reflector::new(self.director, stage::CLIENTS, reflection)? })
+        };
+        match case.way {
+            Way::DropAtXdp | Way::DropAtTc | Way::Routing | Way::Mesh(_) => Ok(InForce::Nothing),
+            Way::Back => reflect(Reflection::Back),
+            Way::Across => reflect(Reflection::To(stage::SERVERS)),
+            Way::Ipvs { .. } | Way::Nftables | Way::Iptables => {
+                Ok(InForce::Rules(Rules::put(self.director, case, stage::vip(case.family))?))
+            }
+        }
+    }
+
+    /// Has what the case sends counted where it goes.
+    fn sink(&self, case: Case) -> Result<Sink> {
+        let expected = case.expected();
+        match case.way {
+            Way::DropAtXdp => Sink::at_xdp(self.director, stage::CLIENTS, expected),
+            Way::DropAtTc => Sink::at_tc(self.director, stage::CLIENTS, expected),
+            Way::Back => Sink::at_xdp(self.wire, stage::CLIENTS, expected),
+            _ => Sink::at_xdp(self.wire, stage::SERVERS, expected),
+        }
+    }
+}
+
+/// Waits, which costs no time where the clock counts instructions.
+fn rest(seconds: u64) {
+    sleep(Duration::from_secs(seconds));
+}

@@ -184,15 +184,15 @@ impl fmt::Display for Way {
             Self::Back => f.write_str("control: untouched, XDP_TX"),
             Self::Across => f.write_str("control: untouched, XDP_REDIRECT"),
             Self::Routing => f.write_str("control: ip_forward"),
-            Self::Mesh(scheduler) => write!(f, "mesh, VXLAN, {}", scheduler.name()),
+            Self::Mesh(scheduler) => write!(f, "mesh vxlan {}", scheduler.name()),
             Self::Ipvs { forwarding, scheduler, one_packet } => {
                 let forwarding = match forwarding {
                     Forwarding::Nat => "nat",
                     Forwarding::Dr => "dr",
                     Forwarding::Ipip => "ipip",
                 };
-                let one_packet = if *one_packet { ", one-packet" } else { "" };
-                write!(f, "IPVS, {forwarding}, {}{one_packet}", scheduler.name())
+                let one_packet = if *one_packet { " one-packet" } else { "" };
+                write!(f, "IPVS {forwarding} {}{one_packet}", scheduler.name())
             }
             Self::Nftables => f.write_str("nftables DNAT"),
             Self::Iptables => f.write_str("iptables DNAT"),

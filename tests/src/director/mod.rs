@@ -9,7 +9,7 @@ mod case;
 mod rules;
 mod stage;
 
-use std::{thread::sleep, time::Duration};
+use std::{fmt, thread::sleep, time::Duration};
 
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
@@ -57,6 +57,28 @@ pub struct Round {
     pub nanoseconds: u64,
 }
 
+impl Round {
+    /// What one packet took that the source sent.
+    #[must_use]
+    pub fn per_packet(&self) -> f64 {
+        self.nanoseconds as f64 / self.sent as f64
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:", self.case)?;
+        match &self.rounds {
+            Ok(rounds) => rounds.iter().try_for_each(|round| {
+                write!(f, " {:.0} ns", round.per_packet())?;
+                let lost = round.sent - round.arrived;
+                if lost > 0 { write!(f, " ({lost} of {} lost)", round.sent) } else { Ok(()) }
+            }),
+            Err(why) => write!(f, " {}", why.lines().next().unwrap_or_default()),
+        }
+    }
+}
+
 /// What keeps a way of forwarding in force.
 enum InForce<'a> {
     Nothing,
@@ -97,22 +119,27 @@ fn measure_in(
     };
     let mut outcomes = Vec::new();
     for case in cases {
-        tell(&case.to_string());
         let stage = match (&mesh, case.way) {
             (Some(mesh), Way::Mesh(_)) => mesh,
             _ => &plain,
         };
         let rounds = match Rules::lack(case.way) {
             Some(lack) => Err(lack),
-            None => Ok(measure_case(stage, *case, options).with_context(|| case.to_string())?),
+            None => measure_case(stage, *case, options).with_context(|| case.to_string())?,
         };
-        outcomes.push(Outcome { case: *case, rounds });
+        let outcome = Outcome { case: *case, rounds };
+        tell(&outcome.to_string());
+        outcomes.push(outcome);
     }
     Ok(outcomes)
 }
 
-fn measure_case(stage: &Stage<'_>, case: Case, options: &Options) -> Result<Vec<Round>> {
-    let in_force = stage.put_in_force(case)?;
+/// Measures a case, or says why it cannot be put in force.
+fn measure_case(stage: &Stage<'_>, case: Case, options: &Options) -> Result<Result<Vec<Round>, String>> {
+    let in_force = match stage.put_in_force(case) {
+        Ok(in_force) => in_force,
+        Err(error) => return Ok(Err(format!("{error:#}"))),
+    };
     let sink = stage.sink(case)?;
     let flows = match case.load {
         Load::OneFlow => Flows::Some(1),
@@ -129,7 +156,7 @@ fn measure_case(stage: &Stage<'_>, case: Case, options: &Options) -> Result<Vec<
         }
         rounds.push(send(&source, &sink, options.packets)?);
     }
-    Ok(rounds)
+    Ok(Ok(rounds))
 }
 
 /// Sends packets, and counts those that arrive.

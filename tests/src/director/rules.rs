@@ -89,9 +89,10 @@ impl<'a> Rules<'a> {
             .map(|(number, turn)| format!("{turn} : {}", server(self.family, number)))
             .collect();
         let text = format!(
-            "table {family} director {{ chain clients {{\n\
+            "table {family} director {{\n\
+             chain clients {{\n\
              type nat hook prerouting priority dstnat;\n\
-             {address} daddr {vip} udp dport {PORT} dnat to numgen inc mod {} map {{ {} }} : 53\n}} }}\n",
+             {address} daddr {vip} udp dport {PORT} dnat to numgen inc mod {} map {{ {} }} : 53\n}}\n}}\n",
             servers.len(),
             servers.join(", ")
         );

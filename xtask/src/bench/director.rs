@@ -18,8 +18,8 @@ pub(crate) struct Arguments {
     /// Rounds of each case
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=100))]
     rounds: u64,
-    /// Only the cases whose names hold one of these, separated by commas
-    #[arg(long, value_delimiter = ',', value_name = "TEXT")]
+    /// Only the cases whose names hold one of these texts; may be given several times
+    #[arg(long, value_name = "TEXT")]
     only: Vec<String>,
     /// Measure on this machine, and print what was found as JSON: how a virtual machine is told what to do
     #[arg(long, hide = true)]

@@ -37,6 +37,9 @@ const FIGURES: &[Figure] = &[
     ("instructions verified", |cost| cost.verified),
 ];
 
+/// The part of docs/programs.md that is about the machine that builds.
+const HERE: &str = "The kernel of the machine that records";
+
 /// Loads every program of the object, prints their costs, and compares them with the recorded ones, or records them.
 pub(crate) fn report(built: &ebpf::Built, record: bool) -> Result<()> {
     if !process::is_root() {
@@ -46,22 +49,44 @@ pub(crate) fn report(built: &ebpf::Built, record: bool) -> Result<()> {
         println!("What the eBPF programs cost is not shown: only root may load them.");
         return Ok(());
     }
-    let content =
-        fs::read(&built.object).with_context(|| format!("cannot read {}", built.object.display()))?;
-    let costs = measure(&content)?;
-    print!("{}", table(&costs));
+    let table = table(&measure(&read(&built.object)?)?);
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    settle(HERE, kernel.trim(), built, &table, record, "cargo xtask build --record")
+}
+
+/// Loads every program of an object on the kernel that runs here, and prints their costs as a table.
+pub(crate) fn print_table(object: &Path) -> Result<()> {
+    print!("{}", table(&measure(&read(object)?)?));
+    Ok(())
+}
+
+/// Prints a table of costs, measured on a kernel, and compares it with the one that docs/programs.md has under a title, or
+/// records it there. `command` is what records it.
+pub(crate) fn settle(
+    title: &str,
+    kernel: &str,
+    built: &ebpf::Built,
+    table: &str,
+    record: bool,
+    command: &str,
+) -> Result<()> {
+    print!("{table}");
     let path = project::programs_record();
+    let circumstances =
+        format!("Measured on Linux {kernel} ({}), compiled by {}.", env::consts::ARCH, built.compiler);
+    let text = fs::read_to_string(&path);
     if record {
-        fs::write(&path, document(&costs, &circumstances(built)))
+        let text = text.unwrap_or_default();
+        fs::write(&path, with_section(&text, title, &format!("{circumstances}\n\n{table}")))
             .with_context(|| format!("cannot write {}", path.display()))?;
         println!("recorded in {}", path.display());
         return Ok(());
     }
-    let Ok(text) = fs::read_to_string(&path) else {
-        println!("not compared: {} is not there (`cargo xtask build --record` writes it)", path.display());
+    let Some(text) = text.ok().and_then(|text| section(&text, title).map(str::to_owned)) else {
+        println!("not compared: docs/programs.md has nothing of this kernel (`{command}` writes it)");
         return Ok(());
     };
-    let differences = differences(&recorded(&text), &costs);
+    let differences = differences(&recorded(&text), &recorded(table));
     if differences.is_empty() {
         println!("within {TOLERANCE} % of what docs/programs.md records");
         return Ok(());
@@ -71,10 +96,14 @@ pub(crate) fn report(built: &ebpf::Built, record: bool) -> Result<()> {
         println!("  {difference}");
     }
     if let Some(then) = text.lines().find(|line| line.starts_with("Measured on ")) {
-        println!("then: {then}\nnow:  {}", circumstances(built));
+        println!("then: {then}\nnow:  {circumstances}");
     }
-    println!("If that is meant: `cargo xtask build --record`, and say why in the commit.");
+    println!("If that is meant: `{command}`, and say why in the commit.");
     Ok(())
+}
+
+fn read(object: &Path) -> Result<Vec<u8>> {
+    fs::read(object).with_context(|| format!("cannot read {}", object.display()))
 }
 
 /// Loads each program and asks the kernel what it made of it.
@@ -139,12 +168,6 @@ fn load(program: &mut Program) -> Result<()> {
     Ok(())
 }
 
-/// On what the costs depend, besides the source.
-fn circumstances(built: &ebpf::Built) -> String {
-    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    format!("Measured on Linux {} ({}), compiled by {}.", kernel.trim(), env::consts::ARCH, built.compiler)
-}
-
 /// The costs as a Markdown table, which is as good to read in a terminal.
 fn table(costs: &[Cost]) -> String {
     let width = costs.iter().map(|cost| cost.program.len()).chain([7]).max().unwrap_or(7);
@@ -167,19 +190,32 @@ fn table(costs: &[Cost]) -> String {
     text
 }
 
-/// The whole of docs/programs.md.
-fn document(costs: &[Cost], circumstances: &str) -> String {
-    format!(
-        "# What the eBPF programs cost\n\n\
-         Written by `cargo xtask build --record`; every build compares itself with it. A program's instructions are the\n\
-         kernel's, after it has put helpers and maps in place. The instructions verified are those that the verifier\n\
-         looked at over all paths: it gives up at a million.\n\n\
-         {circumstances}\n\n{}",
-        table(costs)
-    )
+/// How docs/programs.md begins.
+const PREFACE: &str = "# What the eBPF programs cost\n\n\
+    Written by `cargo xtask build --record` and `cargo xtask vm load --record`; every build compares itself with it. A\n\
+    program's instructions are the kernel's, after it has put helpers and maps in place. The instructions verified are\n\
+    those that the verifier looked at over all paths: it gives up at a million.\n";
+
+/// What stands under a title, or nothing if there is no such title.
+fn section<'a>(document: &'a str, title: &str) -> Option<&'a str> {
+    let heading = format!("\n## {title}\n");
+    let (_, rest) = document.split_once(&heading)?;
+    Some(rest.split("\n## ").next().unwrap_or(rest).trim())
 }
 
-/// The costs in a document's table.
+/// The document with this text under a title, in the place of what stood there; new titles come last.
+fn with_section(document: &str, title: &str, text: &str) -> String {
+    let titles = document.lines().filter_map(|line| line.strip_prefix("## "));
+    let new = (!titles.clone().any(|there| there == title)).then_some(title);
+    let mut fresh = PREFACE.to_owned();
+    for there in titles.chain(new) {
+        let body = if there == title { text } else { section(document, there).unwrap_or_default() };
+        let _ = write!(fresh, "\n## {there}\n\n{}\n", body.trim());
+    }
+    fresh
+}
+
+/// The costs in a table.
 fn recorded(document: &str) -> Vec<Cost> {
     document.lines().filter_map(row).collect()
 }
@@ -229,8 +265,20 @@ mod tests {
 
     #[test]
     fn what_is_recorded_is_read_again() {
-        let costs = [cost("endpoint_tc", 1_200, 7_000, 3_400), cost("underlay_xdp", 2, 20, 2)];
-        assert_eq!(recorded(&document(&costs, "Measured on Linux 6.18.")), costs);
+        let here = [cost("endpoint_tc", 1_200, 7_000, 3_400), cost("underlay_xdp", 2, 20, 2)];
+        let elsewhere = [cost("endpoint_tc", 1_200, 7_001, 5_000)];
+        let document = with_section("", "Here", &table(&here));
+        let document = with_section(&document, "Elsewhere", &table(&elsewhere));
+        let read = |document: &str, title: &str| section(document, title).map(recorded);
+        assert_eq!(read(&document, "Here"), Some(here.to_vec()));
+        assert_eq!(read(&document, "Elsewhere"), Some(elsewhere.to_vec()));
+        assert_eq!(read(&document, "Else"), None);
+        // Recording one leaves the other as it was, and the order as well.
+        let again = with_section(&document, "Here", &table(&elsewhere));
+        assert_eq!(read(&again, "Here"), Some(elsewhere.to_vec()));
+        assert_eq!(read(&again, "Elsewhere"), Some(elsewhere.to_vec()));
+        assert_eq!(with_section(&again, "Here", &table(&here)), document);
+        assert!(document.starts_with(PREFACE), "{document}");
     }
 
     #[test]

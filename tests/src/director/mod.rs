@@ -18,13 +18,11 @@ pub use self::case::{Case, Family, Forwarding, Load, Scheduler, Way, cases};
 use self::{rules::Rules, stage::Stage};
 use crate::{
     lab::Lab,
-    traffic::{Flows, Frame, Reflection, Reflector, Sink, Source},
+    traffic::{Flows, Frame, Reflection, Reflector, Sending, Sink, Source},
 };
 
 /// How many flows take turns where there are many.
 pub const MANY: u32 = 10_000;
-/// How long the sink waits for what is late.
-const PATIENCE: Duration = Duration::from_millis(100);
 /// Packets before the first round, so that tables and caches hold what they will hold.
 const WARMING: u32 = 2_000;
 
@@ -53,7 +51,7 @@ pub struct Round {
     pub sent: u64,
     /// Packets that the sink counted, as they should be.
     pub arrived: u64,
-    /// From the first packet's begin until the last had arrived.
+    /// From the moment when the first was made until the last had arrived.
     pub nanoseconds: u64,
 }
 
@@ -148,24 +146,16 @@ fn measure_case(stage: &Stage<'_>, case: Case, options: &Options) -> Result<Resu
     };
     let frame = Frame::new(&stage.aim(case)?)?;
     let source = Source::new(stage.wire, stage::CLIENTS, frame, flows)?;
-    send(&source, &sink, if case.load == Load::ManyFlows { MANY } else { WARMING })?;
+    source.send(if case.load == Load::ManyFlows { MANY } else { WARMING }, &sink)?;
     let mut rounds = Vec::new();
     for _ in 0..options.rounds {
         if let (InForce::Rules(rules), Load::NewFlows) = (&in_force, case.load) {
             rules.forget_flows()?;
         }
-        rounds.push(send(&source, &sink, options.packets)?);
+        let Sending { sent, arrived, nanoseconds } = source.send(options.packets, &sink)?;
+        rounds.push(Round { sent, arrived, nanoseconds });
     }
     Ok(Ok(rounds))
-}
-
-/// Sends packets, and counts those that arrive.
-fn send(source: &Source<'_>, sink: &Sink, packets: u32) -> Result<Round> {
-    let before = sink.arrivals()?.expected;
-    let sent = u64::from(packets);
-    let took = source.send(packets, PATIENCE, || Ok(sink.arrivals()?.expected - before >= sent))?;
-    let arrived = sink.arrivals()?.expected - before;
-    Ok(Round { sent, arrived, nanoseconds: u64::try_from(took.as_nanos())? })
 }
 
 impl Stage<'_> {

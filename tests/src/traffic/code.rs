@@ -1,6 +1,6 @@
 //! eBPF instructions, by hand: the programs here are too small for a compiler.
 
-/// A register; `R1` holds the context when a program begins, `R0` what it answers, and `R10` is the end of its stack.
+/// A register; `R1` holds the context when a program begins, `R0` what it answers, and helpers leave `R6` and those after it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Register {
@@ -12,7 +12,7 @@ pub(super) enum Register {
     R5,
     R6,
     R7,
-    R10 = 10,
+    R8,
 }
 
 /// How much memory an instruction reads or writes, as its bits in the opcode.
@@ -29,7 +29,6 @@ pub(super) enum Size {
 #[derive(Clone, Copy)]
 #[repr(u8)]
 pub(super) enum When {
-    Equal = 0x10,
     NotEqual = 0x50,
     /// Without sign.
     Greater = 0x20,
@@ -47,8 +46,8 @@ pub(super) enum Operation {
     ExclusiveOr = 0xa0,
 }
 
-/// The helper that finds a value in a map.
-pub(super) const MAP_LOOKUP_ELEM: i32 = 1;
+/// The helper that tells the time, in nanoseconds.
+pub(super) const KTIME_GET_NS: i32 = 5;
 /// The helper that has a packet leave by an interface.
 pub(super) const REDIRECT: i32 = 23;
 
@@ -62,7 +61,7 @@ pub(super) struct Instruction {
     immediate: i32,
 }
 
-/// A program that grows. Jumps lead forward, to one place: where what leaves early arrives.
+/// A program that grows. Jumps lead forward, to the next place where what leaves early arrives.
 #[derive(Default)]
 pub(super) struct Code {
     instructions: Vec<Instruction>,
@@ -86,11 +85,6 @@ impl Code {
 
     pub(super) fn set_wide(&mut self, to: Register, value: u64) {
         self.wide(to, 0, value as u32, (value >> 32) as u32);
-    }
-
-    /// The map of a descriptor, for helpers.
-    pub(super) fn set_map(&mut self, to: Register, descriptor: i32) {
-        self.wide(to, 1, descriptor.cast_unsigned(), 0);
     }
 
     /// The address of the first value of an array.
@@ -119,8 +113,10 @@ impl Code {
         self.push(0x63 | size as u8, to as u8, from as u8, offset, 0);
     }
 
-    pub(super) fn store_value(&mut self, size: Size, to: Register, offset: i16, value: i32) {
-        self.push(0x62 | size as u8, to as u8, 0, offset, value);
+    /// Adds to a number in memory, whoever else does so, and has it as it was before in `addend`.
+    pub(super) fn fetch_add(&mut self, to: Register, offset: i16, addend: Register) {
+        const ADD_AND_FETCH: i32 = 1;
+        self.push(0xdb, to as u8, addend as u8, offset, ADD_AND_FETCH);
     }
 
     pub(super) fn call(&mut self, helper: i32) {

@@ -29,14 +29,6 @@ pub(super) enum Kind {
     Xdp = 6,
 }
 
-/// How a map keeps its one value.
-#[derive(Clone, Copy, Debug)]
-#[repr(u32)]
-pub(super) enum Keeping {
-    Once = 2,
-    PerProcessor = 6,
-}
-
 #[repr(C)]
 struct MapCreate {
     kind: u32,
@@ -136,15 +128,16 @@ pub(super) fn load(kind: Kind, instructions: &[Instruction]) -> Result<OwnedFd> 
 }
 
 /// Makes a map of one value of so many numbers.
-pub(super) fn map(keeping: Keeping, numbers: u32) -> Result<OwnedFd> {
-    let attributes = MapCreate { kind: keeping as u32, key_size: 4, value_size: 8 * numbers, entries: 1 };
+pub(super) fn map(numbers: u32) -> Result<OwnedFd> {
+    const BPF_MAP_TYPE_ARRAY: u32 = 2;
+    let attributes = MapCreate { kind: BPF_MAP_TYPE_ARRAY, key_size: 4, value_size: 8 * numbers, entries: 1 };
     // SAFETY: the attributes hold no addresses.
     let descriptor = unsafe { bpf(MAP_CREATE, &attributes) }.context("cannot make a map")?;
     // SAFETY: the kernel has just given us this descriptor; nobody else has it.
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
-/// Reads a map's value into a buffer that has room for it: for each processor, where it is kept so.
+/// Reads a map's value into a buffer that has room for it.
 pub(super) fn read(map: BorrowedFd<'_>, value: &mut [u64]) -> Result<()> {
     let key = 0_u32;
     let attributes = element(map, &key, value.as_mut_ptr() as u64);

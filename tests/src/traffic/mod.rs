@@ -11,6 +11,6 @@ mod source;
 pub use self::{
     frame::{Aim, Flows, Frame},
     reflector::{Reflection, Reflector},
-    sink::{Arrivals, Expected, Sink},
-    source::Source,
+    sink::{Expected, Sink},
+    source::{Sending, Source},
 };

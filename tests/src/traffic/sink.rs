@@ -13,9 +13,9 @@ use nix::{
 };
 
 use super::{
-    code::{Code, Instruction, MAP_LOOKUP_ELEM, Operation, Register, Size, When},
+    code::{Code, Instruction, KTIME_GET_NS, Operation, Register, Size, When},
     frame::MARK,
-    kernel::{self, Keeping, Kind},
+    kernel::{self, Kind},
 };
 use crate::lab::{Host, Namespace};
 
@@ -33,28 +33,36 @@ pub struct Expected {
     pub protocol: u8,
 }
 
-/// What came to a sink.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Arrivals {
-    /// All packets.
-    pub all: u64,
-    /// Those of the source that look as they should.
-    pub expected: u64,
-}
-
 /// A sink on an interface; without it, packets pass again.
 #[derive(Debug)]
 pub struct Sink {
-    counts: OwnedFd,
-    processors: usize,
+    state: OwnedFd,
     _hold: Hold,
+}
+
+/// What a sink keeps: the numbers of a map's value, in their order.
+#[derive(Clone, Copy)]
+enum State {
+    /// How many packets of a source came, as expected.
+    Count,
+    /// The count at which the time is noted, and the time.
+    Goal,
+    Reached,
+}
+
+const STATE: usize = State::Reached as usize + 1;
+
+impl State {
+    const fn offset(self) -> i16 {
+        8 * self as i16
+    }
 }
 
 /// What keeps a program where it hangs.
 #[derive(Debug)]
 enum Hold {
     Xdp { _link: OwnedFd },
-    Tc(Classifier),
+    Tc { _classifier: Classifier },
 }
 
 impl Sink {
@@ -63,9 +71,9 @@ impl Sink {
     /// # Errors
     /// If there is no such interface, or the kernel refuses.
     pub fn at_xdp(host: &Host, interface: &str, expected: Expected) -> Result<Self> {
-        let (counts, program) = load(Kind::Xdp, expected)?;
+        let (state, program) = load(Kind::Xdp, expected)?;
         let link = attach(host, interface, &program)?;
-        Ok(Self { counts, processors: processors()?, _hold: Hold::Xdp { _link: link } })
+        Ok(Self { state, _hold: Hold::Xdp { _link: link } })
     }
 
     /// Takes packets at the first hook where they are kernel buffers (tc ingress).
@@ -73,23 +81,35 @@ impl Sink {
     /// # Errors
     /// If there is no such interface, or the kernel refuses.
     pub fn at_tc(host: &Host, interface: &str, expected: Expected) -> Result<Self> {
-        let (counts, program) = load(Kind::Tc, expected)?;
+        let (state, program) = load(Kind::Tc, expected)?;
         let classifier = Classifier::attach(host, interface, &program)?;
-        Ok(Self { counts, processors: processors()?, _hold: Hold::Tc(classifier) })
+        Ok(Self { state, _hold: Hold::Tc { _classifier: classifier } })
     }
 
-    /// What came so far.
+    /// How many packets of a source came so far that looked as expected.
     ///
     /// # Errors
     /// If the kernel refuses.
-    pub fn arrivals(&self) -> Result<Arrivals> {
-        let mut values = vec![0; 2 * self.processors];
-        kernel::read(self.counts.as_fd(), &mut values)?;
-        let pairs = values.as_chunks::<2>().0.iter();
-        Ok(pairs.fold(Arrivals::default(), |sum, [all, expected]| Arrivals {
-            all: sum.all + all,
-            expected: sum.expected + expected,
-        }))
+    pub fn count(&self) -> Result<u64> {
+        Ok(self.numbers()?[State::Count as usize])
+    }
+
+    /// Notes the time when so many more have come, and tells how many came before.
+    pub(super) fn expect_more(&self, packets: u64) -> Result<u64> {
+        let count = self.count()?;
+        kernel::write(self.state.as_fd(), &[count, count + packets, 0])?;
+        Ok(count)
+    }
+
+    /// The time when as many had come as were expected, in nanoseconds since the machine started.
+    pub(super) fn reached(&self) -> Result<Option<u64>> {
+        Ok(Some(self.numbers()?[State::Reached as usize]).filter(|time| *time != 0))
+    }
+
+    fn numbers(&self) -> Result<[u64; STATE]> {
+        let mut numbers = [0; STATE];
+        kernel::read(self.state.as_fd(), &mut numbers)?;
+        Ok(numbers)
     }
 }
 
@@ -102,20 +122,15 @@ pub(super) fn attach(host: &Host, interface: &str, program: &OwnedFd) -> Result<
     link.with_context(|| format!("no program can hang on {interface} of {}", host.name()))
 }
 
-fn processors() -> Result<usize> {
-    aya::util::nr_cpus()
-        .map_err(|(file, error)| anyhow::anyhow!("cannot count the processors by {file}: {error}"))
-}
-
 fn load(kind: Kind, expected: Expected) -> Result<(OwnedFd, OwnedFd)> {
-    let counts = kernel::map(Keeping::PerProcessor, 2)?;
-    let program = kernel::load(kind, &program(kind, expected, counts.as_raw_fd()))?;
-    Ok((counts, program))
+    let state = kernel::map(STATE as u32)?;
+    let program = kernel::load(kind, &program(kind, expected, state.as_raw_fd()))?;
+    Ok((state, program))
 }
 
-/// Counts each packet, and once more what is of the expected length and kind and ends with the mark; drops all.
-fn program(kind: Kind, expected: Expected, counts: i32) -> Vec<Instruction> {
-    use Register::{R0, R1, R2, R3, R4, R6, R7, R10};
+/// Counts what is of the expected length and kind and ends with the mark; drops all.
+fn program(kind: Kind, expected: Expected, state: i32) -> Vec<Instruction> {
+    use Register::{R0, R1, R2, R3, R4, R6};
 
     // Where the context has the packet's beginning and end.
     let ((data, data_end), answer) = match kind {
@@ -123,35 +138,29 @@ fn program(kind: Kind, expected: Expected, counts: i32) -> Vec<Instruction> {
         Kind::Tc => ((76, 80), TC_ACT_SHOT),
     };
     let mut code = Code::default();
-    code.load(Size::Word, R6, R1, data);
-    code.load(Size::Word, R7, R1, data_end);
-    code.store_value(Size::Word, R10, -4, 0);
-    code.set_map(R1, counts);
-    code.copy(R2, R10);
-    code.change(Operation::Add, R2, -4);
-    code.call(MAP_LOOKUP_ELEM);
-    code.leave_if(When::Equal, R0, 0);
-    count(&mut code, 0);
-    code.copy(R2, R6);
-    code.change(Operation::Add, R2, expected.length as i32);
-    code.leave(When::Greater, R2, R7);
-    code.leave(When::Greater, R7, R2);
-    code.load(Size::Byte, R3, R6, if expected.is_v4 { 23 } else { 20 });
+    code.load(Size::Word, R2, R1, data);
+    code.load(Size::Word, R3, R1, data_end);
+    code.copy(R4, R2);
+    code.change(Operation::Add, R4, expected.length as i32);
+    code.leave(When::Greater, R4, R3);
+    code.leave(When::Greater, R3, R4);
+    code.load(Size::Byte, R3, R2, if expected.is_v4 { 23 } else { 20 });
     code.leave_if(When::NotEqual, R3, i32::from(expected.protocol));
-    code.load(Size::Double, R3, R6, expected.length as i16 - 8);
+    code.load(Size::Double, R3, R2, expected.length as i16 - 8);
     code.set_wide(R4, MARK);
     code.leave(When::NotEqual, R3, R4);
-    count(&mut code, 8);
+    // Packets may come by several processors at once.
+    code.set_value(R6, state);
+    code.set(R1, 1);
+    code.fetch_add(R6, State::Count.offset(), R1);
+    code.change(Operation::Add, R1, 1);
+    code.load(Size::Double, R2, R6, State::Goal.offset());
+    code.leave(When::NotEqual, R1, R2);
+    code.call(KTIME_GET_NS);
+    code.store(Size::Double, R6, State::Reached.offset(), R0);
     code.arrive();
     code.answer(answer);
-    return code.finish();
-
-    /// Adds one to a number behind `R0`, which is this processor's own.
-    fn count(code: &mut Code, offset: i16) {
-        code.load(Size::Double, R1, R0, offset);
-        code.change(Operation::Add, R1, 1);
-        code.store(Size::Double, R0, offset, R1);
-    }
+    code.finish()
 }
 
 /// A classifier of tc, by which a program hangs on an interface also where the kernel has no tcx.

@@ -279,11 +279,8 @@ fn at_tc_end<const FRAGMENTS: bool>(
 /// Copies a packet's first bytes by the hook's own helper; says how many.
 #[inline(always)]
 fn load(bytes: &mut [u8; TRACE_BYTES], captured: usize, copy: impl Fn(*mut u8, u32) -> i64) -> u8 {
-    // The verifier must see that the size is neither zero nor more than there is room for.
-    if captured == 0 || captured > TRACE_BYTES {
-        return 0;
-    }
-    if copy(bytes.as_mut_ptr(), captured as u32) == 0 { captured as u8 } else { 0 }
+    let Some(size) = access::size::<{ TRACE_BYTES as u32 }>(captured as u32) else { return 0 };
+    if copy(bytes.as_mut_ptr(), size) == 0 { captured as u8 } else { 0 }
 }
 
 /// No program of ours can panic; the language asks for the handler all the same.

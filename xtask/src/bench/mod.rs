@@ -6,6 +6,7 @@ mod disruption;
 mod figure;
 mod findings;
 mod machine;
+mod prog;
 mod report;
 mod table;
 mod watch;
@@ -22,7 +23,7 @@ use crate::{lab, progress, project};
 const PREFIX: &str = "bench";
 
 /// The suites, in the order of the report.
-const SUITES: [&str; 1] = ["disruption"];
+const SUITES: [&str; 2] = ["prog", "disruption"];
 
 /// What `bench` takes.
 #[derive(clap::Args)]
@@ -40,6 +41,8 @@ pub(crate) struct Arguments {
 
 #[derive(Subcommand)]
 enum Suite {
+    /// What each path through the programs costs a packet
+    Prog(prog::Arguments),
     /// What it costs to forward a packet to a service, by the mesh, by IPVS and by nftables and iptables
     Director(director::Arguments),
     /// How many live flows each change of the mesh breaks, and how many it would break by other ways to balance load
@@ -105,6 +108,7 @@ impl Suite {
     /// What the suite finds, and whether that is as it must be: a suite that fails at that is shown all the same.
     fn measure(&self) -> Result<(Findings, Result<()>)> {
         match self {
+            Self::Prog(arguments) => prog::measure(arguments),
             Self::Director(_) => anyhow::bail!("not yet"),
             Self::Disruption(arguments) => disruption::measure(arguments),
         }

@@ -14,11 +14,16 @@ use crate::{
     build::{self, Binaries, Profile},
     process, programs, progress, project,
     setup::{self, Purpose},
+    vm::{self, Guest, Kernel},
 };
 use tally::Tally;
 
 /// The package of the whole-system tests.
 const SYSTEM_TESTS: &str = "mesh-tests";
+
+/// Under which other kernels there are tests, and which files of tests/tests: an emulated processor takes its time, so it
+/// is those that show whether a kernel does all that the mesh asks of it.
+const KERNELS: [(Kernel, &[&str]); 2] = [(Kernel::V6_12, &[]), (Kernel::V6_1, &["vip"])];
 
 /// What `test` takes.
 #[derive(clap::Args)]
@@ -29,7 +34,7 @@ pub(crate) struct Arguments {
 
 /// A part of the whole, and how it went.
 struct Phase {
-    name: &'static str,
+    name: String,
     took: Duration,
     outcome: Result<Tally>,
 }
@@ -50,6 +55,9 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
             lint(&mut phases);
         }
         test(&mut phases, &binaries, &arguments.filters);
+        if arguments.filters.is_empty() {
+            other_kernels(&mut phases, &binaries);
+        }
     }
     phases.conclude()
 }
@@ -60,12 +68,15 @@ fn prepare(phases: &mut Phases) -> Option<Binaries> {
     let mut binaries = None;
     phases.run("build", || {
         build::build_layouts(Profile::Dev)?;
-        let built = build::build(Profile::Dev)?;
-        println!();
-        programs::report(&built.ebpf, false)?;
-        binaries = Some(built);
+        binaries = Some(build::build(Profile::Dev)?);
         Ok(Tally::default())
     })?;
+    if let Some(built) = &binaries {
+        // Programs that cost more than they should still work: the tests go on.
+        phases.run("costs of the eBPF programs", || {
+            programs::report(&built.ebpf, None).map(|()| Tally::default())
+        });
+    }
     binaries
 }
 
@@ -121,6 +132,30 @@ fn test(phases: &mut Phases, binaries: &Binaries, filters: &[String]) {
     });
 }
 
+/// In virtual machines: whether Debian's kernels take the programs, and some tests of the whole system on them.
+fn other_kernels(phases: &mut Phases, binaries: &Binaries) {
+    for (kernel, suites) in KERNELS {
+        let name = kernel.name();
+        phases.run(&format!("programs on Linux {name}"), || {
+            vm::load(kernel, &binaries.ebpf, None).map(|()| Tally::default())
+        });
+        if suites.is_empty() {
+            continue;
+        }
+        phases.run(&format!("whole system on Linux {name}"), || {
+            let mut tally = Tally::default();
+            let status = vm::Suites::build(suites)?.run(Guest::new(kernel), binaries, &[], |line| {
+                println!("{line}");
+                tally.read(line);
+            })?;
+            if status != 0 && tally.failed == 0 {
+                bail!("the tests failed in the guest (exit status {status}), and no test did");
+            }
+            Ok(tally)
+        });
+    }
+}
+
 /// The command that runs the tests of some packages.
 fn runner(nextest: bool, packages: &[&str], filters: &[String]) -> Command {
     let mut command = process::command(project::cargo());
@@ -167,7 +202,7 @@ fn tally(command: Command) -> Result<Tally> {
 
 impl Phases {
     /// Runs a part, and says its name before and its time after; `None` if it failed.
-    fn run(&mut self, name: &'static str, work: impl FnOnce() -> Result<Tally>) -> Option<()> {
+    fn run(&mut self, name: &str, work: impl FnOnce() -> Result<Tally>) -> Option<()> {
         println!("\n── {name}");
         let began = Instant::now();
         let outcome = work();
@@ -177,7 +212,7 @@ impl Phases {
             Err(error) => println!("── {name}: FAILED ({}): {error:#}", progress::took(took)),
         }
         let good = outcome.is_ok();
-        self.0.push(Phase { name, took, outcome });
+        self.0.push(Phase { name: name.to_owned(), took, outcome });
         good.then_some(())
     }
 

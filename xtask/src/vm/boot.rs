@@ -4,7 +4,7 @@ use std::{
     fs::File,
     io::{self, BufRead as _, BufReader, PipeReader, PipeWriter, Read as _, Seek as _, Write as _},
     os::{
-        fd::{AsRawFd as _, RawFd},
+        fd::{AsRawFd, BorrowedFd, RawFd},
         unix::process::CommandExt as _,
     },
     process::{Child, Command, Stdio},
@@ -132,15 +132,15 @@ struct Qemu(Child);
 impl Qemu {
     /// Starts it with its standard input and the pipes that it inherits, of which no end stays here.
     fn start(mut command: Command, input: File, pipes: [PipeWriter; 4]) -> Result<Self> {
-        let numbers: [RawFd; 4] = pipes.each_ref().map(std::os::fd::AsRawFd::as_raw_fd);
+        let numbers: [RawFd; 4] = pipes.each_ref().map(AsRawFd::as_raw_fd);
         command.stdin(input).stdout(Stdio::null());
-        // SAFETY: both are system calls alone, without memory or locks; the pipes are open, since we hold them until
-        // the command has started.
+        // SAFETY: both are system calls alone, without memory or locks; the pipes are open, since we hold them until the
+        // command has started.
         unsafe {
             command.pre_exec(move || {
                 prctl::set_pdeathsig(Signal::SIGKILL)?;
                 for number in numbers {
-                    let pipe = std::os::fd::BorrowedFd::borrow_raw(number);
+                    let pipe = BorrowedFd::borrow_raw(number);
                     fcntl(pipe, FcntlArg::F_SETFD(FdFlag::empty()))?;
                 }
                 Ok(())
@@ -149,6 +149,8 @@ impl Qemu {
         let child = command
             .spawn()
             .with_context(|| format!("cannot start {QEMU}: `cargo xtask setup` installs it"))?;
+        // While we had an end as well, the reading would never end.
+        drop(pipes);
         Ok(Self(child))
     }
 

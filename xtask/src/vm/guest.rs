@@ -83,7 +83,7 @@ impl Guest {
         self
     }
 
-    /// Sets a variable of the command's environment, which has PATH besides.
+    /// Sets a variable of the command's environment, which has `PATH`, `HOME` and `TMPDIR` besides.
     pub(crate) fn environment(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
         self
@@ -128,7 +128,8 @@ impl Guest {
         let mut script = format!("cd {} || exit\n", quoted(&directory));
         // What is root's is not on everybody's path, and the command is root's.
         let all = format!("{search}:/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin");
-        for (name, value) in [("PATH", all.as_str()), ("HOME", "/root")]
+        // What the machine has in its own directory for temporary files may be of programs that run there, and not here.
+        for (name, value) in [("PATH", all.as_str()), ("HOME", "/root"), ("TMPDIR", "/run/tmp")]
             .into_iter()
             .chain(self.environment.iter().map(|(name, value)| (name.as_str(), value.as_str())))
         {

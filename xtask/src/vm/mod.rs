@@ -17,6 +17,7 @@ use clap::Subcommand;
 
 use crate::{
     build::{self, Profile},
+    programs::Record,
     setup::{self, Purpose},
 };
 pub(crate) use guest::Guest;
@@ -65,6 +66,9 @@ enum Command {
         /// Record the costs in docs/programs.md
         #[arg(long)]
         record: bool,
+        /// Why they cost more than was recorded, if they do
+        #[arg(long, value_name = "REASON", requires = "record")]
+        because: Option<String>,
     },
 }
 
@@ -109,11 +113,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             }
             Ok(())
         }
-        Command::Load { kernels, record } => {
+        Command::Load { kernels, record, because } => {
+            let record = record.then(|| Record { because: because.clone() });
             let ebpf = build::build(Profile::Dev)?.ebpf;
             for &kernel in kernels {
                 println!("\nUnder Linux {}:", kernel.name());
-                load(kernel, &ebpf, *record)?;
+                load(kernel, &ebpf, record.as_ref())?;
             }
             Ok(())
         }

@@ -95,12 +95,16 @@ pub fn measure(
     mut tell: impl FnMut(&str),
 ) -> Result<Vec<Outcome>> {
     tell("building the lab");
-    let lab = stage::mesh().up(prefix)?;
+    let lab = stage::mesh(needs_mesh(cases)).up(prefix)?;
     let outcome = measure_in(&lab, cases, options, &mut tell);
     if outcome.is_err() {
         lab.print_logs();
     }
     outcome
+}
+
+fn needs_mesh(cases: &[Case]) -> bool {
+    cases.iter().any(|case| matches!(case.way, Way::Mesh(_)))
 }
 
 fn measure_in(

@@ -31,9 +31,9 @@ pub(super) struct Stage<'a> {
 }
 
 /// The mesh: one node that there is, as many that are only spoken of as there are servers, each with a task of two services.
-/// The other director is a host without a mesh.
-pub(super) fn mesh() -> Mesh {
-    let mut mesh = Mesh::new(1)
+/// The other director is a host without a mesh; if none is wanted, it is alone.
+pub(super) fn mesh(is_wanted: bool) -> Mesh {
+    let mut mesh = Mesh::new(u8::from(is_wanted))
         .client("director")
         .client("wire")
         .option("xdp", json!("native"))

@@ -9,8 +9,7 @@ pub(super) enum Register {
     R2,
     R3,
     R4,
-    R5,
-    R6,
+    R6 = 6,
     R7,
     R8,
 }

@@ -23,7 +23,7 @@ use crate::{lab, progress, project};
 const PREFIX: &str = "bench";
 
 /// The suites, in the order of the report.
-const SUITES: [&str; 2] = ["prog", "disruption"];
+const SUITES: [&str; 3] = ["prog", "director", "disruption"];
 
 /// What `bench` takes.
 #[derive(clap::Args)]
@@ -109,7 +109,7 @@ impl Suite {
     fn measure(&self) -> Result<(Findings, Result<()>)> {
         match self {
             Self::Prog(arguments) => prog::measure(arguments),
-            Self::Director(_) => anyhow::bail!("not yet"),
+            Self::Director(arguments) => director::measure(arguments),
             Self::Disruption(arguments) => disruption::measure(arguments),
         }
     }

@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: what the mesh can do, in figures.
 
 mod chart;
+mod director;
 mod disruption;
 mod figure;
 mod findings;
@@ -22,7 +23,7 @@ use crate::{lab, progress, project};
 const PREFIX: &str = "bench";
 
 /// The suites, in the order of the report.
-const SUITES: [&str; 2] = ["prog", "disruption"];
+const SUITES: [&str; 3] = ["prog", "director", "disruption"];
 
 /// What `bench` takes.
 #[derive(clap::Args)]
@@ -42,12 +43,19 @@ pub(crate) struct Arguments {
 enum Suite {
     /// What each path through the programs costs a packet
     Prog(prog::Arguments),
+    /// What it costs to forward a packet to a service, by the mesh, by IPVS and by nftables and iptables
+    Director(director::Arguments),
     /// How many live flows each change of the mesh breaks, and how many it would break by other ways to balance load
     Disruption(disruption::Arguments),
 }
 
 /// Builds, measures, and shows what was found.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    if let Some(Suite::Director(arguments)) = &arguments.suite
+        && arguments.here
+    {
+        return director::here(arguments);
+    }
     lab::prepare()?;
     lab::clean_up_when_interrupted(PREFIX)?;
     if let Some(Suite::Prog(of_prog)) = &arguments.suite
@@ -106,6 +114,7 @@ impl Suite {
     fn measure(&self) -> Result<(Findings, Result<()>)> {
         match self {
             Self::Prog(arguments) => prog::measure(arguments),
+            Self::Director(arguments) => director::measure(arguments),
             Self::Disruption(arguments) => disruption::measure(arguments),
         }
     }

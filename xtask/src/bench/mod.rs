@@ -1,11 +1,17 @@
 //! `cargo xtask bench`: what the mesh can do, in figures.
 
 mod chart;
+mod compared;
+mod connect;
 mod disruption;
 mod figure;
 mod findings;
+mod load;
 mod machine;
+mod overlay;
+mod paths;
 mod report;
+mod rounds;
 mod table;
 mod watch;
 
@@ -15,13 +21,13 @@ use anyhow::{Context as _, Result};
 use clap::Subcommand;
 
 use self::findings::Findings;
-use crate::{lab, progress, project};
+use crate::{build::Profile, lab, progress, project};
 
 /// The prefix of the benches' labs.
 const PREFIX: &str = "bench";
 
 /// The suites, in the order of the report.
-const SUITES: [&str; 1] = ["disruption"];
+const SUITES: [&str; 3] = ["overlay", "connect", "disruption"];
 
 /// What `bench` takes.
 #[derive(clap::Args)]
@@ -39,13 +45,18 @@ pub(crate) struct Arguments {
 
 #[derive(Subcommand)]
 enum Suite {
+    /// Throughput, latency and work between tasks on two nodes, through virtual IPs and through published ports
+    Overlay(overlay::Arguments),
+    /// Short connections through virtual IPs and published ports
+    Connect(connect::Arguments),
     /// How many live flows each change of the mesh breaks, and how many it would break by other ways to balance load
     Disruption(disruption::Arguments),
 }
 
 /// Builds, measures, and shows what was found.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    lab::prepare()?;
+    // What is measured is what people install.
+    lab::prepare(Profile::Release)?;
     lab::clean_up_when_interrupted(PREFIX)?;
     let suites = match &arguments.suite {
         Some(suite) => std::slice::from_ref(suite),
@@ -97,6 +108,8 @@ impl Suite {
     /// What the suite finds, and whether that is as it must be: a suite that fails at that is shown all the same.
     fn measure(&self) -> Result<(Findings, Result<()>)> {
         match self {
+            Self::Overlay(arguments) => overlay::measure(arguments),
+            Self::Connect(arguments) => connect::measure(arguments),
             Self::Disruption(arguments) => disruption::measure(arguments),
         }
     }

@@ -55,7 +55,7 @@ impl<C> Compared<C> {
     }
 }
 
-/// A table of one measure, with a row for each road, named by `title`.
+/// A table of one measure, with a row for each road that it was taken of, named by `title`.
 pub(super) fn table<C>(
     name: &str,
     heading: &str,
@@ -70,14 +70,14 @@ pub(super) fn table<C>(
         let figure = |&carrier: &Carrier| compared.by(carrier).and_then(|carried| of(carried).figure());
         let mut cells: Vec<_> = Carrier::ALL.iter().map(figure).collect();
         cells.push(compared.over(Carrier::Mesh, Carrier::Kernel, &of));
-        Row { name: title(compared), cells }
+        cells.iter().any(Option::is_some).then(|| Row { name: title(compared), cells })
     };
     Table {
         name: name.to_owned(),
         title: heading.to_owned(),
         rows_are: "road".to_owned(),
         columns,
-        rows: measured.iter().map(row).collect(),
+        rows: measured.iter().filter_map(row).collect(),
         is_drawn: true,
     }
 }
@@ -108,6 +108,12 @@ mod tests {
         assert_eq!(table.columns.len(), 4);
         let ratio = table.rows[0].cells[3].as_ref().map(|ratio| (ratio.median, ratio.rounds));
         assert_eq!(ratio, Some((1.5, 2)));
+    }
+
+    #[test]
+    fn what_was_not_measured_has_no_row() {
+        let roads = Compared::<Rounds>::all(Wire::Packets, &Family::ALL);
+        assert!(table("t", "T", "s", &roads, Compared::title, rounds).rows.is_empty());
     }
 
     #[test]

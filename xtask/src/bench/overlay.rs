@@ -96,7 +96,7 @@ fn method(arguments: &Arguments) -> Vec<String> {
             .to_owned(),
         "On the wire of packets, the hosts' interfaces have no offload for sending (`tx off tso off`), so that the sending kernel \
          cuts segments and finishes checksums, and GRO for receiving; the switch's ports merge nothing. On the wire of segments, \
-         nothing is cut (`tx on tso on`)."
+         nothing is cut (`tx on tso on`); datagrams, which nothing cuts, are measured on the other one alone."
             .to_owned(),
         format!(
             "TCP and UDP by iperf3 for {} s, its client bound to the first processor and its server to the second; UDP as fast as the \
@@ -128,7 +128,12 @@ fn measure_wire(wire: Wire, arguments: &Arguments) -> Result<Vec<Measured>> {
 
 fn measure_road(road: &mut Measured, paths: &Paths, arguments: &Arguments, round: u32) -> Result<()> {
     let (way, family) = (road.road, road.family);
+    // Nothing cuts a datagram: the wires are the same to it.
+    let is_for_datagrams = road.wire == Wire::Packets;
     for (carrier, carried) in road.in_turn(round) {
+        if !is_for_datagrams {
+            break;
+        }
         let (client, address) = paths.ends(carrier, way, family)?;
         let lasting = Duration::from_millis(arguments.milliseconds);
         let trips = PingPong::run(client, Paths::echo(address), lasting)?;
@@ -136,7 +141,8 @@ fn measure_road(road: &mut Measured, paths: &Paths, arguments: &Arguments, round
         carried.p99.push(trips.p99);
         carried.unanswered += trips.lost;
     }
-    for protocol in [Protocol::Tcp, Protocol::Udp] {
+    let protocols: &[_] = if is_for_datagrams { &[Protocol::Tcp, Protocol::Udp] } else { &[Protocol::Tcp] };
+    for &protocol in protocols {
         for (carrier, carried) in road.in_turn(round) {
             let (client, address) = paths.ends(carrier, way, family)?;
             let transfer = Transfer::run(client, address, protocol, arguments.seconds)?;
@@ -162,8 +168,10 @@ fn tables(measured: &[Measured]) -> Vec<Table> {
     let table = |name: &str, heading: &str, unit: &str, of: fn(&Carried) -> &Rounds| {
         compared::table(name, heading, unit, measured, title, of)
     };
+    // The roads that have figures of UDP, in the order of the rows.
+    let with_udp = measured.iter().filter(|road| road.wire == Wire::Packets);
     let mut udp = table("udp", "UDP: what arrives", "Gbit/s", |carried| &carried.udp);
-    for (row, road) in udp.rows.iter_mut().zip(measured) {
+    for (row, road) in udp.rows.iter_mut().zip(with_udp) {
         for (cell, &carrier) in row.cells.iter_mut().zip(&Carrier::ALL) {
             let lost = road.by(carrier).and_then(|carried| carried.udp_lost.figure());
             let shown = cell.take().zip(lost);

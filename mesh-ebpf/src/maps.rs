@@ -10,8 +10,8 @@ use mesh_common::{
     Reason,
     abi::{
         Address, Allowance, AllowedKey, Arrival, Attachment, Backend, Counter, Dialled, DialledKey, Endpoint,
-        EndpointKey, Flow, FlowKey, FragmentKey, Fragments, Handover, Held, Local, MacKey, Network, Node,
-        NodeIndex, Service, ServiceKey, Settings, Shortage, Slot, Station, SubnetKey, TargetKey, Uplink,
+        EndpointKey, FastService, Flow, FlowKey, FragmentKey, Fragments, Handover, Held, Local, MacKey, Network, Node,
+        NodeIndex, OuterHeader, Service, ServiceKey, Settings, Shortage, Slot, Station, SubnetKey, TargetKey, Uplink,
         capacity, layout::FlowBefore,
     },
 };
@@ -20,6 +20,12 @@ use mesh_common::{
 pub static SETTINGS: Array<Settings> = Array::pinned(1, 0);
 #[map]
 pub static SERVICES: HashMap<ServiceKey, Service> = HashMap::pinned(capacity::SERVICES, NO_PREALLOC);
+/// Published ports by address, for the fast path.
+#[map]
+pub static FAST_SERVICES: Array<FastService> = Array::pinned(capacity::FAST_SERVICES, 0);
+/// By node: the outer header that its last packet had. New programs begin without any.
+#[map]
+pub static OUTER_HEADERS: PerCpuArray<OuterHeader> = PerCpuArray::with_max_entries(capacity::NODES, 0);
 /// The ports at which tasks answer clients; the values say nothing.
 #[map]
 pub static TARGETS: HashMap<TargetKey, u32> = HashMap::pinned(capacity::TARGETS, NO_PREALLOC);

@@ -17,15 +17,15 @@ const TOLERANCE: u64 = 5;
 
 /// What one program costs on the kernel that runs here.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Cost {
+pub(crate) struct Cost {
     /// Its name.
-    program: String,
+    pub(crate) program: String,
     /// eBPF instructions, as the kernel translated them.
-    instructions: u64,
+    pub(crate) instructions: u64,
     /// Bytes of machine code.
-    jited: u64,
+    pub(crate) jited: u64,
     /// Instructions that the verifier looked at, over all paths.
-    verified: u64,
+    pub(crate) verified: u64,
 }
 
 /// One figure of a cost: its column's title, and how to get it.
@@ -38,9 +38,13 @@ const FIGURES: &[Figure] = &[
 ];
 
 /// Loads every program of the object, prints their costs, and compares them with the recorded ones, or records them.
-pub(crate) fn report(built: &ebpf::Built, record: bool) -> Result<()> {
+///
+/// # Errors
+/// If a program costs more than is recorded by more than the tolerance, with the same compiler on such a kernel; and if that is
+/// to be recorded without a reason.
+pub(crate) fn report(built: &ebpf::Built, record: Option<&Record>) -> Result<()> {
     if !process::is_root() {
-        if record {
+        if record.is_some() {
             bail!("only root may load the eBPF programs, which `--record` takes");
         }
         println!("What the eBPF programs cost is not shown: only root may load them.");
@@ -51,36 +55,90 @@ pub(crate) fn report(built: &ebpf::Built, record: bool) -> Result<()> {
     let costs = measure(&content)?;
     print!("{}", table(&costs));
     let path = project::programs_record();
-    if record {
-        fs::write(&path, document(&costs, &circumstances(built)))
+    let text = fs::read_to_string(&path).unwrap_or_default();
+    let (before, now) = (recorded(&text), circumstances(built));
+    let growth = growth(&before, &costs);
+    if let Some(record) = record {
+        let reasons = record.reasons(&text, &growth)?;
+        fs::write(&path, document(&costs, &now, &reasons))
             .with_context(|| format!("cannot write {}", path.display()))?;
         println!("recorded in {}", path.display());
         return Ok(());
     }
-    let Ok(text) = fs::read_to_string(&path) else {
-        println!("not compared: {} is not there (`cargo xtask build --record` writes it)", path.display());
+    if before.is_empty() {
+        println!("not compared: {} records nothing (`cargo xtask build --record` writes it)", path.display());
         return Ok(());
-    };
-    let differences = differences(&recorded(&text), &costs);
+    }
+    let differences = differences(&before, &costs);
     if differences.is_empty() {
         println!("within {TOLERANCE} % of what docs/programs.md records");
         return Ok(());
     }
     println!("\nDIFFERENT from what docs/programs.md records by more than {TOLERANCE} %:");
-    for difference in differences {
+    for difference in &differences {
         println!("  {difference}");
     }
-    if let Some(then) = text.lines().find(|line| line.starts_with("Measured on ")) {
-        println!("then: {then}\nnow:  {}", circumstances(built));
+    let then = text.lines().find(|line| line.starts_with("Measured on ")).unwrap_or_default();
+    if growth.is_empty() {
+        println!("Nothing grew: `cargo xtask build --record` takes note of it.");
+    } else if is_comparable(then, &now) {
+        bail!(
+            "the eBPF programs cost more than docs/programs.md records, by more than {TOLERANCE} %:\n  {}\n\
+             Make them cheaper, or say why they must be dearer: `cargo xtask build --record --because REASON`",
+            growth.join("\n  ")
+        );
+    } else {
+        println!("That is let pass, as it was measured otherwise.\nthen: {then}\nnow:  {now}");
     }
-    println!("If that is meant: `cargo xtask build --record`, and say why in the commit.");
     Ok(())
+}
+
+/// How the costs are to be recorded.
+pub(crate) struct Record {
+    /// Why programs cost more than before, if they do.
+    pub(crate) because: Option<String>,
+}
+
+impl Record {
+    /// Why programs ever grew: what a document says of it, and what is to be added.
+    fn reasons(&self, document: &str, growth: &[String]) -> Result<Vec<String>> {
+        let earlier =
+            document.lines().skip_while(|line| *line != REASONS).filter(|line| line.starts_with("- "));
+        let mut reasons: Vec<_> = earlier.map(str::to_owned).collect();
+        if growth.is_empty() {
+            return Ok(reasons);
+        }
+        let Some(because) = self.because.as_deref().map(str::trim).filter(|because| !because.is_empty())
+        else {
+            bail!(
+                "programs cost more than is recorded, by more than {TOLERANCE} %; `--record` wants to be told why, by \
+                 `--because REASON`:\n  {}",
+                growth.join("\n  ")
+            );
+        };
+        reasons.push(format!("- {because} ({})", growth.join("; ")));
+        Ok(reasons)
+    }
+}
+
+/// The heading of the reasons in docs/programs.md.
+const REASONS: &str = "## Why they grew";
+
+/// Whether two lines of [`circumstances`] tell of the same compiler and of kernels of the same version, such as 6.18: other
+/// compilers make other code, and other verifiers look at more or less of it.
+fn is_comparable(then: &str, now: &str) -> bool {
+    let parts = |line: &str| {
+        let (kernel, rest) = line.strip_prefix("Measured on Linux ")?.split_once(' ')?;
+        let version: Vec<_> = kernel.split('.').take(2).map(str::to_owned).collect();
+        Some((version, rest.to_owned()))
+    };
+    parts(then).is_some_and(|then| Some(then) == parts(now))
 }
 
 /// Loads each program and asks the kernel what it made of it.
 ///
 /// The object's maps want to be pinned: they are, in a mount namespace of a thread that ends with this.
-fn measure(object: &[u8]) -> Result<Vec<Cost>> {
+pub(crate) fn measure(object: &[u8]) -> Result<Vec<Cost>> {
     thread::scope(|scope| {
         let thread = scope.spawn(|| {
             let pins = env::temp_dir();
@@ -168,15 +226,20 @@ fn table(costs: &[Cost]) -> String {
 }
 
 /// The whole of docs/programs.md.
-fn document(costs: &[Cost], circumstances: &str) -> String {
-    format!(
+fn document(costs: &[Cost], circumstances: &str, reasons: &[String]) -> String {
+    let mut text = format!(
         "# What the eBPF programs cost\n\n\
-         Written by `cargo xtask build --record`; every build compares itself with it. A program's instructions are the\n\
-         kernel's, after it has put helpers and maps in place. The instructions verified are those that the verifier\n\
-         looked at over all paths: it gives up at a million.\n\n\
+         Written by `cargo xtask build --record`; every build compares itself with it, and fails if a program's instructions,\n\
+         or those verified, are more by more than {TOLERANCE} % (with the same compiler, on a kernel of the same version). A\n\
+         program's instructions are the kernel's, after it has put helpers and maps in place. The instructions verified are\n\
+         those that the verifier looked at over all paths: it gives up at a million.\n\n\
          {circumstances}\n\n{}",
         table(costs)
-    )
+    );
+    if !reasons.is_empty() {
+        let _ = write!(text, "\n{REASONS}\n\n{}\n", reasons.join("\n"));
+    }
+    text
 }
 
 /// The costs in a document's table.
@@ -190,6 +253,24 @@ fn row(line: &str) -> Option<Cost> {
     let program = cells.next()?.to_owned();
     let mut number = || cells.next()?.parse().ok();
     Some(Cost { program, instructions: number()?, jited: number()?, verified: number()? })
+}
+
+/// Every way in which programs cost more than is recorded by more than the tolerance, as sentences. Machine code counts for
+/// nothing: how much of it an instruction becomes is the kernel's affair. Neither does a program that is new.
+fn growth(recorded: &[Cost], now: &[Cost]) -> Vec<String> {
+    let mut growth = Vec::new();
+    for cost in now {
+        let Some(before) = recorded.iter().find(|before| before.program == cost.program) else { continue };
+        for (title, was, is) in [
+            ("instructions", before.instructions, cost.instructions),
+            ("instructions verified", before.verified, cost.verified),
+        ] {
+            if is * 100 > was * (100 + TOLERANCE) {
+                growth.push(format!("{}: {title} were {was}, are {is}", cost.program));
+            }
+        }
+    }
+    growth
 }
 
 /// Every way in which the costs differ from the recorded ones by more than the tolerance, as sentences.
@@ -230,7 +311,38 @@ mod tests {
     #[test]
     fn what_is_recorded_is_read_again() {
         let costs = [cost("endpoint_tc", 1_200, 7_000, 3_400), cost("underlay_xdp", 2, 20, 2)];
-        assert_eq!(recorded(&document(&costs, "Measured on Linux 6.18.")), costs);
+        assert_eq!(recorded(&document(&costs, "Measured on Linux 6.18.", &[])), costs);
+    }
+
+    #[test]
+    fn what_grew_is_recorded_with_a_reason_alone() -> Result<()> {
+        let before = [cost("a", 100, 1_000, 1_000), cost("b", 100, 10, 10)];
+        let grown = [cost("a", 106, 9_000, 1_050), cost("b", 50, 10, 11), cost("c", 1, 1, 1)];
+        let growth = growth(&before, &grown);
+        assert_eq!(growth, ["a: instructions were 100, are 106", "b: instructions verified were 10, are 11"]);
+
+        let silent =
+            Record { because: None }.reasons("", &growth).expect_err("no reason was given").to_string();
+        assert!(
+            silent.contains("a: instructions were 100, are 106") && silent.contains("--because"),
+            "{silent}"
+        );
+        let told = Record { because: Some("Fragments.".to_owned()) }.reasons("", &growth)?;
+        let document = document(&grown, "Measured on Linux 6.18.", &told);
+        assert_eq!(recorded(&document), grown);
+        // What was told before stays, whether or not anything grows again.
+        assert_eq!(Record { because: None }.reasons(&document, &[])?, told);
+        assert_eq!(Record { because: Some("More.".to_owned()) }.reasons(&document, &growth)?.len(), 2);
+        Ok(())
+    }
+
+    #[test]
+    fn only_costs_of_one_compiler_and_kernel_version_are_compared() {
+        let line = "Measured on Linux 6.18.44-a (x86_64), compiled by rustc 1.96.0.";
+        assert!(is_comparable(line, "Measured on Linux 6.18.5 (x86_64), compiled by rustc 1.96.0."));
+        assert!(!is_comparable(line, "Measured on Linux 6.1.44-a (x86_64), compiled by rustc 1.96.0."));
+        assert!(!is_comparable(line, "Measured on Linux 6.18.44-a (x86_64), compiled by rustc 1.97.0."));
+        assert!(!is_comparable("", ""));
     }
 
     #[test]

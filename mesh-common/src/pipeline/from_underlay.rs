@@ -5,7 +5,7 @@ use network_types::eth::EthHdr;
 use super::{
     Step, Way, balance,
     datagram::Datagram,
-    deliver, echo, fragment, go, lookup,
+    deliver, echo, fast_path, fragment, go, lookup,
     neighbour::{self, Asker},
     outside,
     published::{self, Returned},
@@ -29,6 +29,11 @@ pub fn from_underlay<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Verdic
 
 #[inline(always)]
 fn underlay<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Step {
+    if !T::DELIVERS
+        && let Some(verdict) = fast_path::fast_path(packet, tables)
+    {
+        return Ok(verdict);
+    }
     let Some(settings) = tables.settings() else { return Ok(Verdict::PASS) };
     let Some(ethernet) = packet.read::<EthHdr>(0) else { return Ok(Verdict::PASS) };
     // What the mesh cannot read is not the mesh's: the kernel knows what to do with it.

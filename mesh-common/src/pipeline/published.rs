@@ -3,7 +3,7 @@
 use super::{
     Step, Way, balance,
     datagram::Datagram,
-    deliver, lookup, mss, newcomer, outside, persistence,
+    deliver, fast_path, lookup, mss, newcomer, outside, persistence,
     remember::remember,
     second_chance::{self, Errand},
     too_big,
@@ -93,7 +93,7 @@ pub(super) fn forward<P: Packet, T: Tables>(
     datagram: &Datagram,
     to: &Forward,
 ) -> Step {
-    let network = tables.network(to.vni).ok_or(Reason::UnknownNetwork)?;
+    let settings = tables.settings().ok_or(Reason::NotAttached)?;
     // One without a way has no MTU either.
     let node = tables.node(to.node).filter(|node| node.ifindex != 0).ok_or(Reason::NoRoute)?;
     let mtu = tunnel::inner_mtu(node);
@@ -104,9 +104,14 @@ pub(super) fn forward<P: Packet, T: Tables>(
         }
         return Ok(Verdict::refuse(Refusal::too_big(mtu)));
     }
-    let source = if to.source == [0; 6] { network.gateway_mac } else { to.source };
+    // The node's own stands for nobody: no endpoint has it.
+    let source = if to.source == [0; 6] { settings.host_mac } else { to.source };
     let tunnel = Tunnel { node, vni: to.vni, destination: to.mac, source, errand: to.errand };
-    tunnel::pass_on(packet, tables, datagram, &tunnel, usize::from(to.tunnel))
+    let verdict = tunnel::pass_on(packet, tables, datagram, &tunnel, usize::from(to.tunnel))?;
+    if !T::DELIVERS && verdict.outcome() == Outcome::Transmit {
+        fast_path::keep(packet, tables, to.node, mtu, verdict.detail());
+    }
+    Ok(verdict)
 }
 
 /// What a client's packet becomes for the task that it is delivered to.

@@ -18,6 +18,7 @@ use mesh_common::abi::{
 };
 
 use super::{
+    fast,
     indices::{Indexed, Indices},
     maps::{AllowedPrefix, Backends, Full, Map, MapContents, Nodes, Services},
     rings,
@@ -166,7 +167,10 @@ fn lower_from(
         };
         (*key, value)
     });
+    let services: OrdMap<_, _> = services.collect();
+    let locals = (&plan.locals).into();
     let contents = MapContents {
+        fast_services: fast::place(&settings, &services, &locals, &current.fast_services),
         settings: OrdMap::unit(0, settings),
         nodes: nodes_table(plan, current, &nodes),
         peers: plan
@@ -175,7 +179,7 @@ fn lower_from(
             .filter(|(_, node)| node.peer)
             .map(|(address, _)| (Address::from(*address), node(address)))
             .collect(),
-        locals: (&plan.locals).into(),
+        locals,
         uplinks: (&plan.uplinks).into(),
         networks: (&plan.networks).into(),
         subnets: (&plan.subnets).into(),
@@ -186,7 +190,7 @@ fn lower_from(
         backends: great.backends,
         slots: rings.slots,
         allowed: allowed(plan, &ids),
-        services: services.collect(),
+        services,
     };
     contents.check_capacities()?;
     let great = GreatMaps {

@@ -1,6 +1,6 @@
 //! The pipeline's first life: the programs loaded, their maps, and single packets run through them.
 
-use std::{fs, path::PathBuf};
+use std::fs;
 
 use anyhow::{Context as _, Result, ensure};
 use aya::{
@@ -14,12 +14,14 @@ use aya::{
 use mesh_common::{
     Reason,
     abi::{
-        Address, Allowance, AllowedKey, Attachment, Backend, Counter, Endpoint, EndpointKey, Flow, FlowKey,
-        FragmentKey, Fragments, Held, Hook, Local, MacKey, Network, Node, NodeIndex, Pod, Service,
-        ServiceKey, Settings, Shortage, Slot, Station, SubnetKey, TargetKey, Trace, Uplink,
+        Address, Allowance, AllowedKey, Attachment, Backend, Counter, Endpoint, EndpointKey, FastService,
+        Flow, FlowKey, FragmentKey, Fragments, Held, Hook, Local, MacKey, Network, Node, NodeIndex,
+        OuterHeader, Pod, Service, ServiceKey, Settings, Shortage, Slot, Station, SubnetKey, TargetKey,
+        Trace, Uplink,
     },
     native::NodeTables,
 };
+use mesh_tests::bpf::{object, skb_context, xdp_context};
 use nix::libc::EINVAL;
 
 /// A type of the ABI as aya takes it.
@@ -31,6 +33,9 @@ pub(crate) struct Raw<T>(T);
 unsafe impl<T: Pod> aya::Pod for Raw<T> {}
 
 type Hash<K, V> = HashMap<MapData, Raw<K>, Raw<V>>;
+
+/// More nodes than a world has.
+const NODES: u32 = 16;
 
 /// What the kernel did with a packet.
 #[derive(Debug)]
@@ -65,6 +70,10 @@ pub(crate) struct Kernel {
     networks: Hash<u32, Network>,
     peers: Hash<Address, NodeIndex>,
     locals: Hash<Address, Local>,
+    fast_services: Array<MapData, Raw<FastService>>,
+    /// The entries of that in use.
+    fast: Vec<u32>,
+    outer_headers: PerCpuArray<MapData, Raw<OuterHeader>>,
     uplinks: Hash<u32, Uplink>,
     flows: Hash<FlowKey, Flow>,
     fragments: Hash<FragmentKey, Fragments>,
@@ -146,6 +155,9 @@ impl Kernel {
             networks: map!(programs, HashMap, "NETWORKS"),
             peers: map!(programs, HashMap, "PEERS"),
             locals: map!(programs, HashMap, "LOCALS"),
+            fast_services: map!(programs, Array, "FAST_SERVICES"),
+            fast: vec![],
+            outer_headers: map!(programs, PerCpuArray, "OUTER_HEADERS"),
             uplinks: map!(programs, HashMap, "UPLINKS"),
             flows: map!(programs, HashMap, "FLOWS"),
             fragments: map!(programs, HashMap, "FRAGMENTS"),
@@ -166,7 +178,19 @@ impl Kernel {
         self.settings.set(0, Raw(Settings { trace_every: 1, ..node.settings }), 0)?;
         fill_array(&mut self.slots, &node.slots, 256)?;
         fill_array(&mut self.backends, &node.backends, 256)?;
-        fill_array(&mut self.nodes, &node.nodes, 16)?;
+        fill_array(&mut self.nodes, &node.nodes, NODES)?;
+        for index in std::mem::take(&mut self.fast) {
+            self.fast_services.set(index, Raw(FastService::default()), 0)?;
+        }
+        for (index, service) in &node.fast_services {
+            self.fast_services.set(*index, Raw(*service), 0)?;
+        }
+        self.fast = node.fast_services.keys().copied().collect();
+        // What the programs keep is of the world before this one.
+        let none = vec![Raw(OuterHeader::default()); nr_cpus().map_err(|(_, error)| error)?];
+        for index in 0..NODES {
+            self.outer_headers.set(index, PerCpuValues::try_from(none.clone())?, 0)?;
+        }
         for service in 0..64 {
             self.cursors.set(service, Raw(node.cursor(service)), 0)?;
         }
@@ -317,14 +341,6 @@ impl Kernel {
     }
 }
 
-/// The object: where the variable says, or where it is built.
-fn object() -> PathBuf {
-    std::env::var_os("MESH_EBPF_OBJECT").map_or_else(
-        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/bpf/mesh-ebpf.o"),
-        PathBuf::from,
-    )
-}
-
 fn tc<'a>(programs: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier> {
     Ok(programs.program_mut(name).with_context(|| format!("no program {name}"))?.try_into()?)
 }
@@ -354,30 +370,4 @@ fn fill_hash<K: Pod + Eq + std::hash::Hash, V: Pod>(
         map.insert(Raw(*key), Raw(*value), 0)?;
     }
     Ok(())
-}
-
-/// A `struct __sk_buff`, with what a test may set of it.
-fn skb_context(interface: u32, ingress: u32, gso: bool) -> Vec<u8> {
-    const INGRESS_IFINDEX: usize = 36;
-    const IFINDEX: usize = 40;
-    const GSO_SEGS: usize = 164;
-    const GSO_SIZE: usize = 176;
-    let mut context = vec![0; 192];
-    let mut set = |at: usize, value: u32| context[at..at + 4].copy_from_slice(&value.to_ne_bytes());
-    set(INGRESS_IFINDEX, ingress);
-    set(IFINDEX, interface);
-    if gso {
-        set(GSO_SEGS, 2);
-        set(GSO_SIZE, 1000);
-    }
-    context
-}
-
-/// A `struct xdp_md`.
-fn xdp_context(length: usize, interface: u32) -> Vec<u8> {
-    let [data, data_meta, queue, egress] = [0; 4];
-    [data, length as u32, data_meta, interface, queue, egress]
-        .iter()
-        .flat_map(|word: &u32| word.to_ne_bytes())
-        .collect()
 }

@@ -10,6 +10,7 @@ mod load;
 mod machine;
 mod overlay;
 mod paths;
+mod prog;
 mod report;
 mod rounds;
 mod table;
@@ -27,7 +28,7 @@ use crate::{build::Profile, lab, progress, project};
 const PREFIX: &str = "bench";
 
 /// The suites, in the order of the report.
-const SUITES: [&str; 3] = ["overlay", "connect", "disruption"];
+const SUITES: [&str; 4] = ["prog", "overlay", "connect", "disruption"];
 
 /// What `bench` takes.
 #[derive(clap::Args)]
@@ -45,6 +46,8 @@ pub(crate) struct Arguments {
 
 #[derive(Subcommand)]
 enum Suite {
+    /// What each path through the programs costs a packet
+    Prog(prog::Arguments),
     /// Throughput, latency and work between tasks on two nodes, through virtual IPs and through published ports
     Overlay(overlay::Arguments),
     /// Short connections through virtual IPs and published ports
@@ -108,6 +111,7 @@ impl Suite {
     /// What the suite finds, and whether that is as it must be: a suite that fails at that is shown all the same.
     fn measure(&self) -> Result<(Findings, Result<()>)> {
         match self {
+            Self::Prog(arguments) => prog::measure(arguments),
             Self::Overlay(arguments) => overlay::measure(arguments),
             Self::Connect(arguments) => connect::measure(arguments),
             Self::Disruption(arguments) => disruption::measure(arguments),

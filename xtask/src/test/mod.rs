@@ -60,12 +60,15 @@ fn prepare(phases: &mut Phases) -> Option<Binaries> {
     let mut binaries = None;
     phases.run("build", || {
         build::build_layouts(Profile::Dev)?;
-        let built = build::build(Profile::Dev)?;
-        println!();
-        programs::report(&built.ebpf, false)?;
-        binaries = Some(built);
+        binaries = Some(build::build(Profile::Dev)?);
         Ok(Tally::default())
     })?;
+    if let Some(built) = &binaries {
+        // Programs that cost more than they should still work: the tests go on.
+        phases.run("costs of the eBPF programs", || {
+            programs::report(&built.ebpf, None).map(|()| Tally::default())
+        });
+    }
     binaries
 }
 

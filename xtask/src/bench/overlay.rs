@@ -179,7 +179,7 @@ fn tables(measured: &[Measured]) -> Vec<Table> {
                 shown.map(|(figure, lost)| figure.with_note(format!("({:.0} % lost)", lost.median * 100.0)));
         }
     }
-    vec![
+    let mut tables = vec![
         table("overlay", "TCP", "Gbit/s", |carried| &carried.tcp),
         table("tcp-work", "Work for a gigabyte of TCP", "s", |carried| &carried.tcp_work),
         udp,
@@ -188,7 +188,9 @@ fn tables(measured: &[Measured]) -> Vec<Table> {
         table("latency-p99", "Round trip of a datagram: one of a hundred takes longer", "µs", |carried| {
             &carried.p99
         }),
-    ]
+    ];
+    tables.retain(|table| !table.rows.is_empty());
+    tables
 }
 
 fn targets(measured: &[Measured]) -> Vec<Target> {

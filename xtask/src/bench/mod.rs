@@ -1,12 +1,19 @@
 //! `cargo xtask bench`: what the mesh can do, in figures.
 
 mod chart;
+mod compared;
+mod connect;
+mod director;
 mod disruption;
 mod figure;
 mod findings;
+mod load;
 mod machine;
+mod overlay;
+mod paths;
 mod prog;
 mod report;
+mod rounds;
 mod table;
 mod watch;
 
@@ -16,13 +23,13 @@ use anyhow::{Context as _, Result};
 use clap::Subcommand;
 
 use self::findings::Findings;
-use crate::{lab, progress, project};
+use crate::{build::Profile, lab, progress, project};
 
 /// The prefix of the benches' labs.
 const PREFIX: &str = "bench";
 
 /// The suites, in the order of the report.
-const SUITES: [&str; 2] = ["prog", "disruption"];
+const SUITES: [&str; 5] = ["prog", "director", "overlay", "connect", "disruption"];
 
 /// What `bench` takes.
 #[derive(clap::Args)]
@@ -42,13 +49,25 @@ pub(crate) struct Arguments {
 enum Suite {
     /// What each path through the programs costs a packet
     Prog(prog::Arguments),
+    /// What it costs to forward a packet to a service, by the mesh, by IPVS and by nftables and iptables
+    Director(director::Arguments),
+    /// Throughput, latency and work between tasks on two nodes, through virtual IPs and through published ports
+    Overlay(overlay::Arguments),
+    /// Short connections through virtual IPs and published ports
+    Connect(connect::Arguments),
     /// How many live flows each change of the mesh breaks, and how many it would break by other ways to balance load
     Disruption(disruption::Arguments),
 }
 
 /// Builds, measures, and shows what was found.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    lab::prepare()?;
+    if let Some(Suite::Director(arguments)) = &arguments.suite
+        && arguments.here
+    {
+        return director::here(arguments);
+    }
+    // What is measured is what people install.
+    lab::prepare(Profile::Release)?;
     lab::clean_up_when_interrupted(PREFIX)?;
     if let Some(Suite::Prog(of_prog)) = &arguments.suite
         && let Some(text) = of_prog.explained()
@@ -106,6 +125,9 @@ impl Suite {
     fn measure(&self) -> Result<(Findings, Result<()>)> {
         match self {
             Self::Prog(arguments) => prog::measure(arguments),
+            Self::Director(arguments) => director::measure(arguments),
+            Self::Overlay(arguments) => overlay::measure(arguments),
+            Self::Connect(arguments) => connect::measure(arguments),
             Self::Disruption(arguments) => disruption::measure(arguments),
         }
     }

@@ -109,13 +109,15 @@ struct Rounds {
     paths: Vec<Measured>,
     /// Of each control, absolute.
     controls: [Vec<f64>; 2],
+    /// What could not be counted.
+    remarks: Vec<String>,
 }
 
 /// Measures each path.
 pub(super) fn measure(arguments: &Arguments) -> Result<(Findings, Result<()>)> {
     let watch = Watch::new("what each path costs");
     let explainer = Explainer::new(&explain::object()?)?;
-    let mut rounds = Rounds { explainer, paths: vec![], controls: [vec![], vec![]] };
+    let mut rounds = Rounds { explainer, paths: vec![], controls: [vec![], vec![]], remarks: vec![] };
     let chosen = chosen(&arguments.only)?;
     for of_underlay in chosen.chunk_by(|one, next| one.underlay == next.underlay) {
         let underlay = of_underlay.first().map_or(Underlay::V4, |scenario| scenario.underlay);
@@ -187,7 +189,7 @@ impl Rounds {
                 stage.forget()?;
                 let paths = (scenario.open)(stage, Families { inner, underlay: scenario.underlay }, flows)?;
                 if column == 0 {
-                    self.count(stage, &paths)?;
+                    self.count(stage, &paths);
                 }
                 self.measure_paths(stage, &paths, column, arguments)?;
             }
@@ -195,14 +197,18 @@ impl Rounds {
         Ok(())
     }
 
-    /// Runs one packet of each path an instruction at a time.
-    fn count(&mut self, stage: &Stage, paths: &[Path]) -> Result<()> {
+    /// Runs one packet of each path an instruction at a time. Where the programs use what the interpreter does not know, the
+    /// nanoseconds stand alone, and a remark says so.
+    fn count(&mut self, stage: &Stage, paths: &[Path]) {
         for path in paths {
-            let explained = self.explainer.explain(stage, path, ASIDE).with_context(|| path.name.clone())?;
-            let [lookups, others] = explained.calls();
-            self.of(path).counts = Some([explained.instructions(), lookups, others]);
+            match self.explainer.explain(stage, path, ASIDE) {
+                Ok(explained) => {
+                    let [lookups, others] = explained.calls();
+                    self.of(path).counts = Some([explained.instructions(), lookups, others]);
+                }
+                Err(error) => self.remarks.push(format!("{}: not counted: {error:#}", path.name)),
+            }
         }
-        Ok(())
     }
 
     /// Each load's rounds, in each of which every path and both controls have their turn.
@@ -270,7 +276,7 @@ impl Rounds {
             took_seconds: 0.0,
             tables: vec![self.table(arguments), self.count_table(), self.control_table(), size_table(&costs)],
             targets: self.targets()?,
-            remarks: vec![],
+            remarks: self.remarks.clone(),
         })
     }
 

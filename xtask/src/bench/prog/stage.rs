@@ -219,6 +219,11 @@ impl Stage {
         Ok(middle.iter().copied().map(f64::from).sum::<f64>() / middle.len() as f64)
     }
 
+    /// The programs as they were first loaded on a node.
+    pub(super) fn loaded(&self, node: &str) -> Result<&Ebpf> {
+        self.loads.get(node).and_then(|loads| loads.first()).with_context(|| format!("no node {node}"))
+    }
+
     fn program(&self, site: Site, load: usize) -> Result<BorrowedFd<'_>> {
         if let Some(control) = site.control() {
             return Ok(self.controls.get(control).context("no such control")?.as_fd());

@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: what the mesh can do, in figures.
 
 mod chart;
+mod converge;
 mod disruption;
 mod figure;
 mod findings;
@@ -21,7 +22,7 @@ use crate::{lab, progress, project};
 const PREFIX: &str = "bench";
 
 /// The suites, in the order of the report.
-const SUITES: [&str; 1] = ["disruption"];
+const SUITES: [&str; 2] = ["converge", "disruption"];
 
 /// What `bench` takes.
 #[derive(clap::Args)]
@@ -39,6 +40,8 @@ pub(crate) struct Arguments {
 
 #[derive(Subcommand)]
 enum Suite {
+    /// How long a change takes to hold: from the command to the first packet that obeys it
+    Converge(converge::Arguments),
     /// How many live flows each change of the mesh breaks, and how many it would break by other ways to balance load
     Disruption(disruption::Arguments),
 }
@@ -97,6 +100,7 @@ impl Suite {
     /// What the suite finds, and whether that is as it must be: a suite that fails at that is shown all the same.
     fn measure(&self) -> Result<(Findings, Result<()>)> {
         match self {
+            Self::Converge(arguments) => converge::measure(arguments),
             Self::Disruption(arguments) => disruption::measure(arguments),
         }
     }

@@ -17,15 +17,15 @@ const TOLERANCE: u64 = 5;
 
 /// What one program costs on the kernel that runs here.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Cost {
+pub(crate) struct Cost {
     /// Its name.
-    program: String,
+    pub(crate) program: String,
     /// eBPF instructions, as the kernel translated them.
-    instructions: u64,
+    pub(crate) instructions: u64,
     /// Bytes of machine code.
-    jited: u64,
+    pub(crate) jited: u64,
     /// Instructions that the verifier looked at, over all paths.
-    verified: u64,
+    pub(crate) verified: u64,
 }
 
 /// One figure of a cost: its column's title, and how to get it.
@@ -80,7 +80,7 @@ pub(crate) fn report(built: &ebpf::Built, record: bool) -> Result<()> {
 /// Loads each program and asks the kernel what it made of it.
 ///
 /// The object's maps want to be pinned: they are, in a mount namespace of a thread that ends with this.
-fn measure(object: &[u8]) -> Result<Vec<Cost>> {
+pub(crate) fn measure(object: &[u8]) -> Result<Vec<Cost>> {
     thread::scope(|scope| {
         let thread = scope.spawn(|| {
             let pins = env::temp_dir();

@@ -1,6 +1,6 @@
 //! The pipeline's first life: the programs loaded, their maps, and single packets run through them.
 
-use std::{fs, path::PathBuf};
+use std::fs;
 
 use anyhow::{Context as _, Result, ensure};
 use aya::{
@@ -20,6 +20,7 @@ use mesh_common::{
     },
     native::NodeTables,
 };
+use mesh_tests::bpf::{object, skb_context, xdp_context};
 use nix::libc::EINVAL;
 
 /// A type of the ABI as aya takes it.
@@ -317,14 +318,6 @@ impl Kernel {
     }
 }
 
-/// The object: where the variable says, or where it is built.
-fn object() -> PathBuf {
-    std::env::var_os("MESH_EBPF_OBJECT").map_or_else(
-        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/bpf/mesh-ebpf.o"),
-        PathBuf::from,
-    )
-}
-
 fn tc<'a>(programs: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier> {
     Ok(programs.program_mut(name).with_context(|| format!("no program {name}"))?.try_into()?)
 }
@@ -354,30 +347,4 @@ fn fill_hash<K: Pod + Eq + std::hash::Hash, V: Pod>(
         map.insert(Raw(*key), Raw(*value), 0)?;
     }
     Ok(())
-}
-
-/// A `struct __sk_buff`, with what a test may set of it.
-fn skb_context(interface: u32, ingress: u32, gso: bool) -> Vec<u8> {
-    const INGRESS_IFINDEX: usize = 36;
-    const IFINDEX: usize = 40;
-    const GSO_SEGS: usize = 164;
-    const GSO_SIZE: usize = 176;
-    let mut context = vec![0; 192];
-    let mut set = |at: usize, value: u32| context[at..at + 4].copy_from_slice(&value.to_ne_bytes());
-    set(INGRESS_IFINDEX, ingress);
-    set(IFINDEX, interface);
-    if gso {
-        set(GSO_SEGS, 2);
-        set(GSO_SIZE, 1000);
-    }
-    context
-}
-
-/// A `struct xdp_md`.
-fn xdp_context(length: usize, interface: u32) -> Vec<u8> {
-    let [data, data_meta, queue, egress] = [0; 4];
-    [data, length as u32, data_meta, interface, queue, egress]
-        .iter()
-        .flat_map(|word: &u32| word.to_ne_bytes())
-        .collect()
 }

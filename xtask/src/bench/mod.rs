@@ -6,7 +6,9 @@ mod disruption;
 mod figure;
 mod findings;
 mod machine;
+mod prog;
 mod report;
+mod scale;
 mod table;
 mod watch;
 
@@ -22,7 +24,7 @@ use crate::{lab, progress, project};
 const PREFIX: &str = "bench";
 
 /// The suites, in the order of the report.
-const SUITES: [&str; 2] = ["converge", "disruption"];
+const SUITES: [&str; 4] = ["prog", "scale", "converge", "disruption"];
 
 /// What `bench` takes.
 #[derive(clap::Args)]
@@ -40,6 +42,10 @@ pub(crate) struct Arguments {
 
 #[derive(Subcommand)]
 enum Suite {
+    /// What each path through the programs costs a packet
+    Prog(prog::Arguments),
+    /// What a packet costs, and how much memory it all takes, while services, backends and flows grow
+    Scale(scale::Arguments),
     /// How long a change takes to hold: from the command to the first packet that obeys it
     Converge(converge::Arguments),
     /// How many live flows each change of the mesh breaks, and how many it would break by other ways to balance load
@@ -100,6 +106,8 @@ impl Suite {
     /// What the suite finds, and whether that is as it must be: a suite that fails at that is shown all the same.
     fn measure(&self) -> Result<(Findings, Result<()>)> {
         match self {
+            Self::Prog(arguments) => prog::measure(arguments),
+            Self::Scale(arguments) => scale::measure(arguments),
             Self::Converge(arguments) => converge::measure(arguments),
             Self::Disruption(arguments) => disruption::measure(arguments),
         }

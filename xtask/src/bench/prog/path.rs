@@ -41,7 +41,7 @@ impl Site {
 
     /// Which of the controls it is, if it is one.
     pub(in crate::bench) fn control(self) -> Option<usize> {
-        Self::CONTROLS.iter().position(|control| *control == self)
+        Self::CONTROLS.iter().position(|control| control.program == self.program)
     }
 
     /// Which of the controls it is compared with.
@@ -49,10 +49,11 @@ impl Site {
         usize::from(!self.is_xdp())
     }
 
-    /// The empty program at the same hook, and what it makes of any packet.
+    /// The empty program at the same hook of the same node, and what it makes of any packet.
     pub(in crate::bench) fn empty(self) -> (Self, Wanted) {
-        let [xdp, tc] = Self::CONTROLS;
-        if self.is_xdp() { (xdp, Wanted::XDP_PASS) } else { (tc, Wanted::TC_OK) }
+        let (program, wanted) =
+            if self.is_xdp() { (EMPTY_XDP, Wanted::XDP_PASS) } else { (EMPTY_TC, Wanted::TC_OK) };
+        (Self { program, ..self }, wanted)
     }
 
     fn is_xdp(self) -> bool {

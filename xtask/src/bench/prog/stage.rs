@@ -6,13 +6,13 @@ use std::{
     fs,
     net::IpAddr,
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, Result, ensure};
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{HashMap, Map, MapData},
+    maps::{HashMap, Map, MapData, ProgramArray},
     programs::Program,
 };
 use mesh_common::abi::{Flow, FlowKey, Pod};
@@ -42,6 +42,8 @@ pub(in crate::bench) const ASKING: &str = "asks";
 const BACKENDS: u8 = 4;
 /// The table of flows.
 const FLOWS: &str = "FLOWS";
+/// The array of what is called for unknown flows, and the program.
+const UNKNOWN: (&str, &str) = ("UNKNOWN_TC", "unknown_tc");
 /// Room for a packet after any program.
 const LONGEST: usize = 2048;
 
@@ -102,8 +104,8 @@ impl Stage {
         };
         for node in stage.lab.mesh().nodes.clone() {
             let pins = stage.lab.node(&node).pins()?;
-            let flows = flows.map(|entries| (stage.own_flows(&node), entries));
-            let load = |_| load(&object, &pins, flows.as_ref());
+            let own = flows.map(|entries| (stage.own_pins(&node), entries));
+            let load = |_| load(&object, &pins, own.as_ref());
             let loaded = (0..loads).map(load).collect::<Result<Vec<_>>>();
             let loaded = loaded.with_context(|| format!("on {node}"))?;
             stage.uplinks.insert(node.clone(), index(&stage.lab.host(&node).namespace, "eth0")?);
@@ -284,16 +286,20 @@ impl Stage {
 
     fn flows(&self, node: &str) -> Result<HashMap<MapData, Raw<FlowKey>, Raw<Flow>>> {
         let pin = match self.has_own_flows {
-            true => self.own_flows(node),
+            true => own_pin(&self.own_pins(node), FLOWS),
             false => self.lab.node(node).map_pin(FLOWS)?,
         };
         Ok(HashMap::try_from(Map::LruHashMap(MapData::from_pin(pin)?))?)
     }
 
-    /// Where the programs' own table of flows is pinned.
-    fn own_flows(&self, node: &str) -> PathBuf {
-        self.lab.node(node).run_directory().join("bpf").join("own-flows")
+    /// Where the programs pin maps of their own.
+    fn own_pins(&self, node: &str) -> PathBuf {
+        self.lab.node(node).run_directory().join("bpf")
     }
+}
+
+fn own_pin(directory: &Path, map: &str) -> PathBuf {
+    directory.join(format!("own-{map}"))
 }
 
 /// A type of the kernel's tables, as aya wants it.
@@ -305,24 +311,33 @@ struct Raw<T>(T);
 unsafe impl<T: Pod> aya::Pod for Raw<T> {}
 
 /// Loads the programs that packets are run through, with the maps that an agent has pinned: those that these call in turn are
-/// the agent's. A table of flows of their own, of so many entries, is made where it is not pinned yet.
-fn load(object: &[u8], pins: &[PathBuf], flows: Option<&(PathBuf, u32)>) -> Result<Ebpf> {
+/// the agent's. A table of flows of their own, of so many entries, is made where it is not pinned yet, and then what goes on
+/// with unknown flows is theirs as well.
+fn load(object: &[u8], pins: &[PathBuf], own: Option<&(PathBuf, u32)>) -> Result<Ebpf> {
     let mut loader = EbpfLoader::new();
     for pin in pins.iter().filter(|pin| pin.parent().is_some_and(|parent| parent.ends_with("maps"))) {
         let name = pin.file_name().and_then(|name| name.to_str()?.split('-').next());
         loader.map_pin_path(name.context("a pin without a name")?, pin);
     }
-    if let Some((pin, entries)) = flows {
-        loader.map_pin_path(FLOWS, pin).map_max_entries(FLOWS, *entries);
+    if let Some((directory, entries)) = own {
+        loader.map_max_entries(FLOWS, *entries);
+        for map in [FLOWS, UNKNOWN.0] {
+            loader.map_pin_path(map, own_pin(directory, map));
+        }
     }
     let mut ebpf = loader.load(object)?;
-    for name in Site::PROGRAMS {
+    for name in Site::PROGRAMS.into_iter().chain(own.map(|_| UNKNOWN.1)) {
         let loaded = match ebpf.program_mut(name).with_context(|| format!("no program {name}"))? {
             Program::SchedClassifier(program) => program.load(),
             Program::Xdp(program) => program.load(),
             other => anyhow::bail!("{name} is of another type than it was: {:?}", other.prog_type()),
         };
         loaded.with_context(|| format!("the kernel refuses {name}"))?;
+    }
+    if own.is_some() {
+        // Its pin keeps what is set.
+        let mut called = ProgramArray::try_from(ebpf.take_map(UNKNOWN.0).context("nothing is called")?)?;
+        called.set(0, ebpf.program(UNKNOWN.1).context("nothing is called")?.fd()?, 0)?;
     }
     Ok(ebpf)
 }

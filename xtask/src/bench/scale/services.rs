@@ -1,7 +1,7 @@
 //! What a packet costs while services grow: each packet asks for another one by chance, so that the caches are as cold as a
 //! mesh of that size leaves them.
 
-use std::net::Ipv4Addr;
+use std::{net::Ipv4Addr, path::Path};
 
 use anyhow::{Context as _, Result, ensure};
 use mesh_tests::lab::Mesh;
@@ -52,14 +52,17 @@ pub(super) struct Measured {
     pub(super) rounds: [Vec<f64>; PATHS.len()],
 }
 
-/// Measures each mesh.
-pub(super) fn measure(arguments: &Arguments, watch: &Watch) -> Result<Vec<Measured>> {
-    SIZES.iter().map(|size| measure_mesh(*size, arguments, watch)).collect()
+/// Measures each mesh, by the agent in a directory of programs.
+pub(super) fn measure(programs: &Path, arguments: &Arguments, watch: &Watch) -> Result<Vec<Measured>> {
+    let of_size = |(services, each): &(u32, u32)| {
+        watch.now(&format!("a mesh of {services} services of {each} backends each"));
+        measure_mesh(mesh(*services, *each).programs(programs), (*services, *each), arguments)
+    };
+    SIZES.iter().map(of_size).collect()
 }
 
-fn measure_mesh((services, each): (u32, u32), arguments: &Arguments, watch: &Watch) -> Result<Measured> {
-    watch.now(&format!("a mesh of {services} services of {each} backends each"));
-    let stage = Stage::new(mesh(services, each), arguments.loads, None)?;
+fn measure_mesh(mesh: Mesh, (services, each): (u32, u32), arguments: &Arguments) -> Result<Measured> {
+    let stage = Stage::new(mesh, arguments.loads, None)?;
     let asker = Asker::new(&stage, services)?;
     asker.open()?;
     let mut random = Random::new(services);

@@ -40,8 +40,8 @@ struct Steps {
 #[derive(Deserialize)]
 pub(super) struct Memory {
     map: String,
-    pub(super) bytes: u64,
-    pub(super) entries: u32,
+    bytes: u64,
+    entries: u32,
 }
 
 impl Steps {
@@ -57,6 +57,12 @@ impl Memory {
     /// Bytes of an entry, what the map itself takes shared out among all that it has room for.
     pub(super) fn of_entry(&self) -> f64 {
         self.bytes as f64 / f64::from(self.entries)
+    }
+
+    /// Bytes that one more entry takes, by what a smaller map of the kind takes.
+    pub(super) fn of_one_more(&self, smaller: &Self) -> f64 {
+        let entries = f64::from(self.entries) - f64::from(smaller.entries);
+        (self.bytes as f64 - smaller.bytes as f64) / entries
     }
 }
 

@@ -17,6 +17,7 @@ use super::{
     machine::Machine,
     watch::Watch,
 };
+use crate::build::{self, Profile};
 
 /// What `bench scale` takes.
 #[derive(clap::Args)]
@@ -39,7 +40,9 @@ const GROWTH: f64 = 1.10;
 pub(super) fn measure(arguments: &Arguments) -> Result<(Findings, Result<()>)> {
     let applied = applying::measure()?;
     let watch = Watch::new("what a packet costs");
-    let services = services::measure(arguments, &watch)?;
+    let built = build::build(Profile::Release)?;
+    let programs = built.meshd.parent().context("meshd is in no directory")?;
+    let services = services::measure(programs, arguments, &watch)?;
     let flows = flows::measure(arguments, &watch)?;
     watch.now("what a read of memory takes");
     let reads: Vec<_> =
@@ -53,7 +56,7 @@ pub(super) fn measure(arguments: &Arguments) -> Result<(Findings, Result<()>)> {
     tables.push(applying::memory_table(&applied));
     let mut targets = growth_targets(&services, &reads)?;
     targets.extend(flow_targets(&flows, &reads)?);
-    targets.extend(memory_targets(applied.last().context("nothing was measured")?)?);
+    targets.extend(memory_targets(&applied)?);
     let findings = Findings {
         suite: "scale".to_owned(),
         title: "What a packet costs, and what it all takes, while the mesh grows".to_owned(),
@@ -99,13 +102,19 @@ fn services_table(measured: &[services::Measured]) -> Table {
             number(f64::from(measured.services)),
             number(f64::from(measured.backends))
         ),
-        cells: measured.rounds.iter().map(|rounds| Figure::of(rounds)).collect(),
+        cells: measured
+            .rounds
+            .iter()
+            .map(|rounds| Figure::of(rounds))
+            .chain([Some(Figure::exact(measured.restart))])
+            .collect(),
     };
+    let paths = services::PATHS.map(|path| Column::new(path, "ns"));
     Table {
         name: "services".to_owned(),
         title: "Nanoseconds of a packet over those of an empty program, by the size of the mesh".to_owned(),
         rows_are: "mesh".to_owned(),
-        columns: services::PATHS.map(|path| Column::new(path, "ns")).to_vec(),
+        columns: paths.into_iter().chain([Column::new("agent started again", "s")]).collect(),
         rows: measured.iter().map(row).collect(),
         is_drawn: true,
     }
@@ -192,13 +201,15 @@ fn told_reads(reads: &[(usize, Option<Figure>)]) -> String {
     format!("A read at a place by chance takes {} of this machine's memory.", told.join(", "))
 }
 
-/// What a flow and a slot take, by the maps of a mesh.
-fn memory_targets(measured: &applying::Measured) -> Result<Vec<Target>> {
-    let (flows, slots) = (measured.memory("FLOWS")?, measured.memory("SLOTS")?);
+/// What a flow and a slot take.
+fn memory_targets(measured: &[applying::Measured]) -> Result<Vec<Target>> {
+    let (small, great) = measured.first().zip(measured.last()).context("no mesh was measured")?;
+    let flows = great.memory("FLOWS")?;
     let (entry, key, value) = (flows.of_entry(), size_of::<FlowKey>(), size_of::<Flow>());
     let own = entry - key as f64 - value as f64;
     // One entry for each direction.
     let flow = Figure::exact(2.0 * entry);
+    let slot = Figure::exact(great.memory("SLOTS")?.of_one_more(small.memory("SLOTS")?));
     Ok(vec![
         Target::at_most("memory of a flow", 64.0, "bytes", flow).bounded_by(format!(
             "a flow has an entry for each direction, and an entry takes {} bytes: {key} of its key, {value} of its value, and {} \
@@ -206,6 +217,6 @@ fn memory_targets(measured: &applying::Measured) -> Result<Vec<Target>> {
             number(entry),
             number(own)
         )),
-        Target::at_most("memory of a slot of a ring", 8.0, "bytes", Figure::exact(slots.of_entry())),
+        Target::at_most("memory of one more slot of a ring", 8.0, "bytes", slot),
     ])
 }

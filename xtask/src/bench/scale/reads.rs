@@ -13,18 +13,25 @@ pub(super) const SIZES: [usize; 4] = [16 << 10, 1 << 20, 16 << 20, 128 << 20];
 #[repr(align(64))]
 struct Line(usize);
 
-/// Nanoseconds of a read at a place by chance, which nothing can foresee, in each of several rounds.
+/// Nanoseconds of a read at a place by chance, which nothing can foresee: the median of each round's stretches, as the kernel
+/// takes the processor away now and then.
 pub(super) fn measure(bytes: usize, rounds: u16) -> Vec<f64> {
-    const READS: u32 = 200_000;
-    let lines = circle(bytes / size_of::<Line>());
+    const STRETCHES: usize = 200;
+    const READS: u32 = 1000;
+    let lines: &[Line] = &circle(bytes / size_of::<Line>());
     let mut at = 0;
-    let mut round = || {
+    let mut stretch = || {
         let began = Instant::now();
         for _ in 0..READS {
-            at = lines.get(at).map_or(0, |line| line.0);
+            at = lines[at].0;
         }
         black_box(at);
         began.elapsed().as_secs_f64() * 1e9 / f64::from(READS)
+    };
+    let mut round = || {
+        let mut stretches: Vec<_> = (0..STRETCHES).map(|_| stretch()).collect();
+        stretches.sort_by(f64::total_cmp);
+        stretches[STRETCHES / 2]
     };
     // The first one only warms what can be warm.
     round();

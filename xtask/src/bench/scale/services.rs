@@ -1,7 +1,7 @@
 //! What a packet costs while services grow: each packet asks for another one by chance, so that the caches are as cold as a
 //! mesh of that size leaves them.
 
-use std::{net::Ipv4Addr, path::Path};
+use std::{net::Ipv4Addr, path::Path, time::Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use mesh_tests::lab::Mesh;
@@ -50,6 +50,8 @@ pub(super) struct Measured {
     pub(super) services: u32,
     pub(super) backends: u32,
     pub(super) rounds: [Vec<f64>; PATHS.len()],
+    /// Seconds from the agent's start to its being ready, with the tables of an agent before it in place.
+    pub(super) restart: f64,
 }
 
 /// Measures each mesh, by the agent in a directory of programs.
@@ -62,11 +64,12 @@ pub(super) fn measure(programs: &Path, arguments: &Arguments, watch: &Watch) -> 
 }
 
 fn measure_mesh(mesh: Mesh, (services, each): (u32, u32), arguments: &Arguments) -> Result<Measured> {
-    let stage = Stage::new(mesh, arguments.loads, None)?;
+    let mut stage = Stage::new(mesh, arguments.loads, None)?;
     let asker = Asker::new(&stage, services)?;
     asker.open()?;
     let mut random = Random::new(services);
-    let mut measured = Measured { services, backends: services * each, rounds: Default::default() };
+    let mut measured =
+        Measured { services, backends: services * each, rounds: Default::default(), restart: 0.0 };
     let entering = (Site::ENTRY_XDP, Wanted::xdp_tx(TUNNEL));
     let asking = (Site::ENTRY_TASK, Wanted::tc_redirect(TUNNEL));
     let mut begun = FLOWS;
@@ -84,6 +87,12 @@ fn measure_mesh(mesh: Mesh, (services, each): (u32, u32), arguments: &Arguments)
             }
         }
     }
+    let node = stage.lab.node_mut(ENTRY);
+    // Its tables stay, and are taken over.
+    node.kill()?;
+    let began = Instant::now();
+    node.start()?;
+    measured.restart = began.elapsed().as_secs_f64();
     Ok(measured)
 }
 

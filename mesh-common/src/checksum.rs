@@ -10,6 +10,12 @@ impl Sum {
     /// Nothing.
     pub const ZERO: Self = Self(0);
 
+    /// The sum that was [`folded32`](Self::folded32).
+    #[inline(always)]
+    pub const fn from_folded(sum: u32) -> Self {
+        Self(sum as u64)
+    }
+
     /// With 16 bits of message more.
     #[inline(always)]
     pub const fn plus16(self, word: [u8; 2]) -> Self {

@@ -3,9 +3,9 @@
 use core::ops::Deref;
 
 use crate::abi::{
-    Address, AllowedKey, Arrival, Attachment, Backend, BackendIndex, Endpoint, EndpointKey, Flow, FlowKey,
-    FragmentKey, Fragments, Handover, Local, MacKey, Network, Node, NodeIndex, Service, ServiceKey, Settings,
-    Shortage, Slot, Station, SubnetKey, TargetKey, Uplink,
+    Address, AllowedKey, Arrival, Attachment, Backend, BackendIndex, Endpoint, EndpointKey, FastService,
+    Flow, FlowKey, FragmentKey, Fragments, Handover, Local, MacKey, Network, Node, NodeIndex, OuterHeader,
+    Service, ServiceKey, Settings, Shortage, Slot, Station, SubnetKey, TargetKey, Uplink,
 };
 
 /// Where a packet leaves by, and the Ethernet addresses it leaves with.
@@ -48,6 +48,12 @@ pub trait Tables {
     fn settings(&self) -> Option<&Settings>;
     /// A service.
     fn service(&self, key: &ServiceKey) -> Option<&Service>;
+    /// An entry of the fast path's table of published ports. It may be read while it is written.
+    fn fast_service(&self, index: u32) -> Option<FastService>;
+    /// The outer header of the last packet to a node, while it is good.
+    fn outer_header(&self, node: NodeIndex) -> Option<impl Deref<Target = OuterHeader>>;
+    /// Keeps one, for a moment: routes and neighbours change.
+    fn keep_outer_header(&self, node: NodeIndex, header: &OuterHeader);
     /// Whether tasks of a network answer clients at a port.
     fn is_target(&self, key: &TargetKey) -> bool;
     /// A slot of a ring.

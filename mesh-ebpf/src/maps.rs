@@ -10,16 +10,23 @@ use mesh_common::{
     Reason,
     abi::{
         Address, Allowance, AllowedKey, Arrival, Attachment, Backend, Counter, Dialled, DialledKey, Endpoint,
-        EndpointKey, Flow, FlowKey, FragmentKey, Fragments, Handover, Held, Local, MacKey, Network, Node,
-        NodeIndex, Service, ServiceKey, Settings, Shortage, Slot, Station, SubnetKey, TargetKey, Uplink,
-        capacity, layout::FlowBefore,
+        EndpointKey, FastService, Flow, FlowKey, FragmentKey, Fragments, Handover, Held, Local, MacKey,
+        Network, Node, NodeIndex, OuterHeader, Service, ServiceKey, Settings, Shortage, Slot, Station,
+        SubnetKey, TargetKey, Uplink, capacity, layout::FlowBefore,
     },
+    packet,
 };
 
 #[map]
 pub static SETTINGS: Array<Settings> = Array::pinned(1, 0);
 #[map]
 pub static SERVICES: HashMap<ServiceKey, Service> = HashMap::pinned(capacity::SERVICES, NO_PREALLOC);
+/// Published ports by address, for the fast path.
+#[map]
+pub static FAST_SERVICES: Array<FastService> = Array::pinned(capacity::FAST_SERVICES, 0);
+/// By node: the outer header that its last packet had. New programs begin without any.
+#[map]
+pub static OUTER_HEADERS: PerCpuArray<OuterHeader> = PerCpuArray::with_max_entries(capacity::NODES, 0);
 /// The ports at which tasks answer clients; the values say nothing.
 #[map]
 pub static TARGETS: HashMap<TargetKey, u32> = HashMap::pinned(capacity::TARGETS, NO_PREALLOC);
@@ -87,6 +94,9 @@ pub static ARRIVALS: PerCpuArray<Arrival> = PerCpuArray::pinned(1, 0);
 /// What XDP's program hands on to the one that answers.
 #[map]
 pub static REFUSALS: PerCpuArray<u32> = PerCpuArray::pinned(1, 0);
+/// Bytes of a packet that are being summed up.
+#[map]
+pub static SUMMED: PerCpuArray<[u8; packet::SUMMED]> = PerCpuArray::with_max_entries(1, 0);
 /// What may still be sent of errors and resets.
 #[map]
 pub static ALLOWANCE: PerCpuArray<Allowance> = PerCpuArray::pinned(1, 0);

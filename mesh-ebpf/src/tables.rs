@@ -19,9 +19,10 @@ use aya_ebpf::{
 use mesh_common::{
     Hop, Route, Tables,
     abi::{
-        Address, AllowedKey, Arrival, Attachment, Backend, BackendIndex, Endpoint, EndpointKey, Family, Flow,
-        FlowKey, FragmentKey, Fragments, Handover, Local, MacKey, Network, Node, NodeIndex, Service,
-        ServiceKey, Settings, Shortage, Slot, Station, SubnetKey, TargetKey, Uplink, capacity,
+        Address, AllowedKey, Arrival, Attachment, Backend, BackendIndex, Endpoint, EndpointKey, Family,
+        FastService, Flow, FlowKey, FragmentKey, Fragments, Handover, Local, MacKey, Network, Node,
+        NodeIndex, OuterHeader, Service, ServiceKey, Settings, Shortage, Slot, Station, SubnetKey, TargetKey,
+        Uplink, capacity,
     },
 };
 
@@ -33,6 +34,10 @@ const AF_INET6: u8 = 10;
 
 /// Bits of the key of a longest-prefix table: a number and an address.
 const PREFIX_BITS: u32 = 32 + 128;
+
+/// For how many ticks of the kernel's timer an outer header is good: 25 to 250 milliseconds, as kernels are built with 1000 to
+/// 100 ticks a second.
+const OUTER_HEADER_LIFE: u64 = 25;
 
 const NANOSECONDS: u64 = 1_000_000_000;
 
@@ -151,6 +156,33 @@ impl<const XDP: bool, const FRAGMENTS: bool> Tables for KernelTables<XDP, FRAGME
     #[inline(always)]
     fn service(&self, key: &ServiceKey) -> Option<&Service> {
         get!(SERVICES, key)
+    }
+
+    #[inline(always)]
+    fn fast_service(&self, index: u32) -> Option<FastService> {
+        let entry = maps::FAST_SERVICES.get_ptr(index)?;
+        // SAFETY: the pointer is the map's. The agent may write the entry at this moment: it is read once, word by word, and
+        // what is a mixture is known by its check.
+        Some(unsafe { ptr::read_volatile(entry) })
+    }
+
+    #[inline(always)]
+    fn outer_header(&self, node: NodeIndex) -> Option<impl Deref<Target = OuterHeader>> {
+        // SAFETY: no arguments.
+        maps::OUTER_HEADERS
+            .get(node)
+            .filter(|header| header.until > unsafe { helpers::generated::bpf_jiffies64() })
+    }
+
+    #[inline(always)]
+    fn keep_outer_header(&self, node: NodeIndex, header: &OuterHeader) {
+        if let Some(place) = maps::OUTER_HEADERS.get_ptr_mut(node) {
+            // SAFETY: the entry is this processor's own, and a program at a hook is not interrupted by another at it.
+            unsafe {
+                *place =
+                    OuterHeader { until: helpers::generated::bpf_jiffies64() + OUTER_HEADER_LIFE, ..*header };
+            }
+        }
     }
 
     #[inline(always)]

@@ -19,9 +19,12 @@ pub(crate) struct Arguments {
     /// Build meshd and meshctl optimised, into target/release. (The eBPF programs always are.)
     #[arg(long)]
     release: bool,
-    /// Record the sizes of the eBPF programs in docs/programs.md.
+    /// Record what the eBPF programs cost in docs/programs.md.
     #[arg(long)]
     record: bool,
+    /// Why they cost more than was recorded, if they do.
+    #[arg(long, value_name = "REASON", requires = "record")]
+    because: Option<String>,
     /// Build the agents of other layouts as well, which the tests of upgrades run.
     #[arg(long)]
     layouts: bool,
@@ -55,7 +58,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     }
     let built = build(profile)?;
     println!("\n{}\n{}\n", shown(&built.meshd), shown(&built.meshctl));
-    programs::report(&built.ebpf, arguments.record)
+    let record = arguments.record.then(|| programs::Record { because: arguments.because.clone() });
+    programs::report(&built.ebpf, record.as_ref())
 }
 
 /// Builds everything, and prints no more than cargo does. What it takes must be there: see `setup::ensure`.

@@ -7,6 +7,7 @@ mod address;
 mod allowance;
 mod arrival;
 mod endpoint;
+mod fast;
 mod flow;
 mod fragment;
 pub mod layout;
@@ -24,7 +25,9 @@ pub use allowance::Allowance;
 pub use arrival::Arrival;
 pub use endpoint::{
     Attachment, Endpoint, EndpointKey, MacKey, Network, Station, SubnetKey, VNI_MAX, network_flags,
+    station_flags,
 };
+pub use fast::{FastService, OuterHeader};
 #[cfg(not(feature = "other-layout"))]
 pub use flow::Flow;
 pub use flow::{FlowKey, ForwardingAddress, Space, UDP_IDLE, flow_flags};
@@ -34,6 +37,7 @@ pub use observe::{Counter, Hook, Outcome, Shortage, TRACE_BYTES, Trace};
 #[cfg(feature = "other-layout")]
 pub use other_flow::OtherFlow as Flow;
 pub use pod::Pod;
+pub(crate) use service::VNI_PRESENT;
 pub use service::{
     AllowedKey, Backend, BackendIndex, Scheduler, Service, ServiceKey, Slot, TargetKey, service_flags,
 };
@@ -47,6 +51,9 @@ pub use socket::{Dialled, DialledKey};
 pub mod capacity {
     /// Services' keys: virtual IPs and published ports.
     pub const SERVICES: u32 = 1 << 16;
+    /// Published ports by each address that they answer at, for the fast path: a power of two, with room enough that few find
+    /// the entries taken which they may stand in.
+    pub const FAST_SERVICES: u32 = 1 << 17;
     /// Ports of the networks' tasks that answer clients.
     pub const TARGETS: u32 = 1 << 16;
     /// Slots of all rings, eight bytes each: as many as the object itself asks for. The agent makes the map as great as

@@ -4,9 +4,9 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::{NodeTables, Subnet, Way};
 use crate::abi::{
-    Address, Attachment, Backend, BackendIndex, Endpoint, EndpointKey, Family, Local, MacKey, Network, Node,
-    NodeIndex, Scheduler, Service, ServiceKey, Settings, Slot, Station, TargetKey, Uplink, local_flags,
-    node_mac, service_flags,
+    Address, Attachment, Backend, BackendIndex, Endpoint, EndpointKey, Family, FastService, Local, MacKey,
+    Network, Node, NodeIndex, Scheduler, Service, ServiceKey, Settings, Slot, Station, TargetKey, Uplink,
+    local_flags, node_mac, service_flags,
 };
 
 /// The VXLAN port of [`NodeTables::new`]: the one that IANA gave it.
@@ -144,7 +144,7 @@ impl NodeTables {
             self.endpoints.insert(key, Endpoint { mac, reserved: [0; 2], node: member.node, ifindex });
         }
         let key = MacKey { vni: member.vni, mac, reserved: [0; 2] };
-        self.stations.insert(key, Station { v4, v6, node: member.node, reserved: 0 });
+        self.stations.insert(key, Station { v4, v6, node: member.node, flags: 0 });
         if is_here {
             self.attachments.insert(ifindex, Attachment { v4, v6, vni: member.vni, mac, reserved: [0; 6] });
         }
@@ -152,13 +152,8 @@ impl NodeTables {
 
     /// Makes a task a target of services by its address of a family, which it must have; gives its index.
     pub fn add_backend(&mut self, member: &Member, family: Family) -> BackendIndex {
-        let backend = Backend {
-            address: member.address(family).unwrap_or_default(),
-            vni: member.vni,
-            node: member.node,
-            mac: member.mac(),
-            reserved: [0; 2],
-        };
+        let address = member.address(family).unwrap_or_default();
+        let backend = Backend::new(address, member.vni, member.node, member.mac());
         if self.backends.is_empty() {
             self.backends.push(Backend::default());
         }
@@ -200,6 +195,26 @@ impl NodeTables {
             persistent: 0,
         };
         self.services.insert(key, service);
+    }
+
+    /// Makes the fast path know what is published, as the services and this node's addresses are now.
+    pub fn hasten(&mut self) {
+        self.fast_services.clear();
+        for (address, local) in &self.locals {
+            for (key, service) in self.services.iter().filter(|(key, _)| key.scope == 0) {
+                let own = ServiceKey { address: *address, ..*key };
+                let has_own = local.flags & local_flags::OWN != 0 && self.services.contains_key(&own);
+                let is_own = key.address == *address && local.flags & local_flags::OWN != 0;
+                let is_common =
+                    key.address.is_unspecified() && local.flags & local_flags::SERVES != 0 && !has_own;
+                let entry = FastService::of(&self.settings, *address, key, service);
+                let Some(entry) = entry.filter(|_| is_own || is_common) else { continue };
+                let free = entry.places().find(|place| !self.fast_services.contains_key(place));
+                if let Some(place) = free {
+                    self.fast_services.insert(place, entry);
+                }
+            }
+        }
     }
 
     /// Publishes a service at one address alone that was published on each of the node's; with a scope of

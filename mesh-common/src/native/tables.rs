@@ -11,8 +11,9 @@ use crate::{
     Route, Tables,
     abi::{
         Address, Allowance, AllowedKey, Arrival, Attachment, Backend, BackendIndex, Endpoint, EndpointKey,
-        Flow, FlowKey, FragmentKey, Fragments, Handover, Local, MacKey, Network, Node, NodeIndex, Service,
-        ServiceKey, Settings, Shortage, Slot, Station, SubnetKey, TargetKey, Uplink, capacity,
+        FastService, Flow, FlowKey, FragmentKey, Fragments, Handover, Local, MacKey, Network, Node,
+        NodeIndex, OuterHeader, Service, ServiceKey, Settings, Shortage, Slot, Station, SubnetKey, TargetKey,
+        Uplink, capacity,
     },
 };
 
@@ -26,6 +27,8 @@ pub struct NodeTables {
     pub settings: Settings,
     /// Virtual IPs and published ports.
     pub services: HashMap<ServiceKey, Service>,
+    /// The published ports that the fast path knows, by their entries: see [`NodeTables::hasten`].
+    pub fast_services: HashMap<u32, FastService>,
     /// The ports at which tasks answer clients.
     pub targets: HashSet<TargetKey>,
     /// The slots of all rings. What is not there is as the kernel's arrays have it: zero.
@@ -54,6 +57,7 @@ pub struct NodeTables {
     pub uplinks: HashMap<u32, Uplink>,
     /// The node's own routes and neighbours.
     pub routes: Routes,
+    outer_headers: RefCell<HashMap<NodeIndex, OuterHeader>>,
     flows: RefCell<HashMap<FlowKey, Flow>>,
     new_flows: RefCell<HashMap<u32, FlowKey>>,
     next_place: Cell<u32>,
@@ -196,8 +200,15 @@ pub struct HookTables<'a, const DELIVERS: bool, const FRAGMENTS: bool> {
 /// `::1`, from which the kernel sends nothing over an interface.
 const LOOPBACK: Address = Address::from_v6(core::net::Ipv6Addr::LOCALHOST.octets());
 
-static NO_BACKEND: Backend =
-    Backend { address: Address::UNSPECIFIED, vni: 0, node: 0, mac: [0; 6], reserved: [0; 2] };
+static NO_BACKEND: Backend = Backend {
+    address: Address::UNSPECIFIED,
+    vni: 0,
+    node: 0,
+    mac: [0; 6],
+    reserved: [0; 2],
+    vxlan: 0,
+    inner: 0,
+};
 static NO_NODE: Node =
     Node { address: Address::UNSPECIFIED, ifindex: 0, mtu: 0, mac: [0; 6], reserved: [0; 2] };
 
@@ -224,6 +235,21 @@ impl<const DELIVERS: bool, const FRAGMENTS: bool> Tables for HookTables<'_, DELI
 
     fn service(&self, key: &ServiceKey) -> Option<&Service> {
         self.node.services.get(key)
+    }
+
+    fn fast_service(&self, index: u32) -> Option<FastService> {
+        (index < capacity::FAST_SERVICES)
+            .then(|| self.node.fast_services.get(&index).copied().unwrap_or_default())
+    }
+
+    fn outer_header(&self, node: NodeIndex) -> Option<impl Deref<Target = OuterHeader>> {
+        let header = self.node.outer_headers.borrow().get(&node).copied();
+        header.filter(|header| header.until > self.node.clock()).map(Box::new)
+    }
+
+    fn keep_outer_header(&self, node: NodeIndex, header: &OuterHeader) {
+        let until = self.node.clock().saturating_add(1);
+        self.node.outer_headers.borrow_mut().insert(node, OuterHeader { until, ..*header });
     }
 
     fn is_target(&self, key: &TargetKey) -> bool {

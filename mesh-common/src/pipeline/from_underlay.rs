@@ -5,7 +5,7 @@ use network_types::eth::EthHdr;
 use super::{
     Step, Way, balance,
     datagram::Datagram,
-    deliver, echo, fragment, go, lookup,
+    deliver, echo, fast_path, fragment, go, lookup,
     neighbour::{self, Asker},
     outside,
     published::{self, Returned},
@@ -13,11 +13,11 @@ use super::{
     second_chance::{self, Errand, Told},
     settle,
     translate::{Rewrite, translate},
-    tunnel::{self, RETURN_MAC, VNI_PRESENT},
+    tunnel::{self, RETURN_MAC},
 };
 use crate::{
     Packet, Reason, Tables, Verdict,
-    abi::{Address, Arrival, FlowKey, ForwardingAddress, Space},
+    abi::{Address, Arrival, FlowKey, ForwardingAddress, Space, VNI_PRESENT},
     wire::{ETHERNET, ether_type, ip_header, protocol},
 };
 
@@ -29,6 +29,11 @@ pub fn from_underlay<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Verdic
 
 #[inline(always)]
 fn underlay<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Step {
+    if !T::DELIVERS
+        && let Some(verdict) = fast_path::fast_path(packet, tables)
+    {
+        return Ok(verdict);
+    }
     let Some(settings) = tables.settings() else { return Ok(Verdict::PASS) };
     let Some(ethernet) = packet.read::<EthHdr>(0) else { return Ok(Verdict::PASS) };
     // What the mesh cannot read is not the mesh's: the kernel knows what to do with it.
@@ -103,6 +108,14 @@ fn tunnelled<P: Packet, T: Tables>(
     outer: &Outer,
     way: &mut Way,
 ) -> Result<(), Reason> {
+    // Nothing else is looked at for what only the later hook can deliver.
+    if !T::DELIVERS {
+        let destination: [u8; 6] = packet.read(outer.l4 + 16).ok_or(Reason::Malformed)?;
+        if destination != RETURN_MAC {
+            *way = Way::Settled(Verdict::PASS);
+            return Ok(());
+        }
+    }
     let peer = tables.peer(outer.source).ok_or(Reason::NotAPeer)?;
     let vxlan: [u8; 8] = packet.read(outer.l4 + 8).ok_or(Reason::Malformed)?;
     if vxlan[0] & VNI_PRESENT == 0 {
@@ -114,11 +127,7 @@ fn tunnelled<P: Packet, T: Tables>(
     }
     let inner = outer.l4 + 16;
     let ethernet: EthHdr = packet.read(inner).ok_or(Reason::Malformed)?;
-    let is_return = ethernet.dst_addr == RETURN_MAC;
-    if !T::DELIVERS && !is_return {
-        *way = Way::Settled(Verdict::PASS);
-        return Ok(());
-    }
+    let is_return = !T::DELIVERS || ethernet.dst_addr == RETURN_MAC;
     if !T::FRAGMENTS && ethernet.ether_type == ForwardingAddress::ETHER_TYPE.to_be() {
         *way = Way::Told(Told { vni, peer, at: (inner + ETHERNET) as u8 });
         return Ok(());
@@ -189,7 +198,8 @@ fn tunnelled<P: Packet, T: Tables>(
         vni,
         mac: ethernet.dst_addr,
         source: ethernet.src_addr,
-        entry,
+        entry: entry as u16,
+        peer: peer as u16,
         tunnel: bytes as u8,
         errand: errand.byte(),
     });

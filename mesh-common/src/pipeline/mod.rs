@@ -7,6 +7,7 @@ mod balance;
 mod datagram;
 mod deliver;
 mod echo;
+mod fast_path;
 mod fragment;
 mod from_endpoint;
 mod from_host;

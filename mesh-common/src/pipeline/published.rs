@@ -3,7 +3,7 @@
 use super::{
     Step, Way, balance,
     datagram::Datagram,
-    deliver, lookup, mss, newcomer, outside, persistence,
+    deliver, fast_path, lookup, mss, newcomer, outside, persistence,
     remember::remember,
     second_chance::{self, Errand},
     too_big,
@@ -54,7 +54,8 @@ pub(super) fn enter<T: Tables>(
             vni: backend.vni,
             mac: backend.mac,
             source,
-            entry: settings.node,
+            entry: settings.node as u16,
+            peer: settings.node as u16,
             tunnel: 0,
             errand: Errand::FIRST.byte(),
         });
@@ -93,7 +94,7 @@ pub(super) fn forward<P: Packet, T: Tables>(
     datagram: &Datagram,
     to: &Forward,
 ) -> Step {
-    let network = tables.network(to.vni).ok_or(Reason::UnknownNetwork)?;
+    let settings = tables.settings().ok_or(Reason::NotAttached)?;
     // One without a way has no MTU either.
     let node = tables.node(to.node).filter(|node| node.ifindex != 0).ok_or(Reason::NoRoute)?;
     let mtu = tunnel::inner_mtu(node);
@@ -104,9 +105,14 @@ pub(super) fn forward<P: Packet, T: Tables>(
         }
         return Ok(Verdict::refuse(Refusal::too_big(mtu)));
     }
-    let source = if to.source == [0; 6] { network.gateway_mac } else { to.source };
+    // The node's own stands for nobody: no endpoint has it.
+    let source = if to.source == [0; 6] { settings.host_mac } else { to.source };
     let tunnel = Tunnel { node, vni: to.vni, destination: to.mac, source, errand: to.errand };
-    tunnel::pass_on(packet, tables, datagram, &tunnel, usize::from(to.tunnel))
+    let verdict = tunnel::pass_on(packet, tables, datagram, &tunnel, usize::from(to.tunnel))?;
+    if !T::DELIVERS && verdict.outcome() == Outcome::Transmit {
+        fast_path::keep(packet, tables, to.node, mtu, verdict.detail());
+    }
+    Ok(verdict)
 }
 
 /// What a client's packet becomes for the task that it is delivered to.
@@ -147,7 +153,7 @@ pub(super) fn deliver<P: Packet, T: Tables>(
     }
     persistence::note(tables, &datagram.key, arrival, &landing);
     if landing.is_moved {
-        enter_by(tables, &mut datagram.key, arrival.entry);
+        enter_by(tables, &mut datagram.key, arrival.entry.into());
     }
     land(packet, tables, datagram, arrival, &landing)
 }
@@ -182,7 +188,7 @@ fn resume<T: Tables>(
         return Ok(false);
     };
     if balance::is_over(&flow, datagram)
-        || balance::is_stale(tables, &flow, datagram) && !Errand::from_byte(arrival.errand).is_last()
+        || balance::is_stale(tables, &flow, datagram) && !Errand::from_byte(arrival.errand).is_to_take()
     {
         return Ok(false);
     }
@@ -196,7 +202,7 @@ fn resume<T: Tables>(
     balance::mark(tables, &flow, datagram);
     landing.may_prove = newcomer::may_prove(&flow, datagram);
     // A router's error may come by any node.
-    landing.is_moved = flow.node != arrival.entry && datagram.may_open();
+    landing.is_moved = flow.node != NodeIndex::from(arrival.entry) && datagram.may_open();
     Ok(true)
 }
 
@@ -249,7 +255,7 @@ pub(super) fn open<T: Tables>(tables: &T, key: &mut FlowKey, change: &Rewrite, a
         destination: change.destination,
         source_port: change.source_port,
         destination_port: change.destination_port,
-        node: arrival.entry,
+        node: arrival.entry.into(),
         seen: tables.now(),
         service: arrival.service,
         flags: flow_flags::NEW,

@@ -128,6 +128,9 @@ impl World {
         world.add_services(random);
         world.add_broken_flows(random);
         world.add_history(random);
+        if !random.one_in(8) {
+            world.node.hasten();
+        }
         world.node.set_clock(1000);
         world
     }

@@ -7,8 +7,8 @@ use mesh_common::abi::Slot;
 
 use super::{
     maps::{
-        Allowed, Attachments, Backends, Endpoints, Entry, Locals, Map, MapContents, MapError, Maps, Networks,
-        NodeSettings, Nodes, Peers, SLOTS, Services, Stations, Subnets, Targets, Uplinks,
+        Allowed, Attachments, Backends, Endpoints, Entry, FastServices, Locals, Map, MapContents, MapError,
+        Maps, Networks, NodeSettings, Nodes, Peers, SLOTS, Services, Stations, Subnets, Targets, Uplinks,
     },
     slots::{Block, Blocks},
 };
@@ -42,7 +42,7 @@ pub fn diff(current: &MapContents, wanted: &MapContents) -> Vec<Operation> {
     let (mut operations, mut services) = (Vec::new(), Vec::new());
     current.missing_from(wanted, |entry| match entry {
         // They name slots, which name what was written before them.
-        Entry::Services(..) => services.push(Operation::Put(entry)),
+        Entry::Services(..) | Entry::FastServices(..) => services.push(Operation::Put(entry)),
         _ => operations.push(Operation::Put(entry)),
     });
     let rings = wanted.slots.unlike(&current.slots);
@@ -98,6 +98,7 @@ pub fn read(maps: &impl Maps, known: Option<&MapContents>) -> Result<MapContents
         backends: array::<Backends>(maps, known.map(|known| &known.backends))?,
         allowed: maps.entries::<Allowed>()?.into_iter().collect(),
         services: maps.entries::<Services>()?.into_iter().collect(),
+        fast_services: array::<FastServices>(maps, known.map(|known| &known.fast_services))?,
         slots: Blocks::with_room(maps.slot_room()?),
     };
     read_rings(maps, known, &mut contents)?;

@@ -14,10 +14,11 @@ use std::{
 use imbl::{OrdMap, ordmap::DiffItem};
 use mesh_common::abi::{
     Address, AllowedKey, Backend, Endpoint, EndpointKey, MacKey, Node, NodeIndex, Service, ServiceKey,
-    Settings, Station, node_mac, service_flags,
+    Settings, Station, node_mac, service_flags, station_flags,
 };
 
 use super::{
+    fast,
     indices::{Indexed, Indices},
     maps::{AllowedPrefix, Backends, Full, Map, MapContents, Nodes, Services},
     rings,
@@ -136,7 +137,7 @@ fn lower_from(
         v4: station.v4,
         v6: station.v6,
         node: node(&station.node),
-        reserved: 0,
+        flags: if station.draining { station_flags::DRAINING } else { 0 },
     });
     follow_backends(&mut great.backends, &mut backends, &was.backends, &plan.backends, node)?;
     let rings = rings::place(plan, current, &backends, &nodes, settled)?;
@@ -166,7 +167,10 @@ fn lower_from(
         };
         (*key, value)
     });
+    let services: OrdMap<_, _> = services.collect();
+    let locals = (&plan.locals).into();
     let contents = MapContents {
+        fast_services: fast::place(&settings, &services, &locals, &current.fast_services),
         settings: OrdMap::unit(0, settings),
         nodes: nodes_table(plan, current, &nodes),
         peers: plan
@@ -175,7 +179,7 @@ fn lower_from(
             .filter(|(_, node)| node.peer)
             .map(|(address, _)| (Address::from(*address), node(address)))
             .collect(),
-        locals: (&plan.locals).into(),
+        locals,
         uplinks: (&plan.uplinks).into(),
         networks: (&plan.networks).into(),
         subnets: (&plan.subnets).into(),
@@ -186,7 +190,7 @@ fn lower_from(
         backends: great.backends,
         slots: rings.slots,
         allowed: allowed(plan, &ids),
-        services: services.collect(),
+        services,
     };
     contents.check_capacities()?;
     let great = GreatMaps {
@@ -237,13 +241,7 @@ fn follow_backends(
     }
     indices.change(lowered, &left, &came)?;
     for (id, backend) in entries {
-        let entry = Backend {
-            address: Address::from(id.address),
-            vni: id.vni,
-            node: node(&backend.node),
-            mac: backend.mac,
-            reserved: [0; 2],
-        };
+        let entry = Backend::new(Address::from(id.address), id.vni, node(&backend.node), backend.mac);
         lowered.insert(indices.get(&id), entry);
     }
     Ok(())

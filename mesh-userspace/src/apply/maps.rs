@@ -2,8 +2,9 @@
 
 use imbl::{OrdMap, ordmap::DiffItem};
 use mesh_common::abi::{
-    self, Address, AllowedKey, Attachment, Backend, Endpoint, EndpointKey, Flow, FlowKey, Local, MacKey,
-    Network, Pod, Service, ServiceKey, Settings, Slot, Station, SubnetKey, TargetKey, Uplink, capacity,
+    self, Address, AllowedKey, Attachment, Backend, Endpoint, EndpointKey, FastService, Flow, FlowKey, Local,
+    MacKey, Network, Pod, Service, ServiceKey, Settings, Slot, Station, SubnetKey, TargetKey, Uplink,
+    capacity,
 };
 
 use super::slots::Blocks;
@@ -316,6 +317,8 @@ planned_maps! {
     Allowed, allowed: "ALLOWED" LpmTrie[capacity::ALLOWED] AllowedPrefix => u32;
     /// Virtual IPs and published ports.
     Services, services: "SERVICES" Hash[capacity::SERVICES] ServiceKey => Service;
+    /// Published ports by address, for the fast path.
+    FastServices, fast_services: "FAST_SERVICES" Array[capacity::FAST_SERVICES] u32 => FastService;
 }
 
 /// The flows, which the programs fill.

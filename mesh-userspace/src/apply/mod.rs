@@ -1,6 +1,7 @@
 //! From the contents that the maps have to those that they should have.
 
 mod diff;
+mod fast;
 #[cfg(test)]
 mod following;
 mod history;
@@ -21,9 +22,9 @@ mod tests;
 pub use diff::{Operation, diff, execute, read};
 pub use lower::{Lowered, lower};
 pub use maps::{
-    Allowed, AllowedPrefix, Attachments, Backends, Endpoints, Entries, Entry, Flows, Full, Locals, Map,
-    MapContents, MapError, MapKind, Maps, Networks, NodeSettings, Nodes, Peers, SLOTS, Services, Stations,
-    SubnetPrefix, Subnets, Targets, Uplinks,
+    Allowed, AllowedPrefix, Attachments, Backends, Endpoints, Entries, Entry, FastServices, Flows, Full,
+    Locals, Map, MapContents, MapError, MapKind, Maps, Networks, NodeSettings, Nodes, Peers, SLOTS, Services,
+    Stations, SubnetPrefix, Subnets, Targets, Uplinks,
 };
 pub use rings::follow;
 pub use slots::{Block, Blocks};

@@ -5,7 +5,7 @@ use std::{
     net::IpAddr,
 };
 
-use mesh_common::abi::{Address, Backend, Node, Service, ServiceKey, Slot, capacity};
+use mesh_common::abi::{Address, Backend, Node, Service, ServiceKey, Slot, capacity, station_flags};
 use proptest::prelude::*;
 
 use super::{memory::MemoryMaps, *};
@@ -132,6 +132,16 @@ fn a_second_round_changes_nothing() {
 }
 
 #[test]
+fn the_datapath_is_told_who_drains() {
+    let mut plan = plan_of(&services(&[(2, &[1, 2, 3])]));
+    let draining = *plan.stations.keys().next().expect("there are three");
+    plan.stations[&draining].draining = true;
+    let contents = lower(&plan, &MapContents::default(), &NONE).unwrap();
+    let drains = |key| contents.stations[key].flags & station_flags::DRAINING != 0;
+    assert!(plan.stations.keys().all(|key| drains(key) == (*key == draining)));
+}
+
+#[test]
 fn a_backend_that_joins_touches_its_own_service_alone() {
     let mut maps = MemoryMaps::default();
     let before =
@@ -142,13 +152,17 @@ fn a_backend_that_joins_touches_its_own_service_alone() {
         .into_iter()
         .map(|operation| match operation {
             Operation::Put(Entry::Services(key, _)) => format!("service {}", u16::from_be_bytes(key.port)),
+            Operation::Put(Entry::FastServices(_, service)) => {
+                let [a, b, ..] = service.asked.to_le_bytes();
+                format!("fast {}", u16::from_be_bytes([a, b]))
+            }
             Operation::Remove(entry) => format!("removed {}", entry.map()),
             other => other.map().to_owned(),
         })
         .collect();
     assert_eq!(
         touched.iter().map(String::as_str).collect::<Vec<_>>(),
-        ["BACKENDS", "ENDPOINTS", "SLOTS", "STATIONS", "service 0", "service 8002"]
+        ["BACKENDS", "ENDPOINTS", "SLOTS", "STATIONS", "fast 8002", "service 0", "service 8002"]
     );
     for (key, service) in &before.services {
         assert_eq!(wanted.services[key].id, service.id);
@@ -315,7 +329,8 @@ fn what_is_named_is_written_first_and_removed_last() {
             "TARGETS",
             "BACKENDS",
             "SLOTS",
-            "SERVICES"
+            "SERVICES",
+            "FAST_SERVICES"
         ]
     );
     written.retain(|name| *name != "SLOTS");

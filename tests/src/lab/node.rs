@@ -21,8 +21,8 @@ use super::{
     record::Record,
 };
 
-/// How long a daemon may take from its start until it says that it is ready: one with ten thousand services on a busy machine.
-const READY: Duration = Duration::from_secs(180);
+/// How long a daemon may take from its start until it says that it is ready.
+const READY: Duration = Duration::from_secs(300);
 
 /// The daemon that the lab runs: what `MESHD` names, else the one built beside this program.
 ///

@@ -14,9 +14,10 @@ use aya::{
 use mesh_common::{
     Reason,
     abi::{
-        Address, Allowance, AllowedKey, Attachment, Backend, Counter, Endpoint, EndpointKey, Flow, FlowKey,
-        FragmentKey, Fragments, Held, Hook, Local, MacKey, Network, Node, NodeIndex, Pod, Service,
-        ServiceKey, Settings, Shortage, Slot, Station, SubnetKey, TargetKey, Trace, Uplink,
+        Address, Allowance, AllowedKey, Attachment, Backend, Counter, Endpoint, EndpointKey, FastService,
+        Flow, FlowKey, FragmentKey, Fragments, Held, Hook, Local, MacKey, Network, Node, NodeIndex,
+        OuterHeader, Pod, Service, ServiceKey, Settings, Shortage, Slot, Station, SubnetKey, TargetKey,
+        Trace, Uplink,
     },
     native::NodeTables,
 };
@@ -32,6 +33,9 @@ pub(crate) struct Raw<T>(T);
 unsafe impl<T: Pod> aya::Pod for Raw<T> {}
 
 type Hash<K, V> = HashMap<MapData, Raw<K>, Raw<V>>;
+
+/// More nodes than a world has.
+const NODES: u32 = 16;
 
 /// What the kernel did with a packet.
 #[derive(Debug)]
@@ -66,6 +70,10 @@ pub(crate) struct Kernel {
     networks: Hash<u32, Network>,
     peers: Hash<Address, NodeIndex>,
     locals: Hash<Address, Local>,
+    fast_services: Array<MapData, Raw<FastService>>,
+    /// The entries of that in use.
+    fast: Vec<u32>,
+    outer_headers: PerCpuArray<MapData, Raw<OuterHeader>>,
     uplinks: Hash<u32, Uplink>,
     flows: Hash<FlowKey, Flow>,
     fragments: Hash<FragmentKey, Fragments>,
@@ -80,6 +88,13 @@ pub(crate) struct Kernel {
     uplink: u32,
 }
 
+/// Whether this kernel has the flags for opening tunnels, by its own types.
+pub(crate) fn has_decap_flags() -> Result<bool> {
+    const NAME: &[u8] = b"BPF_F_ADJ_ROOM_DECAP_L3_IPV4";
+    let types = fs::read("/sys/kernel/btf/vmlinux").context("the kernel does not tell its types")?;
+    Ok(types.windows(NAME.len()).any(|window| window == NAME))
+}
+
 macro_rules! map {
     ($object:expr, $kind:ident, $name:literal) => {
         $kind::try_from($object.take_map($name).context(concat!("no map ", $name))?)?
@@ -88,13 +103,16 @@ macro_rules! map {
 
 impl Kernel {
     /// Loads the object. The XDP program is also put on the uplink, which would otherwise have no queue of XDP's that a
-    /// test could name.
-    pub(crate) fn load(pins: &std::path::Path, uplink: u32) -> Result<Self> {
+    /// test could name. Tunnels are opened with the flags for it, or as on kernels that have none.
+    pub(crate) fn load(pins: &std::path::Path, uplink: u32, decap_flags: bool) -> Result<Self> {
         let path = object();
         let bytes = fs::read(&path).with_context(|| {
             format!("no eBPF object at {}: `cargo xtask build-ebpf` makes it", path.display())
         })?;
-        let mut programs = EbpfLoader::new().default_map_pin_directory(pins).load(&bytes)?;
+        let mut programs = EbpfLoader::new()
+            .default_map_pin_directory(pins)
+            .override_global("DECAP_FLAGS", &u32::from(decap_flags), true)
+            .load(&bytes)?;
         for name in [
             "endpoint_tc",
             "host_tc",
@@ -147,6 +165,9 @@ impl Kernel {
             networks: map!(programs, HashMap, "NETWORKS"),
             peers: map!(programs, HashMap, "PEERS"),
             locals: map!(programs, HashMap, "LOCALS"),
+            fast_services: map!(programs, Array, "FAST_SERVICES"),
+            fast: vec![],
+            outer_headers: map!(programs, PerCpuArray, "OUTER_HEADERS"),
             uplinks: map!(programs, HashMap, "UPLINKS"),
             flows: map!(programs, HashMap, "FLOWS"),
             fragments: map!(programs, HashMap, "FRAGMENTS"),
@@ -167,7 +188,19 @@ impl Kernel {
         self.settings.set(0, Raw(Settings { trace_every: 1, ..node.settings }), 0)?;
         fill_array(&mut self.slots, &node.slots, 256)?;
         fill_array(&mut self.backends, &node.backends, 256)?;
-        fill_array(&mut self.nodes, &node.nodes, 16)?;
+        fill_array(&mut self.nodes, &node.nodes, NODES)?;
+        for index in std::mem::take(&mut self.fast) {
+            self.fast_services.set(index, Raw(FastService::default()), 0)?;
+        }
+        for (index, service) in &node.fast_services {
+            self.fast_services.set(*index, Raw(*service), 0)?;
+        }
+        self.fast = node.fast_services.keys().copied().collect();
+        // What the programs keep is of the world before this one.
+        let none = vec![Raw(OuterHeader::default()); nr_cpus().map_err(|(_, error)| error)?];
+        for index in 0..NODES {
+            self.outer_headers.set(index, PerCpuValues::try_from(none.clone())?, 0)?;
+        }
         for service in 0..64 {
             self.cursors.set(service, Raw(node.cursor(service)), 0)?;
         }

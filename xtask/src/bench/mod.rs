@@ -2,6 +2,7 @@
 
 mod chart;
 mod converge;
+mod director;
 mod disruption;
 mod figure;
 mod findings;
@@ -24,7 +25,7 @@ use crate::{lab, progress, project};
 const PREFIX: &str = "bench";
 
 /// The suites, in the order of the report.
-const SUITES: [&str; 4] = ["prog", "scale", "converge", "disruption"];
+const SUITES: [&str; 5] = ["prog", "director", "scale", "converge", "disruption"];
 
 /// What `bench` takes.
 #[derive(clap::Args)]
@@ -44,6 +45,8 @@ pub(crate) struct Arguments {
 enum Suite {
     /// What each path through the programs costs a packet
     Prog(prog::Arguments),
+    /// What it costs to forward a packet to a service, by the mesh, by IPVS and by nftables and iptables
+    Director(director::Arguments),
     /// What a packet costs, and how much memory it all takes, while services, backends and flows grow
     Scale(scale::Arguments),
     /// How long a change takes to hold: from the command to the first packet that obeys it
@@ -54,8 +57,18 @@ enum Suite {
 
 /// Builds, measures, and shows what was found.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    if let Some(Suite::Director(arguments)) = &arguments.suite
+        && arguments.here
+    {
+        return director::here(arguments);
+    }
     lab::prepare()?;
     lab::clean_up_when_interrupted(PREFIX)?;
+    if let Some(Suite::Prog(of_prog)) = &arguments.suite
+        && let Some(text) = of_prog.explained()
+    {
+        return prog::explain(of_prog, text);
+    }
     let suites = match &arguments.suite {
         Some(suite) => std::slice::from_ref(suite),
         None => &all()?,
@@ -107,6 +120,7 @@ impl Suite {
     fn measure(&self) -> Result<(Findings, Result<()>)> {
         match self {
             Self::Prog(arguments) => prog::measure(arguments),
+            Self::Director(arguments) => director::measure(arguments),
             Self::Scale(arguments) => scale::measure(arguments),
             Self::Converge(arguments) => converge::measure(arguments),
             Self::Disruption(arguments) => disruption::measure(arguments),

@@ -1,5 +1,6 @@
 //! `cargo xtask bench prog`: what each path through the programs costs a packet.
 
+mod explain;
 pub(super) mod frame;
 pub(super) mod path;
 mod scenario;
@@ -12,6 +13,7 @@ use mesh_tests::{
 };
 
 use self::{
+    explain::Explainer,
     frame::Frame,
     path::{Path, Site, Supply, Wanted},
     scenario::{Families, Inner},
@@ -24,7 +26,10 @@ use super::{
     machine::Machine,
     watch::Watch,
 };
-use crate::programs::{self, Cost};
+use crate::{
+    ebpf,
+    programs::{self, Cost},
+};
 
 /// What `bench prog` takes.
 #[derive(clap::Args)]
@@ -41,25 +46,50 @@ pub(crate) struct Arguments {
     /// Packets of each path in a round
     #[arg(long, default_value_t = 4000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     packets: u32,
+    /// Only these paths, separated by commas: published, in-turn, virtual-ip, between-tasks, foreign, published-over-ipv6,
+    /// between-tasks-over-ipv6
+    #[arg(long, value_delimiter = ',', value_name = "NAME")]
+    only: Vec<String>,
+    /// Instead of measuring, show which lines of the source a packet of each path runs through, and how many instructions that
+    /// is; only of paths whose names hold this text, if one is given
+    #[arg(long, value_name = "PATH", num_args = 0..=1, default_missing_value = "")]
+    explain: Option<String>,
+}
+
+impl Arguments {
+    /// The text in the names of the paths to explain, if that is what is asked for.
+    pub(super) fn explained(&self) -> Option<&str> {
+        self.explain.as_deref()
+    }
 }
 
 /// New flows of each round: few enough that those which live keep their places in the table.
 const NEW: u32 = 1000;
 
+/// The number of the new flow that is counted but not timed: none of those that are.
+const ASIDE: u32 = 1 << 20;
+
 /// What opens flows, and tells of the paths of their packets.
-type Scenario = fn(&Stage, Families, u32) -> Result<Vec<Path>>;
+type Open = fn(&Stage, Families, u32) -> Result<Vec<Path>>;
 
-/// Everything.
+/// Paths of the same flows.
+struct Scenario {
+    /// As it is typed.
+    name: &'static str,
+    underlay: Underlay,
+    open: Open,
+}
+
+/// Everything. Those over one family of the underlay stand side by side.
 const SCENARIOS: &[Scenario] = &[
-    scenario::published,
-    scenario::in_turn,
-    scenario::virtual_ip,
-    scenario::between_tasks,
-    scenario::foreign,
+    Scenario { name: "published", underlay: Underlay::V4, open: scenario::published },
+    Scenario { name: "in-turn", underlay: Underlay::V4, open: scenario::in_turn },
+    Scenario { name: "virtual-ip", underlay: Underlay::V4, open: scenario::virtual_ip },
+    Scenario { name: "between-tasks", underlay: Underlay::V4, open: scenario::between_tasks },
+    Scenario { name: "foreign", underlay: Underlay::V4, open: scenario::foreign },
+    Scenario { name: "published-over-ipv6", underlay: Underlay::V6, open: scenario::published },
+    Scenario { name: "between-tasks-over-ipv6", underlay: Underlay::V6, open: scenario::between_tasks },
 ];
-
-/// What is done over both families of the underlay.
-const TUNNELLED: &[Scenario] = &[scenario::published, scenario::between_tasks];
 
 /// What Katran's published data plane takes over an empty program, in nanoseconds, with IPIP and its LRU: the middle of 117 to
 /// 125, measured by this method on a machine of this kind.
@@ -69,11 +99,13 @@ const KATRAN: f64 = 121.0;
 struct Measured {
     name: String,
     rounds: [Vec<f64>; 2],
+    /// Of one packet, with one flow: instructions run, lookups, other calls of helpers.
+    counts: Option<[u64; 3]>,
 }
 
 /// All that was measured.
-#[derive(Default)]
 struct Rounds {
+    explainer: Explainer,
     paths: Vec<Measured>,
     /// Of each control, absolute.
     controls: [Vec<f64>; 2],
@@ -82,11 +114,16 @@ struct Rounds {
 /// Measures each path.
 pub(super) fn measure(arguments: &Arguments) -> Result<(Findings, Result<()>)> {
     let watch = Watch::new("what each path costs");
-    let mut rounds = Rounds::default();
-    for (underlay, scenarios) in [(Underlay::V4, SCENARIOS), (Underlay::V6, TUNNELLED)] {
+    let explainer = Explainer::new(&explain::object()?)?;
+    let mut rounds = Rounds { explainer, paths: vec![], controls: [vec![], vec![]] };
+    let chosen = chosen(&arguments.only)?;
+    for of_underlay in chosen.chunk_by(|one, next| one.underlay == next.underlay) {
+        let underlay = of_underlay.first().map_or(Underlay::V4, |scenario| scenario.underlay);
         watch.now(&format!("builds a mesh over {underlay:?}"));
         let stage = Stage::new(stage::mesh(underlay), arguments.loads, None)?;
-        let measured = rounds.measure_on(&stage, scenarios, underlay, arguments, &watch);
+        let measured = of_underlay
+            .iter()
+            .try_for_each(|scenario| rounds.measure_scenario(&stage, scenario, arguments, &watch));
         if measured.is_err() {
             stage.lab.print_logs();
         }
@@ -98,25 +135,72 @@ pub(super) fn measure(arguments: &Arguments) -> Result<(Findings, Result<()>)> {
     Ok((rounds.findings(arguments)?, Ok(())))
 }
 
+/// Shows the lines that a packet of each path whose name holds a text runs through.
+pub(super) fn explain(arguments: &Arguments, text: &str) -> Result<()> {
+    let explainer = Explainer::new(&ebpf::build_with_lines()?)?;
+    let mut found = false;
+    for of_underlay in chosen(&arguments.only)?.chunk_by(|one, next| one.underlay == next.underlay) {
+        let underlay = of_underlay.first().map_or(Underlay::V4, |scenario| scenario.underlay);
+        let stage = Stage::new(stage::mesh(underlay), 1, None)?;
+        for scenario in of_underlay {
+            for inner in [Inner::V4, Inner::V6] {
+                stage.forget()?;
+                for path in (scenario.open)(&stage, Families { inner, underlay }, 1)? {
+                    if path.name.contains(text) {
+                        let explained = explainer.explain(&stage, &path, ASIDE);
+                        println!("\n{}", explainer.shown(&explained.with_context(|| path.name.clone())?));
+                        found = true;
+                    }
+                }
+            }
+        }
+    }
+    ensure!(found, "no path's name holds {text:?}; `cargo xtask bench prog` lists them");
+    Ok(())
+}
+
+/// The scenarios of these names; all, if none is named.
+fn chosen(names: &[String]) -> Result<Vec<&'static Scenario>> {
+    let known: Vec<_> = SCENARIOS.iter().map(|scenario| scenario.name).collect();
+    for name in names {
+        ensure!(
+            known.contains(&name.as_str()),
+            "there are no paths {name:?}; there are {}",
+            known.join(", ")
+        );
+    }
+    let is_chosen = |scenario: &&Scenario| names.is_empty() || names.iter().any(|name| name == scenario.name);
+    Ok(SCENARIOS.iter().filter(is_chosen).collect())
+}
+
 impl Rounds {
-    fn measure_on(
+    fn measure_scenario(
         &mut self,
         stage: &Stage,
-        scenarios: &[Scenario],
-        underlay: Underlay,
+        scenario: &Scenario,
         arguments: &Arguments,
         watch: &Watch,
     ) -> Result<()> {
-        for scenario in scenarios {
-            for inner in [Inner::V4, Inner::V6] {
-                for (column, flows) in [1, arguments.flows].into_iter().enumerate() {
-                    stage.forget()?;
-                    let paths = scenario(stage, Families { inner, underlay }, flows)?;
-                    let name = paths.first().map_or("", |path| path.name.as_str());
-                    watch.now(&format!("{name}, and what follows: {} flows", number(f64::from(flows))));
-                    self.measure_paths(stage, &paths, column, arguments)?;
+        for inner in [Inner::V4, Inner::V6] {
+            for (column, flows) in [1, arguments.flows].into_iter().enumerate() {
+                watch.now(&format!("{}, {inner:?}, flows: {}", scenario.name, number(f64::from(flows))));
+                stage.forget()?;
+                let paths = (scenario.open)(stage, Families { inner, underlay: scenario.underlay }, flows)?;
+                if column == 0 {
+                    self.count(stage, &paths)?;
                 }
+                self.measure_paths(stage, &paths, column, arguments)?;
             }
+        }
+        Ok(())
+    }
+
+    /// Runs one packet of each path an instruction at a time.
+    fn count(&mut self, stage: &Stage, paths: &[Path]) -> Result<()> {
+        for path in paths {
+            let explained = self.explainer.explain(stage, path, ASIDE).with_context(|| path.name.clone())?;
+            let [lookups, others] = explained.calls();
+            self.of(path).counts = Some([explained.instructions(), lookups, others]);
         }
         Ok(())
     }
@@ -184,7 +268,7 @@ impl Rounds {
             command: "cargo xtask bench prog".to_owned(),
             machine: Machine::this(),
             took_seconds: 0.0,
-            tables: vec![self.table(arguments), self.control_table(), size_table(&costs)],
+            tables: vec![self.table(arguments), self.count_table(), self.control_table(), size_table(&costs)],
             targets: self.targets()?,
             remarks: vec![],
         })
@@ -203,6 +287,26 @@ impl Rounds {
             columns: ["1 flow".to_owned(), many].map(|title| Column::new(title, "ns")).to_vec(),
             rows: self.paths.iter().map(row).collect(),
             is_drawn: true,
+        }
+    }
+
+    fn count_table(&self) -> Table {
+        let row = |path: &Measured| Row {
+            name: path.name.clone(),
+            cells: match path.counts {
+                Some(counts) => counts.map(|count| Some(Figure::exact(count as f64))).to_vec(),
+                None => vec![None; 3],
+            },
+        };
+        Table {
+            name: "counts".to_owned(),
+            title: "What one packet runs through, where there is one flow".to_owned(),
+            rows_are: "path".to_owned(),
+            columns: [("eBPF instructions", ""), ("map lookups", ""), ("other helpers", "")]
+                .map(|(title, unit)| Column::new(title, unit))
+                .to_vec(),
+            rows: self.paths.iter().map(row).collect(),
+            is_drawn: false,
         }
     }
 
@@ -233,7 +337,8 @@ impl Rounds {
             ("mh port: delivering node, tc, new flow, IPv4", "new flow at the delivering node", 150.0),
         ] {
             let measured = self.paths.iter().find(|measured| measured.name == path);
-            let measured = measured.with_context(|| format!("{path} was not measured"))?;
+            // Not among those that were asked for.
+            let Some(measured) = measured else { continue };
             for (rounds, flows) in measured.rounds.iter().zip(["1 flow", "many flows"]) {
                 let found = Figure::of(rounds).with_context(|| format!("{path} was not measured"))?;
                 targets.push(Target::at_most(&format!("{what}, {flows}"), bound, "ns over empty", found));
@@ -245,7 +350,7 @@ impl Rounds {
     fn of(&mut self, path: &Path) -> &mut Measured {
         let at = self.paths.iter().position(|measured| measured.name == path.name);
         let at = at.unwrap_or_else(|| {
-            self.paths.push(Measured { name: path.name.clone(), rounds: [vec![], vec![]] });
+            self.paths.push(Measured { name: path.name.clone(), rounds: [vec![], vec![]], counts: None });
             self.paths.len() - 1
         });
         &mut self.paths[at]
@@ -267,7 +372,8 @@ fn method(arguments: &Arguments) -> Vec<String> {
             "Each packet is run alone through the program (BPF_PROG_TEST_RUN with repeat = 1, as more would feed the program \
              what it has made), fresh from the sender, 60 bytes long over IPv4. The nanoseconds are the kernel's own, from its \
              look at the clock before the program to that after it; what an empty program takes between the two, in the same \
-             round, is taken off. A round's figure is the median of {packets} packets ({NEW} where each opens a flow); there are \
+             round, is taken off. A round's figure is the mean of {packets} packets ({NEW} where each opens a flow) without the \
+             highest and the lowest tenth, since a median is no finer than the clock; there are \
              {rounds} rounds for each of {loads} loads of the programs, in which paths and controls have their turns, on one \
              processor; shown is the median of the rounds' and the greatest distance from it."
         ),

@@ -56,7 +56,8 @@ impl Site {
         (Self { program, ..self }, wanted)
     }
 
-    fn is_xdp(self) -> bool {
+    /// Whether it sees packets before there is a socket buffer.
+    pub(in crate::bench) fn is_xdp(self) -> bool {
         self.program.ends_with("_xdp") || self.program == EMPTY_XDP
     }
 
@@ -82,8 +83,10 @@ pub(in crate::bench) struct Wanted {
 impl Wanted {
     /// `XDP_PASS`, as it came.
     pub(in crate::bench) const XDP_PASS: Self = Self { code: 2, growth: 0 };
-    /// `TC_ACT_OK`, as it came.
+    /// `TC_ACT_OK`, as it came: what an empty program makes of a packet.
     pub(in crate::bench) const TC_OK: Self = Self { code: 0, growth: 0 };
+    /// `TC_ACT_UNSPEC`, as it came: others may have something to say.
+    pub(in crate::bench) const TC_UNSPEC: Self = Self { code: u32::MAX, growth: 0 };
     /// `XDP_TX`.
     pub(in crate::bench) const fn xdp_tx(growth: isize) -> Self {
         Self { code: 3, growth }

@@ -29,7 +29,7 @@ impl Random {
 
     /// One below another, which is not 0.
     pub(super) fn below(&mut self, bound: u32) -> u32 {
-        (u64::from(self.word()) * u64::from(bound) >> 32) as u32
+        ((u64::from(self.word()) * u64::from(bound)) >> 32) as u32
     }
 }
 

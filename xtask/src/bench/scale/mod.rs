@@ -78,7 +78,7 @@ fn method(arguments: &Arguments) -> Vec<String> {
             "Each packet is run alone through the program (BPF_PROG_TEST_RUN with repeat = 1), with tables that a node's own agent \
              has filled from a file of that size. Service, client and flow are drawn anew for each packet, so that of the tables \
              no more is in the caches than so many services and flows leave there. What an empty program takes for the \
-             same packets, right before, is taken off. A round's figure is the median of {packets} packets; there are {rounds} \
+             same packets, right before, is taken off. A round's figure is the mean of {packets} packets without the highest and the lowest tenth (of new flows, 1,000); there are {rounds} \
              rounds for each of {loads} loads of the programs; shown is the median of the rounds, and the greatest distance from it."
         ),
         "\"One service of all\" asks the same great tables for one service alone: what is more than in a mesh of one is what the \

@@ -1,10 +1,10 @@
 //! `cargo xtask bench prog`: what each path through the programs costs a packet.
 
 mod explain;
-mod frame;
-mod path;
+pub(super) mod frame;
+pub(super) mod path;
 mod scenario;
-mod stage;
+pub(super) mod stage;
 
 use anyhow::{Context as _, Result, ensure};
 use mesh_tests::{
@@ -122,7 +122,7 @@ pub(super) fn measure(arguments: &Arguments) -> Result<(Findings, Result<()>)> {
     for of_underlay in chosen.chunk_by(|one, next| one.underlay == next.underlay) {
         let underlay = of_underlay.first().map_or(Underlay::V4, |scenario| scenario.underlay);
         watch.now(&format!("builds a mesh over {underlay:?}"));
-        let stage = Stage::new(underlay, usize::from(arguments.loads))?;
+        let stage = Stage::new(stage::mesh(underlay), arguments.loads, None)?;
         let measured = of_underlay
             .iter()
             .try_for_each(|scenario| rounds.measure_scenario(&stage, scenario, arguments, &watch));
@@ -143,7 +143,7 @@ pub(super) fn explain(arguments: &Arguments, text: &str) -> Result<()> {
     let mut found = false;
     for of_underlay in chosen(&arguments.only)?.chunk_by(|one, next| one.underlay == next.underlay) {
         let underlay = of_underlay.first().map_or(Underlay::V4, |scenario| scenario.underlay);
-        let stage = Stage::new(underlay, 1)?;
+        let stage = Stage::new(stage::mesh(underlay), 1, None)?;
         for scenario in of_underlay {
             for inner in [Inner::V4, Inner::V6] {
                 stage.forget()?;
@@ -252,7 +252,7 @@ impl Rounds {
         let bytes = bytes.context("no packet for the controls")?;
         let frame = Frame { bytes, interface: stage.uplink(ENTRY)? };
         let frames = vec![&frame; packets as usize];
-        let wanted = [Wanted::XDP_PASS, Wanted::TC_UNSPEC];
+        let wanted = [Wanted::XDP_PASS, Wanted::TC_OK];
         let mut found = [0.0; 2];
         for (index, ((site, wanted), found)) in
             Site::CONTROLS.into_iter().zip(wanted).zip(&mut found).enumerate()

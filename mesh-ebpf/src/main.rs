@@ -26,7 +26,7 @@ mod tables;
 use aya_ebpf::{
     EbpfContext as _,
     bindings::{
-        TC_ACT_OK, TC_ACT_SHOT,
+        TC_ACT_SHOT, TC_ACT_UNSPEC,
         xdp_action::{XDP_DROP, XDP_PASS, XDP_TX},
     },
     helpers,
@@ -263,7 +263,8 @@ fn at_tc_end<const FRAGMENTS: bool>(
     // SAFETY: plain numbers, and no parameters for the neighbour, which the kernel then finds by the packet's route.
     let result = unsafe {
         match verdict.outcome() {
-            Outcome::Pass => return TC_ACT_OK,
+            // Not "accepted": then programs and filters of others behind this one would not be called.
+            Outcome::Pass => return TC_ACT_UNSPEC,
             Outcome::Drop | Outcome::Learn | Outcome::Hold | Outcome::Release => return TC_ACT_SHOT,
             Outcome::Reply | Outcome::Refuse => helpers::generated::bpf_redirect(ingress, 0),
             Outcome::Host => helpers::generated::bpf_redirect(verdict.detail(), 0),

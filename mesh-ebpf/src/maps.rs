@@ -10,9 +10,9 @@ use mesh_common::{
     Reason,
     abi::{
         Address, Allowance, AllowedKey, Arrival, Attachment, Backend, Counter, Dialled, DialledKey, Endpoint,
-        EndpointKey, FastService, Flow, FlowKey, FragmentKey, Fragments, Handover, Held, Local, MacKey, Network, Node,
-        NodeIndex, OuterHeader, Service, ServiceKey, Settings, Shortage, Slot, Station, SubnetKey, TargetKey, Uplink,
-        capacity, layout::FlowBefore,
+        EndpointKey, FastService, Flow, FlowKey, FragmentKey, Fragments, Handover, Held, Local, MacKey,
+        Network, Node, NodeIndex, OuterHeader, Service, ServiceKey, Settings, Shortage, Slot, Station,
+        SubnetKey, TargetKey, Uplink, capacity, layout::FlowBefore,
     },
     packet,
 };

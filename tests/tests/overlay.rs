@@ -9,7 +9,8 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use etherparse::{PacketHeaders, TransportHeader};
 use mesh_tests::lab::{
-    Lab, Mesh, RawSocket, Transfer, UdpEcho, Underlay, Web, ask_udp, mac_of, udp_round_trip,
+    Host, Lab, Mesh, RawSocket, TcpEcho, Transfer, UdpEcho, Underlay, Web, ask_udp, mac_of, tcp_round_trip,
+    udp_round_trip,
 };
 
 const BLUE: [&str; 2] = ["10.0.9.0/24", "fd00:9::/64"];
@@ -263,6 +264,64 @@ fn long_segments_stay_whole_up_to_the_wire() -> Result<()> {
                     whole.is_some(),
                     "{web}: no tunnel packet longer than 10,000 bytes was handed to the wire"
                 );
+            }
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+/// What comes in tunnels is merged, where the interface merges at all, and arrives as it was: at a task, through a virtual IP,
+/// and at both ends of a published port.
+#[test]
+fn segments_in_tunnels_are_merged() -> Result<()> {
+    const BYTES: usize = 20_000_000;
+    for underlay in [Underlay::V4, Underlay::V6] {
+        let mesh = mesh(underlay).service("echo", "blue", "10.0.9.2", "mh", &["7000:7007"]).backend(
+            "echo",
+            "echo.1",
+            "n2",
+            "blue",
+            "10.0.9.22",
+        );
+        mesh.test(|lab| {
+            let (a, echo, client) = (lab.host("a"), lab.host("echo.1"), lab.host("client"));
+            let mut echoes = vec![];
+            for address in both_families(["10.0.9.22", "fd00:9::a00:916"])? {
+                echo.interface_of(address)?;
+                echoes.push(TcpEcho::start(echo, SocketAddr::new(address, 7007))?);
+            }
+            let received = || -> Result<usize> {
+                let text = echo.namespace.exec("cat /proc/net/snmp")?;
+                let mut lines = text.lines().filter_map(|line| line.strip_prefix("Tcp: "));
+                let (names, values) = lines.next().zip(lines.next()).context("no line of TCP")?;
+                let mut fields = names.split_whitespace().zip(values.split_whitespace());
+                let (_, segments) = fields.find(|(name, _)| *name == "InSegs").context("no InSegs")?;
+                Ok(segments.parse()?)
+            };
+            let roads = || -> Result<Vec<(&Host, SocketAddr)>> {
+                let tasks = both_families(["10.0.9.22", "fd00:9::a00:916"])?;
+                let vips = both_families(["10.0.9.2", "fd00:9::a00:902"])?;
+                let entries = [lab.mesh().address_v4("n1")?, lab.mesh().address_v6("n1")?];
+                let inside = tasks.into_iter().chain(vips).map(|address| (a, SocketAddr::new(address, 7007)));
+                Ok(inside.chain(entries.map(|address| (client, SocketAddr::new(address, 7000)))).collect())
+            };
+            // What the test would find if nothing was merged: the wire carries no more than 1500 bytes at once.
+            for (is_merged, gro) in [(false, "off"), (true, "on")] {
+                for node in ["n1", "n2", "client"] {
+                    lab.host(node).namespace.exec(&format!("ethtool -K eth0 gro {gro}"))?;
+                }
+                for (from, to) in roads()? {
+                    let before = received()?;
+                    tcp_round_trip(from, to, BYTES).with_context(|| format!("gro {gro}"))?;
+                    let segments = received()? - before;
+                    let fewest = BYTES / network_mtu(underlay);
+                    ensure!(
+                        if is_merged { segments < fewest / 2 } else { segments > fewest },
+                        "{} to {to}, gro {gro}: {segments} segments of {BYTES} bytes",
+                        from.name()
+                    );
+                }
             }
             Ok(())
         })?;

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use mesh_tests::lab::{HANDS_ON, Lab, Transfer, eventually};
 
-use crate::{lab, progress};
+use crate::{build::Profile, lab, progress};
 use story::Story;
 
 /// What `demo` takes.
@@ -33,7 +33,7 @@ const CLIENT: [&str; 2] = ["192.0.2.101", "2001:db8::101"];
 
 /// Builds, starts the mesh, tells its story, and takes it away.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    lab::prepare()?;
+    lab::prepare(Profile::Dev)?;
     let began = Instant::now();
     lab::clean_up_when_interrupted(HANDS_ON)?;
     let mut lab = lab::up()?;

@@ -4,7 +4,7 @@ use std::{os::unix::process::CommandExt as _, process::exit, thread};
 
 use anyhow::{Context as _, Result};
 use clap::Subcommand;
-use mesh_tests::lab::{HANDS_ON, Lab, Mesh, Record, Web, typed};
+use mesh_tests::lab::{HANDS_ON, Lab, Mesh, Record, Web, take_programs_from, typed};
 use nix::sys::signal::{SigSet, Signal};
 
 use crate::{
@@ -41,7 +41,7 @@ enum Command {
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     match &arguments.command {
         Command::Up => {
-            prepare()?;
+            prepare(Profile::Dev)?;
             up()?.keep()?;
             println!("The lab is up.\n\n{}", instructions());
             Ok(())
@@ -56,10 +56,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     }
 }
 
-/// Sets up and builds what a lab takes.
-pub(crate) fn prepare() -> Result<()> {
+/// Sets up and builds what a lab takes, and has labs take that.
+pub(crate) fn prepare(profile: Profile) -> Result<()> {
     setup::ensure(Purpose::Lab)?;
-    build::build(Profile::Dev).map(drop)
+    let built = build::build(profile)?;
+    if let Some(directory) = built.meshd.parent() {
+        take_programs_from(directory.to_owned());
+    }
+    Ok(())
 }
 
 /// Ctrl-C leaves nothing of a lab behind either.

@@ -191,18 +191,21 @@ pub(crate) fn measure(object: &[u8]) -> Result<Vec<Cost>> {
                 .context("cannot mount a bpffs")?;
             // An upgrade loads them so for a moment each: see the eBPF crate's `bridge`.
             for bridging in [1, 2] {
-                measure_with_pins(object, &pins, bridging).context("loaded to bridge two layouts")?;
+                measure_with_pins(object, &pins, bridging, 1).context("loaded to bridge two layouts")?;
             }
-            measure_with_pins(object, &pins, 0)
+            // As for kernels without the flags that name the family inside a tunnel.
+            measure_with_pins(object, &pins, 0, 0).context("loaded for Linux before 6.3")?;
+            measure_with_pins(object, &pins, 0, 1)
         });
         thread.join().unwrap_or_else(|_| bail!("the thread that measures the programs panicked"))
     })
 }
 
-fn measure_with_pins(object: &[u8], pins: &Path, bridging: u32) -> Result<Vec<Cost>> {
+fn measure_with_pins(object: &[u8], pins: &Path, bridging: u32, decap_flags: u32) -> Result<Vec<Cost>> {
     let mut ebpf: Ebpf = EbpfLoader::new()
         .default_map_pin_directory(pins)
         .override_global("BRIDGING", &bridging, true)
+        .override_global("DECAP_FLAGS", &decap_flags, true)
         .load(object)
         .context("the kernel does not take the eBPF object")?;
     let mut costs = Vec::new();

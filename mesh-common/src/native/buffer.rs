@@ -139,7 +139,7 @@ impl Packet for Buffer {
 
     fn sum_of(&self, offset: usize, length: usize) -> Option<Sum> {
         let bytes = self.bytes().get(offset..)?.get(..length)?;
-        (length <= SUMMED && length % 4 == 0).then(|| {
+        (length <= SUMMED && length.is_multiple_of(4)).then(|| {
             let words = bytes.chunks_exact(2).filter_map(|word| word.try_into().ok());
             words.fold(Sum::ZERO, Sum::plus16)
         })

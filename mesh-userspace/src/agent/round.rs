@@ -14,7 +14,7 @@ use mesh_common::abi::{Family, HOST_ALIASES_V4, HOST_ALIASES_V6, host_alias};
 use super::{EVERY, settling::Settling};
 use crate::{
     apply::{self, Lowered, MapContents, MapError, Operation},
-    datapath::{Attached, Datapath, DatapathError, KernelMaps, XdpOutcome},
+    datapath::{self, Attached, Datapath, DatapathError, KernelMaps, XdpOutcome},
     links::{self, Gate, GateWay, LinkError, Links},
     plan::{self, Earlier, EndpointLink, GateFacts, GateLink, Hook, NodeFacts, Plan, PlanError},
     problem::Problem,
@@ -136,6 +136,7 @@ impl Kernel {
             problems.push(Problem::new("kernel maps", error.to_string()));
         }
         let programs = self.attach(&plan, &facts, &mut problems);
+        self.ensure_merging(table, &plan, &facts, &programs).await;
         problems.sort();
         problems.dedup();
         Ok(Outcome {
@@ -154,7 +155,20 @@ impl Kernel {
         for endpoint in self.links.list_endpoints().await? {
             self.links.remove_endpoint(&endpoint.name).await?;
         }
+        self.links.remove_gro().await?;
         self.links.remove_gate().await
+    }
+
+    /// Has the kernel merge what comes in tunnels, where that is safe. A kernel that refuses goes without: it is slower.
+    async fn ensure_merging(&self, table: &Table, plan: &Plan, facts: &NodeFacts, programs: &[Attached]) {
+        let done = if may_merge(plan, facts, programs) {
+            self.links.ensure_gro(table.options.vxlan_port).await
+        } else {
+            self.links.remove_gro().await
+        };
+        if let Err(error) = done {
+            tracing::debug!(%error, "what comes in tunnels is not merged");
+        }
     }
 
     async fn facts(
@@ -324,6 +338,21 @@ impl Kernel {
             Vec::new()
         })
     }
+}
+
+/// Whether the kernel may merge what comes in tunnels. What is merged and taken out of its tunnel by a tc program still carries the
+/// marks of one (`bpf_skb_adjust_room` clears neither `encapsulation` nor the kind of its segments), and a card that cuts tunnels'
+/// segments itself would look for headers that are gone. So an answer that returns to its client must not be merged before it
+/// leaves by a card: where XDP runs in the driver, it sends answers on before anything is merged. A veth has no such card.
+fn may_merge(plan: &Plan, facts: &NodeFacts, programs: &[Attached]) -> bool {
+    let mut underlay = plan.hooks.iter().filter(|(_, hook)| matches!(hook, Hook::Underlay(_)));
+    underlay.all(|(ifindex, _)| {
+        let is_veth = facts.interface(*ifindex).is_some_and(|interface| interface.kind == "veth");
+        let sends_on = |program: &Attached| {
+            program.ifindex == Some(*ifindex) && program.hook == datapath::Hook::XdpNative
+        };
+        is_veth || programs.iter().any(sends_on)
+    })
 }
 
 /// Why the maps are not what they should be.

@@ -187,7 +187,7 @@ fn filter_of(ifindex: u32, message: &TcMessage) -> Option<Filter> {
         for option in options {
             match option {
                 TcOption::Bpf(TcFilterBpfOption::ProgName(name)) => {
-                    filter.program = name.strip_prefix(NAME)?.to_owned()
+                    filter.program = name.strip_prefix(NAME)?.to_owned();
                 }
                 TcOption::Bpf(TcFilterBpfOption::ProgId(id)) => filter.program_id = *id,
                 _ => {}

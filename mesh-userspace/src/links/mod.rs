@@ -6,6 +6,7 @@
 mod endpoint;
 mod error;
 mod gate;
+mod gro;
 mod namespace;
 mod netlink;
 mod observe;
@@ -18,6 +19,7 @@ mod tests;
 pub use endpoint::{EndpointLink, EndpointPair, ListedEndpoint};
 pub use error::LinkError;
 pub use gate::{GATE_HOST, GATE_NAME, Gate, GateFacts, GateWay};
+pub use gro::GRO_NAME;
 pub use namespace::{Namespace, NamespaceId};
 pub use observe::{Facts, Interface, InterfaceAddress, Route};
 

@@ -11,13 +11,13 @@ use ipnet::IpNet;
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope},
-    link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
+    link::{InfoData, InfoKind, InfoVeth, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourState},
     nsid::{NsidAttribute, NsidMessage},
     route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteType},
 };
 use rtnetlink::{
-    Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
+    Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVxlan, RouteMessageBuilder,
     packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload},
 };
 
@@ -46,6 +46,8 @@ pub(super) struct Link {
     pub(super) aggregates: [Option<u32>; 2],
     pub(super) up: bool,
     pub(super) kind: Option<String>,
+    /// The UDP port of a `vxlan` device.
+    pub(super) vxlan_port: Option<u16>,
     pub(super) alias: Option<String>,
     /// The index of the bridge, bond or the like that it is a port of.
     pub(super) master: Option<u32>,
@@ -183,6 +185,19 @@ impl Netlink {
             Ok(()) => Ok(true),
             Err(error) if errno(&error) == Some(nix::libc::EEXIST) => Ok(false),
             Err(error) => Err(LinkError::netlink(format!("make the veth pair {name} and {peer}"), error)),
+        }
+    }
+
+    /// Makes a `vxlan` device for tunnels of all VNIs that it is told of, and tells it of none (since Linux 5.18). It is no error
+    /// if the name is taken.
+    pub(super) async fn add_vxlan(&self, name: &str, port: u16) -> Result<(), LinkError> {
+        let message =
+            LinkVxlan::new(name, 0).collect_metadata(true).vnifilter(true).learning(false).port(port);
+        match self.handle.link().add(message.build()).execute().await {
+            Err(error) if errno(&error) != Some(nix::libc::EEXIST) => {
+                Err(LinkError::netlink(format!("make the vxlan device {name}"), error))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -458,10 +473,18 @@ fn link_of(message: &LinkMessage) -> Link {
             LinkAttribute::Link(index) => link.peer = Some(*index),
             LinkAttribute::LinkNetNsId(id) => link.peer_netnsid = Some(*id),
             LinkAttribute::LinkInfo(infos) => {
-                link.kind = infos.iter().find_map(|info| match info {
-                    LinkInfo::Kind(kind) => Some(kind.to_string()),
-                    _ => None,
-                });
+                for info in infos {
+                    match info {
+                        LinkInfo::Kind(kind) => link.kind = Some(kind.to_string()),
+                        LinkInfo::Data(InfoData::Vxlan(data)) => {
+                            link.vxlan_port = data.iter().find_map(|datum| match datum {
+                                InfoVxlan::Port(port) => Some(*port),
+                                _ => None,
+                            });
+                        }
+                        _ => {}
+                    }
+                }
             }
             _ => {}
         }
@@ -472,6 +495,10 @@ fn link_of(message: &LinkMessage) -> Link {
 impl Link {
     pub(super) fn is_veth(&self) -> bool {
         self.kind.as_deref() == Some(InfoKind::Veth.to_string().as_str())
+    }
+
+    pub(super) fn is_vxlan(&self) -> bool {
+        self.kind.as_deref() == Some(InfoKind::Vxlan.to_string().as_str())
     }
 }
 

@@ -362,6 +362,40 @@ async fn the_gate_is_made_mended_and_removed() {
 }
 
 #[tokio::test]
+async fn the_device_for_merging_takes_nothing_and_is_mended() {
+    let node = Scratch::new("node");
+    let links = node.links().await;
+    let check = |port: &str| {
+        let link = node.ip(&["-details", "link", "show", GRO_NAME]);
+        assert!(link.contains(&format!("dstport {port} ")) && link.contains(",UP"), "{link}");
+        assert!(link.contains(" external vnifilter"), "{link}");
+        assert!(!node.ip(&["address", "show", GRO_NAME]).contains("inet"), "it has an address");
+        let taken = std::process::Command::new("bridge").args(["-n", &node.0, "vni", "show"]).output();
+        let taken = String::from_utf8(taken.unwrap().stdout).unwrap();
+        assert!(!taken.contains(GRO_NAME), "it takes packets: {taken}");
+    };
+    links.ensure_gro(4789).await.unwrap();
+    check("4789");
+    assert_untouched(&[&node], async { links.ensure_gro(4789).await.unwrap() }).await;
+    links.ensure_gro(8472).await.unwrap();
+    check("8472");
+    for drift in [["link", "set", GRO_NAME, "down"].as_slice(), &["link", "del", GRO_NAME]] {
+        node.ip(drift);
+        links.ensure_gro(8472).await.unwrap();
+        check("8472");
+    }
+
+    links.remove_gro().await.unwrap();
+    links.remove_gro().await.unwrap();
+    assert!(!node.ip(&["link"]).contains(GRO_NAME));
+
+    node.ip(&["link", "add", GRO_NAME, "type", "bridge"]);
+    let text = links.ensure_gro(4789).await.unwrap_err().to_string();
+    assert!(text.contains(GRO_NAME) && text.contains("bridge"), "{text}");
+    assert!(links.remove_gro().await.is_err());
+}
+
+#[tokio::test]
 async fn the_nodes_own_facts_are_seen() {
     let node = Scratch::new("node");
     let links = node.links().await;

@@ -47,7 +47,7 @@ pub use self::{
     keyboard::typed,
     mesh::{Endpoint, Mesh, Network, Service, Underlay},
     namespace::Namespace,
-    node::{Node, meshctl_path, meshd_path, other_meshd_path},
+    node::{Node, meshctl_path, meshd_path, other_meshd_path, take_programs_from},
     process::Process,
     raw::RawSocket,
     record::{Record, remains},

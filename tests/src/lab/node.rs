@@ -6,7 +6,7 @@ use std::{
     os::unix::net::UnixDatagram,
     path::{Path, PathBuf},
     process::{Command, Output},
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
@@ -22,7 +22,16 @@ use super::{
 };
 
 /// How long a daemon may take from its start until it says that it is ready.
-const READY: Duration = Duration::from_secs(60);
+const READY: Duration = Duration::from_secs(300);
+
+/// Where the programs are, if not beside this one.
+static PROGRAMS: OnceLock<PathBuf> = OnceLock::new();
+
+/// Has every lab of this process take its programs from a directory, where the environment names no others. The first to say
+/// so is heard.
+pub fn take_programs_from(directory: PathBuf) {
+    PROGRAMS.get_or_init(|| directory);
+}
 
 /// The daemon that the lab runs: what `MESHD` names, else the one built beside this program.
 ///
@@ -51,9 +60,10 @@ pub fn meshctl_path() -> Result<PathBuf> {
 }
 
 fn built(variable: &str, name: &str) -> Result<PathBuf> {
-    let path = match env::var_os(variable) {
-        Some(path) => PathBuf::from(path),
-        None => {
+    let path = match (env::var_os(variable), PROGRAMS.get()) {
+        (Some(path), _) => PathBuf::from(path),
+        (None, Some(directory)) => directory.join(name),
+        (None, None) => {
             let own = env::current_exe().context("cannot find this program's own path")?;
             // Tests are in a directory `deps` below the one where programs are.
             let beside = own.ancestors().skip(1).find(|directory| !directory.ends_with("deps"));

@@ -1,13 +1,19 @@
 //! `cargo xtask bench`: what the mesh can do, in figures.
 
 mod chart;
+mod compared;
+mod connect;
 mod director;
 mod disruption;
 mod figure;
 mod findings;
+mod load;
 mod machine;
+mod overlay;
+mod paths;
 mod prog;
 mod report;
+mod rounds;
 mod table;
 mod watch;
 
@@ -17,13 +23,13 @@ use anyhow::{Context as _, Result};
 use clap::Subcommand;
 
 use self::findings::Findings;
-use crate::{lab, progress, project};
+use crate::{build::Profile, lab, progress, project};
 
 /// The prefix of the benches' labs.
 const PREFIX: &str = "bench";
 
 /// The suites, in the order of the report.
-const SUITES: [&str; 3] = ["prog", "director", "disruption"];
+const SUITES: [&str; 5] = ["prog", "director", "overlay", "connect", "disruption"];
 
 /// What `bench` takes.
 #[derive(clap::Args)]
@@ -45,6 +51,10 @@ enum Suite {
     Prog(prog::Arguments),
     /// What it costs to forward a packet to a service, by the mesh, by IPVS and by nftables and iptables
     Director(director::Arguments),
+    /// Throughput, latency and work between tasks on two nodes, through virtual IPs and through published ports
+    Overlay(overlay::Arguments),
+    /// Short connections through virtual IPs and published ports
+    Connect(connect::Arguments),
     /// How many live flows each change of the mesh breaks, and how many it would break by other ways to balance load
     Disruption(disruption::Arguments),
 }
@@ -56,8 +66,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     {
         return director::here(arguments);
     }
-    lab::prepare()?;
+    // What is measured is what people install.
+    lab::prepare(Profile::Release)?;
     lab::clean_up_when_interrupted(PREFIX)?;
+    if let Some(Suite::Prog(of_prog)) = &arguments.suite
+        && let Some(text) = of_prog.explained()
+    {
+        return prog::explain(of_prog, text);
+    }
     let suites = match &arguments.suite {
         Some(suite) => std::slice::from_ref(suite),
         None => &all()?,
@@ -110,6 +126,8 @@ impl Suite {
         match self {
             Self::Prog(arguments) => prog::measure(arguments),
             Self::Director(arguments) => director::measure(arguments),
+            Self::Overlay(arguments) => overlay::measure(arguments),
+            Self::Connect(arguments) => connect::measure(arguments),
             Self::Disruption(arguments) => disruption::measure(arguments),
         }
     }

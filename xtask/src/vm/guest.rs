@@ -9,7 +9,7 @@ use super::{boot, image::quoted, kernel::Kernel};
 /// A virtual machine that runs one command and is gone.
 ///
 /// It has this machine's files, by the same paths, and writes to memory alone; all of the kernel's modules, which the kernel
-/// loads when they are asked for; and one network interface, `lo`. The command runs as root, in the directory that this
+/// loads when they are asked for; one processor; and one network interface, `lo`. The command runs as root, in the directory that this
 /// process stands in. See docs/vm.md.
 #[derive(Clone, Debug)]
 pub(crate) struct Guest {
@@ -17,7 +17,6 @@ pub(crate) struct Guest {
     pub(super) icount: bool,
     pub(super) console: bool,
     pub(super) memory: u32,
-    pub(super) processors: u32,
     pub(super) timeout: Duration,
     environment: Vec<(String, String)>,
 }
@@ -34,8 +33,6 @@ pub(crate) struct Output {
 impl Guest {
     /// MiB of memory, unless said otherwise.
     pub(super) const MEMORY: u32 = 2048;
-    /// Processors, unless said otherwise.
-    pub(super) const PROCESSORS: u32 = 2;
     /// How long a command may take, unless said otherwise.
     pub(super) const TIMEOUT: Duration = Duration::from_secs(600);
 
@@ -46,14 +43,12 @@ impl Guest {
             icount: false,
             console: false,
             memory: Self::MEMORY,
-            processors: Self::PROCESSORS,
             timeout: Self::TIMEOUT,
             environment: Vec::new(),
         }
     }
 
-    /// Whether every clock of the guest counts instructions, one for each virtual nanosecond; it has one processor then.
-    /// While the guest idles its clock jumps to the next timer.
+    /// Whether every clock of the guest counts instructions, one for each virtual nanosecond. While the guest idles its clock jumps to the next timer.
     pub(crate) fn icount(mut self, icount: bool) -> Self {
         self.icount = icount;
         self
@@ -68,12 +63,6 @@ impl Guest {
     /// Memory in MiB, which also holds what the guest writes to files.
     pub(crate) fn memory(mut self, mebibytes: u32) -> Self {
         self.memory = mebibytes;
-        self
-    }
-
-    /// Processors, each a thread of this machine's.
-    pub(crate) fn processors(mut self, processors: u32) -> Self {
-        self.processors = processors;
         self
     }
 

@@ -75,15 +75,12 @@ enum Command {
 /// What a guest is given.
 #[derive(clap::Args)]
 struct Hardware {
-    /// One processor whose clock counts instructions: a virtual nanosecond is one instruction, in every run the same
+    /// Have every clock count instructions: a virtual nanosecond is one instruction, in every run the same
     #[arg(long)]
     icount: bool,
     /// Memory, in MiB
     #[arg(long, value_name = "MIB", default_value_t = Guest::MEMORY)]
     memory: u32,
-    /// Processors
-    #[arg(long, value_name = "N", default_value_t = Guest::PROCESSORS, conflicts_with = "icount")]
-    processors: u32,
     /// Show what the kernel says, on standard error
     #[arg(long)]
     console: bool,
@@ -138,7 +135,6 @@ impl Hardware {
             .icount(self.icount)
             .console(self.console)
             .memory(self.memory)
-            .processors(self.processors)
             .timeout(Duration::from_secs(self.timeout))
     }
 }

@@ -13,7 +13,7 @@ use crate::{build::Binaries, process, project};
 
 /// The package of the whole-system tests.
 const PACKAGE: &str = "mesh-tests";
-/// Runs every program among its arguments up to `--` with those after it, also after one failed.
+/// Runs every program of a list with the other arguments, also after one failed.
 const RUN_EACH: &str = r#"
 suites=$1
 shift
@@ -47,15 +47,14 @@ impl Suites {
 
     /// Runs them in a guest, those tests whose names hold one of the filters, and hands over each line that they print;
     /// returns 0 if all passed.
-    pub(crate) fn run(
+    pub(crate) fn run<F: AsRef<str>>(
         &self,
-        guest: Guest,
+        mut guest: Guest,
         binaries: &Binaries,
-        filters: &[String],
+        filters: &[F],
         line: impl FnMut(&str),
     ) -> Result<i32> {
         let text = |path: &Path| path.to_str().map(str::to_owned).context("a path is no text");
-        let mut guest = guest;
         let object = &binaries.ebpf.object;
         for (name, path) in
             [("MESHD", &binaries.meshd), ("MESHCTL", &binaries.meshctl), ("MESH_EBPF_OBJECT", object)]
@@ -72,7 +71,7 @@ impl Suites {
         }
         let suites = suites.join(" ");
         let mut words = vec!["sh", "-c", RUN_EACH, "sh", &suites];
-        words.extend(filters.iter().map(String::as_str));
+        words.extend(filters.iter().map(AsRef::as_ref));
         guest.run_lines(&words, line)
     }
 }

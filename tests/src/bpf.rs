@@ -1,5 +1,5 @@
-//! The system call bpf(2), where aya has no way to it: programs of a few instructions, and single packets run through a program
-//! (`BPF_PROG_TEST_RUN`).
+//! The system call bpf(2), where aya has no way to it: programs of a few instructions, with a map of a few numbers, and packets
+//! run through a program (`BPF_PROG_TEST_RUN`).
 
 use std::{
     ffi::CString,
@@ -15,10 +15,13 @@ use aya::{
 };
 use nix::libc;
 
+const BPF_MAP_CREATE: libc::c_int = 0;
 const BPF_MAP_LOOKUP_ELEM: libc::c_int = 1;
+const BPF_MAP_UPDATE_ELEM: libc::c_int = 2;
 const BPF_PROG_LOAD: libc::c_int = 5;
 const BPF_OBJ_PIN: libc::c_int = 6;
 const BPF_PROG_TEST_RUN: libc::c_int = 10;
+const BPF_LINK_CREATE: libc::c_int = 28;
 
 /// An instruction as the kernel takes it: eight bytes.
 pub type Instruction = [u8; 8];
@@ -60,7 +63,7 @@ impl Kind {
     }
 }
 
-/// Loads a program that needs no maps.
+/// Loads a program; its maps are named in it by their descriptors.
 ///
 /// # Errors
 /// If the kernel refuses it.
@@ -105,7 +108,7 @@ pub fn lookup(map: &MapData, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
         size = size.next_multiple_of(8) * nr_cpus().map_err(|(_, error)| error)?;
     }
     let mut value = vec![0; size];
-    let mut attributes = Lookup {
+    let mut attributes = Element {
         map: map.fd().as_fd().as_raw_fd() as u32,
         padding: 0,
         key: key.as_ptr() as u64,
@@ -161,6 +164,104 @@ pub fn test_run(
     Ok(Ran { code, length: size_out as usize, nanoseconds: duration })
 }
 
+/// Sends so many packets through an XDP program as live frames, each as if it had come in by an interface of this thread's
+/// namespace: what the program says is done with them. The kernel makes up to `batch` of them at once.
+///
+/// # Errors
+/// If the kernel has no live frames (before Linux 5.18), or takes no such packet.
+pub fn run_live(
+    program: BorrowedFd<'_>,
+    packet: &[u8],
+    interface: u32,
+    count: u32,
+    batch: u32,
+) -> io::Result<()> {
+    const BPF_F_TEST_XDP_LIVE_FRAMES: u32 = 1 << 1;
+    let context = xdp_context(packet.len(), interface);
+    let mut attributes = TestRun {
+        program: program.as_raw_fd() as u32,
+        size_in: packet.len() as u32,
+        data_in: packet.as_ptr() as u64,
+        repeat: count,
+        context_size_in: context.len() as u32,
+        context_in: context.as_ptr() as u64,
+        flags: BPF_F_TEST_XDP_LIVE_FRAMES,
+        batch_size: batch,
+        ..TestRun::default()
+    };
+    // SAFETY: each address is of what outlives the call and is as long as is said.
+    unsafe { bpf(BPF_PROG_TEST_RUN, &mut attributes) }.map(drop)
+}
+
+/// Hangs an XDP program on an interface of this thread's namespace, in its driver, as long as the answer lives.
+///
+/// # Errors
+/// If there is no such interface, another program hangs there, or the driver has no XDP.
+pub fn attach_xdp(program: BorrowedFd<'_>, interface: u32) -> io::Result<OwnedFd> {
+    const BPF_XDP: u32 = 37;
+    const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
+    let program = program.as_raw_fd() as u32;
+    let mut attributes = LinkCreate { program, interface, attach_type: BPF_XDP, flags: XDP_FLAGS_DRV_MODE };
+    // SAFETY: the attributes hold no addresses.
+    let link = unsafe { bpf(BPF_LINK_CREATE, &mut attributes) }?;
+    // SAFETY: the kernel has just given us this descriptor; nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(link) })
+}
+
+/// Numbers that programs share with us: an array map of one value.
+#[derive(Debug)]
+pub struct Numbers<const N: usize>(OwnedFd);
+
+impl<const N: usize> Numbers<N> {
+    /// Makes them, all zero.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn new() -> io::Result<Self> {
+        const BPF_MAP_TYPE_ARRAY: u32 = 2;
+        let value_size = size_of::<[u64; N]>() as u32;
+        let mut attributes = MapCreate { kind: BPF_MAP_TYPE_ARRAY, key_size: 4, value_size, entries: 1 };
+        // SAFETY: the attributes hold no addresses.
+        let descriptor = unsafe { bpf(BPF_MAP_CREATE, &mut attributes) }?;
+        // SAFETY: the kernel has just given us this descriptor; nobody else has it.
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(descriptor) }))
+    }
+
+    /// The map's descriptor, by which programs name it.
+    #[must_use]
+    pub fn descriptor(&self) -> i32 {
+        self.0.as_raw_fd()
+    }
+
+    /// What they are.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn read(&self) -> io::Result<[u64; N]> {
+        let (key, mut value) = (0_u32, [0; N]);
+        let mut attributes = self.element(&key, value.as_mut_ptr() as u64);
+        // SAFETY: key and value outlive the call and are as long as the map's.
+        unsafe { bpf(BPF_MAP_LOOKUP_ELEM, &mut attributes) }?;
+        Ok(value)
+    }
+
+    /// Writes all of them.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn write(&self, value: &[u64; N]) -> io::Result<()> {
+        let key = 0_u32;
+        let mut attributes = self.element(&key, value.as_ptr() as u64);
+        // SAFETY: key and value outlive the call and are as long as the map's.
+        unsafe { bpf(BPF_MAP_UPDATE_ELEM, &mut attributes) }.map(drop)
+    }
+
+    fn element(&self, key: &u32, value: u64) -> Element {
+        let map = self.0.as_raw_fd() as u32;
+        Element { map, padding: 0, key: std::ptr::from_ref(key) as u64, value, flags: 0 }
+    }
+}
+
 /// A `struct __sk_buff` with what a test may set of it: the interface that it hangs on, and the one that the frame came in by.
 #[must_use]
 pub fn skb_context(interface: u32, ingress: u32, gso: bool) -> Vec<u8> {
@@ -207,14 +308,32 @@ struct ProgramLoad {
     flags: u32,
 }
 
-/// `bpf_attr` for `BPF_MAP_LOOKUP_ELEM`.
+/// The beginning of `bpf_attr` for `BPF_MAP_CREATE`.
 #[repr(C)]
-struct Lookup {
+struct MapCreate {
+    kind: u32,
+    key_size: u32,
+    value_size: u32,
+    entries: u32,
+}
+
+/// `bpf_attr` for the commands about a map's elements.
+#[repr(C)]
+struct Element {
     map: u32,
     padding: u32,
     key: u64,
     value: u64,
     flags: u64,
+}
+
+/// The beginning of `bpf_attr` for `BPF_LINK_CREATE`.
+#[repr(C)]
+struct LinkCreate {
+    program: u32,
+    interface: u32,
+    attach_type: u32,
+    flags: u32,
 }
 
 /// `bpf_attr` for `BPF_OBJ_PIN`.

@@ -24,7 +24,7 @@ use crate::{
 /// How many flows take turns where there are many.
 pub const MANY: u32 = 10_000;
 /// Packets before the first round, so that tables and caches hold what they will hold.
-const WARMING: u32 = 2_000;
+const WARMING: u32 = 1_000;
 
 /// How it is measured.
 #[derive(Clone, Debug)]

@@ -1,4 +1,6 @@
-//! eBPF instructions, by hand: the programs here are too small for a compiler.
+//! eBPF instructions, by hand (RFC 9669): the programs here are too small for a compiler.
+
+use crate::bpf::{EXIT, Instruction};
 
 /// A register; `R1` holds the context when a program begins, `R0` what it answers, and helpers leave `R6` and those after it.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -50,16 +52,6 @@ pub(super) const KTIME_GET_NS: i32 = 5;
 /// The helper that has a packet leave by an interface.
 pub(super) const REDIRECT: i32 = 23;
 
-/// One instruction as the kernel takes it (RFC 9669, section 3).
-#[derive(Clone, Copy, Debug)]
-#[repr(C)]
-pub(super) struct Instruction {
-    opcode: u8,
-    registers: u8,
-    offset: i16,
-    immediate: i32,
-}
-
 /// A program that grows. Jumps lead forward, to the next place where what leaves early arrives.
 #[derive(Default)]
 pub(super) struct Code {
@@ -69,7 +61,8 @@ pub(super) struct Code {
 
 impl Code {
     fn push(&mut self, opcode: u8, to: u8, from: u8, offset: i16, immediate: i32) {
-        self.instructions.push(Instruction { opcode, registers: to | from << 4, offset, immediate });
+        let ([o1, o2], [i1, i2, i3, i4]) = (offset.to_ne_bytes(), immediate.to_ne_bytes());
+        self.instructions.push([opcode, to | from << 4, o1, o2, i1, i2, i3, i4]);
     }
 
     /// Two slots hold a number of 64 bits, or what the kernel makes of a map's descriptor.
@@ -136,7 +129,7 @@ impl Code {
 
     /// Ends here with what `R0` holds.
     pub(super) fn exit(&mut self) {
-        self.push(0x95, 0, 0, 0, 0);
+        self.instructions.push(EXIT);
     }
 
     /// Here arrives what leaves early.
@@ -144,7 +137,8 @@ impl Code {
         let here = self.instructions.len();
         for at in std::mem::take(&mut self.leaving) {
             // A jump counts from the instruction that follows it. These programs have a few dozen.
-            self.instructions[at].offset = i16::try_from(here - at - 1).unwrap_or(i16::MAX);
+            let offset = i16::try_from(here - at - 1).unwrap_or(i16::MAX);
+            self.instructions[at][2..4].copy_from_slice(&offset.to_ne_bytes());
         }
     }
 

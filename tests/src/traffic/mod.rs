@@ -3,7 +3,6 @@
 
 mod code;
 mod frame;
-mod kernel;
 mod reflector;
 mod sink;
 mod source;

@@ -6,14 +6,16 @@ use anyhow::{Context as _, Result};
 use nix::net::if_::if_nametoindex;
 
 use super::{
-    code::{Code, Instruction, REDIRECT, Register},
-    kernel::{self, Kind},
+    code::{Code, REDIRECT, Register},
     sink::attach,
 };
-use crate::lab::Host;
+use crate::{
+    bpf::{self, EXIT, Instruction, Kind, answer},
+    lab::Host,
+};
 
-const XDP_PASS: i32 = 2;
-const XDP_TX: i32 = 3;
+const XDP_PASS: u8 = 2;
+const XDP_TX: u8 = 3;
 
 /// Where packets go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,22 +41,16 @@ impl Reflector {
     /// If there is no such interface, or the kernel refuses.
     pub fn new(host: &Host, interface: &str, reflection: Reflection<'_>) -> Result<Self> {
         let program = match reflection {
-            Reflection::Pass => constant(XDP_PASS),
-            Reflection::Back => constant(XDP_TX),
+            Reflection::Pass => vec![answer(XDP_PASS), EXIT],
+            Reflection::Back => vec![answer(XDP_TX), EXIT],
             Reflection::To(other) => {
                 let index = host.namespace.inside(|| if_nametoindex(other))?;
                 redirection(index.with_context(|| format!("{} has no interface {other}", host.name()))?)
             }
         };
-        let program = kernel::load(Kind::Xdp, &program)?;
+        let program = bpf::load(Kind::Xdp, &program).context("cannot load a program")?;
         Ok(Self { _link: attach(host, interface, &program)? })
     }
-}
-
-fn constant(answer: i32) -> Vec<Instruction> {
-    let mut code = Code::default();
-    code.answer(answer);
-    code.finish()
 }
 
 fn redirection(interface: u32) -> Vec<Instruction> {

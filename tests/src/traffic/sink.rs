@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
+    os::fd::{AsFd as _, OwnedFd},
     path::{Path, PathBuf},
 };
 
@@ -13,11 +13,13 @@ use nix::{
 };
 
 use super::{
-    code::{Code, Instruction, KTIME_GET_NS, Operation, Register, Size, When},
+    code::{Code, KTIME_GET_NS, Operation, Register, Size, When},
     frame::MARK,
-    kernel::{self, Kind},
 };
-use crate::lab::{Host, Namespace};
+use crate::{
+    bpf::{self, Instruction, Kind, Numbers},
+    lab::{Host, Namespace},
+};
 
 const XDP_DROP: i32 = 1;
 const TC_ACT_SHOT: i32 = 2;
@@ -36,7 +38,7 @@ pub struct Expected {
 /// A sink on an interface; without it, packets pass again.
 #[derive(Debug)]
 pub struct Sink {
-    state: OwnedFd,
+    state: Numbers<STATE>,
     _hold: Hold,
 }
 
@@ -91,25 +93,19 @@ impl Sink {
     /// # Errors
     /// If the kernel refuses.
     pub fn count(&self) -> Result<u64> {
-        Ok(self.numbers()?[State::Count as usize])
+        Ok(self.state.read()?[State::Count as usize])
     }
 
     /// Notes the time when so many more have come, and tells how many came before.
     pub(super) fn expect_more(&self, packets: u64) -> Result<u64> {
         let count = self.count()?;
-        kernel::write(self.state.as_fd(), &[count, count + packets, 0])?;
+        self.state.write(&[count, count + packets, 0])?;
         Ok(count)
     }
 
     /// The time when as many had come as were expected, in nanoseconds since the machine started.
     pub(super) fn reached(&self) -> Result<Option<u64>> {
-        Ok(Some(self.numbers()?[State::Reached as usize]).filter(|time| *time != 0))
-    }
-
-    fn numbers(&self) -> Result<[u64; STATE]> {
-        let mut numbers = [0; STATE];
-        kernel::read(self.state.as_fd(), &mut numbers)?;
-        Ok(numbers)
+        Ok(Some(self.state.read()?[State::Reached as usize]).filter(|time| *time != 0))
     }
 }
 
@@ -117,15 +113,15 @@ impl Sink {
 pub(super) fn attach(host: &Host, interface: &str, program: &OwnedFd) -> Result<OwnedFd> {
     let link = host.namespace.inside(|| {
         let index = if_nametoindex(interface)?;
-        kernel::attach_xdp(program.as_fd(), index)
+        bpf::attach_xdp(program.as_fd(), index)
     })?;
     link.with_context(|| format!("no program can hang on {interface} of {}", host.name()))
 }
 
-fn load(kind: Kind, expected: Expected) -> Result<(OwnedFd, OwnedFd)> {
-    let state = kernel::map(STATE as u32)?;
-    let program = kernel::load(kind, &program(kind, expected, state.as_raw_fd()))?;
-    Ok((state, program))
+fn load(kind: Kind, expected: Expected) -> Result<(Numbers<STATE>, OwnedFd)> {
+    let state = Numbers::new().context("cannot make a map")?;
+    let program = bpf::load(kind, &program(kind, expected, state.descriptor()));
+    Ok((state, program.context("cannot load a sink of packets")?))
 }
 
 /// Counts what is of the expected length and kind and ends with the mark; drops all.
@@ -134,7 +130,7 @@ fn program(kind: Kind, expected: Expected, state: i32) -> Vec<Instruction> {
 
     // Where the context has the packet's beginning and end.
     let ((data, data_end), answer) = match kind {
-        Kind::Xdp => ((0, 4), XDP_DROP),
+        Kind::Xdp | Kind::XdpFrags => ((0, 4), XDP_DROP),
         Kind::Tc => ((76, 80), TC_ACT_SHOT),
     };
     let mut code = Code::default();
@@ -176,7 +172,7 @@ impl Classifier {
         let directory = host.directory().join("sink");
         let pinned = Mounted::new(&directory)?;
         let path = directory.join("sink");
-        kernel::pin(program.as_fd(), &path)?;
+        bpf::pin(program, &path)?;
         let namespace = &host.namespace;
         namespace.exec(&format!("tc qdisc replace dev {interface} clsact"))?;
         let namespace_again = Namespace::open(namespace.name())?;

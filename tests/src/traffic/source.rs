@@ -1,7 +1,7 @@
 //! The source: live frames of BPF_PROG_TEST_RUN, which leave by an interface as a card's driver would send them.
 
 use std::{
-    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
+    os::fd::{AsFd as _, OwnedFd},
     time::{Duration, Instant},
 };
 
@@ -9,12 +9,14 @@ use anyhow::{Context as _, Result, ensure};
 use nix::net::if_::if_nametoindex;
 
 use super::{
-    code::{Code, Instruction, KTIME_GET_NS, Operation, Register, Size, When},
+    code::{Code, KTIME_GET_NS, Operation, Register, Size, When},
     frame::{Flows, Frame, LOWEST_PORT},
-    kernel::{self, Kind},
     sink::Sink,
 };
-use crate::lab::Host;
+use crate::{
+    bpf::{self, Instruction, Kind, Numbers},
+    lab::Host,
+};
 
 const XDP_ABORTED: i32 = 0;
 const XDP_TX: i32 = 3;
@@ -31,7 +33,7 @@ pub struct Source<'a> {
     interface: u32,
     frame: Frame,
     program: OwnedFd,
-    state: OwnedFd,
+    state: Numbers<STATE>,
 }
 
 /// What came of packets that were sent.
@@ -73,8 +75,9 @@ impl<'a> Source<'a> {
     /// # Errors
     /// If there is no such interface, or the kernel refuses.
     pub fn new(host: &'a Host, interface: &str, frame: Frame, flows: Flows) -> Result<Self> {
-        let state = kernel::map(STATE as u32)?;
-        let program = kernel::load(Kind::Xdp, &program(&frame, flows, state.as_raw_fd()))?;
+        let state = Numbers::new().context("cannot make a map")?;
+        let program = bpf::load(Kind::Xdp, &program(&frame, flows, state.descriptor()));
+        let program = program.context("cannot load a source of packets")?;
         let index = host.namespace.inside(|| if_nametoindex(interface))?;
         let interface = index.with_context(|| format!("{} has no interface {interface}", host.name()))?;
         Ok(Self { host, interface, frame, program, state })
@@ -87,32 +90,26 @@ impl<'a> Source<'a> {
     pub fn send(&self, packets: u32, sink: &Sink) -> Result<Sending> {
         let wanted = u64::from(packets);
         let before = sink.expect_more(wanted)?;
-        let mut state = self.state()?;
+        let mut state = self.state.read()?;
         let made = state[State::Made as usize];
         state[State::First as usize] = made;
         state[State::Last as usize] = (made + wanted).saturating_sub(1);
-        kernel::write(self.state.as_fd(), &state)?;
+        self.state.write(&state)?;
         let run = self.host.namespace.inside(|| {
-            kernel::run_live(self.program.as_fd(), self.interface, self.frame.bytes(), packets, BATCH)
+            bpf::run_live(self.program.as_fd(), self.frame.bytes(), self.interface, packets, BATCH)
         })?;
         run.context("cannot send live frames, which takes Linux 5.18 or later")?;
         let sent = Instant::now();
         while sink.count()? - before < wanted && sent.elapsed() < PATIENCE {
             std::thread::yield_now();
         }
-        let state = self.state()?;
+        let state = self.state.read()?;
         let sent = state[State::Made as usize] - made;
         ensure!(sent == wanted, "the source sent {sent} packets, not {wanted}");
         let arrived = sink.count()? - before;
         let end = sink.reached()?.unwrap_or(state[State::LastTime as usize]);
         let nanoseconds = end.saturating_sub(state[State::FirstTime as usize]);
         Ok(Sending { sent, arrived, nanoseconds })
-    }
-
-    fn state(&self) -> Result<[u64; STATE]> {
-        let mut state = [0; STATE];
-        kernel::read(self.state.as_fd(), &mut state)?;
-        Ok(state)
     }
 }
 

@@ -64,9 +64,10 @@ const LAB: &[(&str, &[&str])] = &[
     ("tcpdump", &["tcpdump"]),
 ];
 
-/// What a virtual machine takes, and what is found only there: a kernel with IPVS and iptables.
+/// What a virtual machine takes, and what is compared with there: IPVS, iptables, and conntrack to empty their tables.
 const VM: &[(&str, &[&str])] = &[
     ("busybox", &["busybox-static"]),
+    ("conntrack", &["conntrack"]),
     ("ipvsadm", &["ipvsadm"]),
     ("iptables", &["iptables"]),
     ("modprobe", &["kmod"]),

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use self::tables::Measured;
 use super::{
+    PREFIX,
     findings::{Findings, Target},
     machine::Machine,
     watch::Watch,
@@ -22,18 +23,16 @@ use crate::{
     vm::{Guest, Kernel},
 };
 
-// DEV
-const PREFIX: &str = "dirdev";
 /// How much longer a round is where the clock counts time, which is less exact than one that counts instructions.
-const LONGER_HERE: u32 = 10;
+const LONGER_HERE: u32 = 25;
 /// How long a virtual machine may take, on the slowest of machines.
 const TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// What `bench director` takes.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Packets of each round in a virtual machine; on this machine, ten times as many
-    #[arg(long, default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(64..=10_000_000))]
+    /// Packets of each round in a virtual machine; on this machine, 25 times as many
+    #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(64..=10_000_000))]
     packets: u32,
     /// Rounds of each case
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..))]

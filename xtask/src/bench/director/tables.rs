@@ -278,8 +278,10 @@ mod tests {
         );
         let rate = missed.target_of_rate().expect("all is measured");
         assert_eq!((rate.found.median, rate.is_met), (0.625, true));
-        let agreement = missed.target_of_agreement(&measured(outcomes(94_080))).expect("all is measured");
-        assert!((agreement.found.median - 2.0).abs() < 1e-9 && agreement.is_met, "{:?}", agreement.found);
+        let agreement = missed.target_of_agreement(&measured(outcomes(94_560))).expect("all is measured");
+        assert!((agreement.found.median - 1.5).abs() < 1e-9 && agreement.is_met, "{:?}", agreement.found);
+        let agreement = missed.target_of_agreement(&measured(outcomes(99_000))).expect("all is measured");
+        assert!(!agreement.is_met && agreement.bounded_by.is_some_and(|case| case.contains("mesh vxlan mh")));
     }
 
     #[test]

@@ -38,7 +38,14 @@ pub const fn words<const N: usize>(seed: u64, words: [u64; N]) -> u64 {
 pub fn flow(seed: u64, client: Address, client_port: [u8; 2], service_port: [u8; 2], protocol: u8) -> u32 {
     let [a, b] = client_port;
     let [c, d] = service_port;
-    let ports = u64::from_le_bytes([a, b, c, d, protocol, 0, 0, 0]);
+    flow_by_ports(seed, client, u32::from_le_bytes([a, b, c, d]), protocol)
+}
+
+/// The same, given both ports as they begin a transport header: four bytes in little-endian order.
+#[inline(always)]
+#[must_use]
+pub fn flow_by_ports(seed: u64, client: Address, ports: u32, protocol: u8) -> u32 {
+    let ports = u64::from(protocol) << 32 | u64::from(ports);
     (words(seed, [u64::from_le(client.0[0]), u64::from_le(client.0[1]), ports]) >> 32) as u32
 }
 

@@ -9,6 +9,9 @@ use crate::{
 /// the verifier to see that an offset cannot overflow.
 pub const REACH: usize = 0x3ff;
 
+/// How many bytes are summed up at most.
+pub const SUMMED: usize = 1024;
+
 /// A frame, from its Ethernet header on, that may be read, written, and given or robbed of room behind that header.
 ///
 /// Every access is checked against the frame's true length; no length field of the frame is ever trusted.
@@ -29,6 +32,9 @@ pub trait Packet {
 
     /// Puts a value at an offset; `None`, and nothing written, beyond the frame's end or [`REACH`].
     fn write<T: Pod>(&mut self, offset: usize, value: &T) -> Option<()>;
+
+    /// The sum of so many bytes from an offset on: a multiple of four, and at most [`SUMMED`]; `None` beyond the frame's end.
+    fn sum_of(&self, offset: usize, length: usize) -> Option<Sum>;
 
     /// Makes room for a tunnel's headers: the network header moves back by the [length](crate::pipeline::overhead) of
     /// those of the outer family. Every byte before it becomes undefined.

@@ -1,8 +1,15 @@
 //! The one place where a program touches a packet's bytes.
 
-use core::{arch::asm, mem::MaybeUninit, ptr};
+use core::{arch::asm, intrinsics::is_val_statically_known, mem::MaybeUninit, ptr};
 
-use mesh_common::{abi::Pod, packet::REACH};
+use aya_ebpf::{cty::c_void, helpers};
+use mesh_common::{
+    abi::Pod,
+    checksum::Sum,
+    packet::{REACH, SUMMED},
+};
+
+use crate::maps;
 
 /// The bytes of a packet that a program may touch: from `start` up to `end`, as the hook's context gave them.
 #[derive(Clone, Copy)]
@@ -52,6 +59,64 @@ pub fn forget<T, const FIELD: usize>(context: *const T, byte: u8) -> u8 {
     value as u8
 }
 
+/// A length that a helper takes as a size: none unless it is one of 1..=`MOST`, which must be a power of two.
+///
+/// The compiler checks both ends at once, on the length less one; verifiers before Linux 6.12 do not see what that says of
+/// the length itself, and those before 6.8 learn nothing from "is not zero". So the bounds are made once more, in assembler.
+#[inline(always)]
+pub fn size<const MOST: u32>(length: u32) -> Option<u32> {
+    const { assert!(MOST.is_power_of_two()) };
+    if length == 0 || length > MOST {
+        return None;
+    }
+    let mut less_one = u64::from(length - 1);
+    // SAFETY: changes nothing but the number, and that neither, for a length of these.
+    unsafe {
+        asm!(
+            "{less_one} &= {mask}",
+            less_one = inout(reg) less_one,
+            mask = const MOST - 1,
+            options(pure, nomem, nostack),
+        );
+    }
+    Some(less_one as u32 + 1)
+}
+
+/// The same number, which the compiler takes for another: what is then found out of it, is found out of this very number.
+/// Verifiers before Linux 6.11 do not see what a number says of another that it was added up from.
+#[inline(always)]
+fn itself(mut number: usize) -> usize {
+    // SAFETY: does nothing.
+    unsafe { asm!("/* {number} */", number = inout(reg) number, options(pure, nomem, nostack)) };
+    number
+}
+
+/// The sum of so many bytes of a packet, at most [`SUMMED`], which `load` copies.
+///
+/// By the kernel: the verifier would follow each turn of a loop over them.
+#[inline(always)]
+pub fn sum(length: usize, load: impl FnOnce(*mut c_void, u32) -> i64) -> Option<Sum> {
+    /// What the helper takes at once before Linux 6.13.
+    const PART: u32 = SUMMED as u32 / 2;
+
+    let length = size::<{ SUMMED as u32 }>(length as u32)?;
+    let bytes = maps::SUMMED.get_ptr_mut(0)?;
+    if load(bytes.cast(), length) != 0 {
+        return None;
+    }
+    let part = |offset: u32, length: u32| {
+        let Some(length) = size::<PART>(length) else { return Some(Sum::ZERO) };
+        // SAFETY: the map's entry is this processor's own, and long enough.
+        let sum = unsafe {
+            let words = bytes.cast::<u8>().add(offset as usize).cast();
+            helpers::generated::bpf_csum_diff(ptr::null_mut(), 0, words, length, 0)
+        };
+        (sum >= 0).then(|| Sum::ZERO.plus32((sum as u32).to_ne_bytes()))
+    };
+    let first = if length < PART { length } else { PART };
+    Some(part(0, first)?.plus(part(PART, length - first)?))
+}
+
 impl Bytes {
     /// The bytes of a context whose fields at `START` and `END` say where they begin and end.
     #[inline(always)]
@@ -73,6 +138,8 @@ impl Bytes {
 
     #[inline(always)]
     fn at<T: Pod>(self, offset: usize) -> Option<*mut T> {
+        // Where the compiler knows the offset, it is checked while compiling.
+        let offset = if is_val_statically_known(offset) { offset } else { itself(offset) };
         if offset > REACH {
             return None;
         }

@@ -13,7 +13,7 @@ use aya_ebpf::{
 };
 use mesh_common::abi::{Held, Hook, capacity};
 
-use crate::{handover, maps};
+use crate::{access, handover, maps};
 
 /// Ends the program, unless the other one is not there. The packet is untouched.
 #[inline(always)]
@@ -53,10 +53,7 @@ pub fn hold(skb: *mut __sk_buff, turn: u32) {
     // SAFETY: the pointers are the hook's context and the map's. No other packet is given the place before as many more have
     // come as there are places; the turn is written last, without which nobody reads the rest.
     unsafe {
-        let length = (*skb).len;
-        if length == 0 || length > Held::BYTES as u32 {
-            return;
-        }
+        let Some(length) = access::size::<{ Held::BYTES as u32 }>((*skb).len) else { return };
         let bytes = (&raw mut (*held).bytes).cast();
         if helpers::generated::bpf_skb_load_bytes(skb.cast(), 0, bytes, length) == 0 {
             (*held).length = length;
@@ -80,10 +77,7 @@ pub fn release(skb: *mut __sk_buff, last: u32) {
                 return;
             }
             ptr::write_volatile(&raw mut (*held).turn, 0);
-            let length = (*held).length;
-            if length == 0 || length > Held::BYTES as u32 {
-                return;
-            }
+            let Some(length) = access::size::<{ Held::BYTES as u32 }>((*held).length) else { return };
             let bytes = (&raw const (*held).bytes).cast();
             let is_lent = helpers::generated::bpf_skb_change_tail(skb, length, 0) == 0
                 && helpers::generated::bpf_skb_store_bytes(

@@ -66,6 +66,14 @@ impl Packet for Frame {
     }
 
     #[inline(always)]
+    fn sum_of(&self, offset: usize, length: usize) -> Option<Sum> {
+        access::sum(length, |to, length| {
+            // SAFETY: the pointers are the hook's context and the map's, whose entry has room for as many bytes.
+            unsafe { helpers::generated::bpf_xdp_load_bytes(self.context, offset as u32, to, length) }
+        })
+    }
+
+    #[inline(always)]
     fn open(&mut self, outer: Family) -> Option<()> {
         self.adjust_head(-(overhead(outer) as i32))
     }

@@ -26,7 +26,7 @@ mod tables;
 use aya_ebpf::{
     EbpfContext as _,
     bindings::{
-        TC_ACT_OK, TC_ACT_SHOT,
+        TC_ACT_SHOT, TC_ACT_UNSPEC,
         xdp_action::{XDP_DROP, XDP_PASS, XDP_TX},
     },
     helpers,
@@ -263,7 +263,8 @@ fn at_tc_end<const FRAGMENTS: bool>(
     // SAFETY: plain numbers, and no parameters for the neighbour, which the kernel then finds by the packet's route.
     let result = unsafe {
         match verdict.outcome() {
-            Outcome::Pass => return TC_ACT_OK,
+            // Not "accepted": then programs and filters of others behind this one would not be called.
+            Outcome::Pass => return TC_ACT_UNSPEC,
             Outcome::Drop | Outcome::Learn | Outcome::Hold | Outcome::Release => return TC_ACT_SHOT,
             Outcome::Reply | Outcome::Refuse => helpers::generated::bpf_redirect(ingress, 0),
             Outcome::Host => helpers::generated::bpf_redirect(verdict.detail(), 0),
@@ -279,11 +280,8 @@ fn at_tc_end<const FRAGMENTS: bool>(
 /// Copies a packet's first bytes by the hook's own helper; says how many.
 #[inline(always)]
 fn load(bytes: &mut [u8; TRACE_BYTES], captured: usize, copy: impl Fn(*mut u8, u32) -> i64) -> u8 {
-    // The verifier must see that the size is neither zero nor more than there is room for.
-    if captured == 0 || captured > TRACE_BYTES {
-        return 0;
-    }
-    if copy(bytes.as_mut_ptr(), captured as u32) == 0 { captured as u8 } else { 0 }
+    let Some(size) = access::size::<{ TRACE_BYTES as u32 }>(captured as u32) else { return 0 };
+    if copy(bytes.as_mut_ptr(), size) == 0 { captured as u8 } else { 0 }
 }
 
 /// No program of ours can panic; the language asks for the handler all the same.

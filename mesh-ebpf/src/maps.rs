@@ -10,10 +10,11 @@ use mesh_common::{
     Reason,
     abi::{
         Address, Allowance, AllowedKey, Arrival, Attachment, Backend, Counter, Dialled, DialledKey, Endpoint,
-        EndpointKey, FastService, Flow, FlowKey, FragmentKey, Fragments, Handover, Held, Local, MacKey, Network, Node,
-        NodeIndex, OuterHeader, Service, ServiceKey, Settings, Shortage, Slot, Station, SubnetKey, TargetKey, Uplink,
-        capacity, layout::FlowBefore,
+        EndpointKey, FastService, Flow, FlowKey, FragmentKey, Fragments, Handover, Held, Local, MacKey,
+        Network, Node, NodeIndex, OuterHeader, Service, ServiceKey, Settings, Shortage, Slot, Station,
+        SubnetKey, TargetKey, Uplink, capacity, layout::FlowBefore,
     },
+    packet,
 };
 
 #[map]
@@ -93,6 +94,9 @@ pub static ARRIVALS: PerCpuArray<Arrival> = PerCpuArray::pinned(1, 0);
 /// What XDP's program hands on to the one that answers.
 #[map]
 pub static REFUSALS: PerCpuArray<u32> = PerCpuArray::pinned(1, 0);
+/// Bytes of a packet that are being summed up.
+#[map]
+pub static SUMMED: PerCpuArray<[u8; packet::SUMMED]> = PerCpuArray::with_max_entries(1, 0);
 /// What may still be sent of errors and resets.
 #[map]
 pub static ALLOWANCE: PerCpuArray<Allowance> = PerCpuArray::pinned(1, 0);

@@ -3,6 +3,7 @@
 use core::mem::offset_of;
 
 use aya_ebpf::{
+    Global,
     bindings::{
         __sk_buff, BPF_F_ADJ_ROOM_DECAP_L3_IPV4, BPF_F_ADJ_ROOM_DECAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L2_ETH,
         BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L4_UDP,
@@ -16,7 +17,7 @@ use mesh_common::{
     abi::{Family, Pod},
     checksum::Sum,
     pipeline::overhead,
-    wire::ETHERNET,
+    wire::{ETHERNET, ether_type, ip_header},
 };
 
 use crate::access::{self, Bytes};
@@ -24,6 +25,11 @@ use crate::access::{self, Bytes};
 /// The most that headers take: two Ethernet and two IPv6 headers, UDP, VXLAN, TCP, and some options. So much is made
 /// readable before the pipeline looks.
 const HEADERS: u32 = 192;
+
+/// Whether the kernel takes flags that name the family of the packet in a tunnel whose headers go; it does from Linux 6.3
+/// on. Set at load; the other way is dead code to the verifier.
+#[unsafe(no_mangle)]
+static DECAP_FLAGS: Global<u32> = Global::new(1);
 
 /// A packet at a tc hook.
 #[derive(Clone, Copy)]
@@ -58,6 +64,29 @@ impl Skb {
         let result =
             unsafe { helpers::generated::bpf_skb_adjust_room(self.skb, bytes, BPF_ADJ_ROOM_MAC, flags) };
         (result == 0).then_some(())
+    }
+
+    /// `close` for a kernel that keeps the packet of the outer headers' family: the packet becomes one of the other first, by
+    /// the helper that translates between the families. That makes the network header as long as the other family's, and
+    /// touches nothing behind it; the size of the packets in an aggregate stays, and so does the kind of their inside.
+    #[inline(always)]
+    fn close_without_flags(&self, bytes: usize, inner: Family) -> Option<()> {
+        // SAFETY: the pointer is the hook's context.
+        let outer = unsafe { (*self.skb).protocol } as u16;
+        let (ether_type, other) = match inner {
+            Family::V4 => (ether_type::IPV4, Family::V6),
+            Family::V6 => (ether_type::IPV6, Family::V4),
+        };
+        let mut change = -(bytes as i32);
+        if outer != ether_type {
+            // SAFETY: the pointer is the hook's context.
+            let result = unsafe { helpers::generated::bpf_skb_change_proto(self.skb, ether_type, 0) };
+            if result != 0 {
+                return None;
+            }
+            change += ip_header(other) as i32 - ip_header(inner) as i32;
+        }
+        self.adjust_room(change, u64::from(BPF_F_ADJ_ROOM_FIXED_GSO))
     }
 
     #[inline(always)]
@@ -105,6 +134,14 @@ impl Packet for Skb {
     }
 
     #[inline(always)]
+    fn sum_of(&self, offset: usize, length: usize) -> Option<Sum> {
+        access::sum(length, |to, length| {
+            // SAFETY: the pointers are the hook's context and the map's, whose entry has room for as many bytes.
+            unsafe { helpers::generated::bpf_skb_load_bytes(self.skb.cast(), offset as u32, to, length) }
+        })
+    }
+
+    #[inline(always)]
     fn open(&mut self, outer: Family) -> Option<()> {
         let l3 = match outer {
             Family::V4 => BPF_F_ADJ_ROOM_ENCAP_L3_IPV4,
@@ -121,6 +158,9 @@ impl Packet for Skb {
 
     #[inline(always)]
     fn close(&mut self, bytes: usize, inner: Family) -> Option<()> {
+        if DECAP_FLAGS.load() == 0 {
+            return self.close_without_flags(bytes, inner);
+        }
         let l3 = match inner {
             Family::V4 => BPF_F_ADJ_ROOM_DECAP_L3_IPV4,
             Family::V6 => BPF_F_ADJ_ROOM_DECAP_L3_IPV6,

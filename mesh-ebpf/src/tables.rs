@@ -19,9 +19,10 @@ use aya_ebpf::{
 use mesh_common::{
     Hop, Route, Tables,
     abi::{
-        Address, AllowedKey, Arrival, Attachment, Backend, BackendIndex, Endpoint, EndpointKey, Family, FastService, Flow,
-        FlowKey, FragmentKey, Fragments, Handover, Local, MacKey, Network, Node, NodeIndex, OuterHeader, Service,
-        ServiceKey, Settings, Shortage, Slot, Station, SubnetKey, TargetKey, Uplink, capacity,
+        Address, AllowedKey, Arrival, Attachment, Backend, BackendIndex, Endpoint, EndpointKey, Family,
+        FastService, Flow, FlowKey, FragmentKey, Fragments, Handover, Local, MacKey, Network, Node,
+        NodeIndex, OuterHeader, Service, ServiceKey, Settings, Shortage, Slot, Station, SubnetKey, TargetKey,
+        Uplink, capacity,
     },
 };
 
@@ -168,7 +169,9 @@ impl<const XDP: bool, const FRAGMENTS: bool> Tables for KernelTables<XDP, FRAGME
     #[inline(always)]
     fn outer_header(&self, node: NodeIndex) -> Option<impl Deref<Target = OuterHeader>> {
         // SAFETY: no arguments.
-        maps::OUTER_HEADERS.get(node).filter(|header| header.until > unsafe { helpers::generated::bpf_jiffies64() })
+        maps::OUTER_HEADERS
+            .get(node)
+            .filter(|header| header.until > unsafe { helpers::generated::bpf_jiffies64() })
     }
 
     #[inline(always)]
@@ -176,7 +179,8 @@ impl<const XDP: bool, const FRAGMENTS: bool> Tables for KernelTables<XDP, FRAGME
         if let Some(place) = maps::OUTER_HEADERS.get_ptr_mut(node) {
             // SAFETY: the entry is this processor's own, and a program at a hook is not interrupted by another at it.
             unsafe {
-                *place = OuterHeader { until: helpers::generated::bpf_jiffies64() + OUTER_HEADER_LIFE, ..*header };
+                *place =
+                    OuterHeader { until: helpers::generated::bpf_jiffies64() + OUTER_HEADER_LIFE, ..*header };
             }
         }
     }

@@ -9,7 +9,7 @@ use std::{
 use mesh_common::{
     abi::{
         Address, Attachment, Backend, BackendIndex, Endpoint, Family, Local, Network, Node as NodeEntry,
-        NodeIndex, Scheduler, ServiceKey, Settings, Station, local_flags, node_mac,
+        NodeIndex, Scheduler, ServiceKey, Settings, Station, local_flags, node_mac, station_flags,
     },
     native::NodeTables,
 };
@@ -52,11 +52,14 @@ pub(crate) struct Task {
     pub(crate) endpoint_here: Endpoint,
     pub(crate) endpoint_elsewhere: Endpoint,
     pub(crate) station: Station,
+    pub(crate) station_draining: Station,
     pub(crate) attachment: Attachment,
     pub(crate) service: usize,
     pub(crate) weight: u32,
-    /// When it last ceased to take new flows; `NEVER` while it takes some.
+    /// When it ceased to take new flows; `NEVER` while it takes some.
     pub(crate) closed: Time,
+    /// From which version on it is known to drain.
+    pub(crate) drains: Version,
     /// The versions in which it is known.
     pub(crate) born: Version,
     pub(crate) gone: Version,
@@ -262,15 +265,18 @@ impl Cluster {
         let address = if family == Family::V4 { v4 } else { v6 };
         let mac = [0x02, 0x42, 10, a, b, c];
         let elsewhere = Endpoint { mac, reserved: [0; 2], node, ifindex: 0 };
+        let station = Station { v4, v6, node, flags: 0 };
         self.tasks.push(Task {
             backend: Backend { address, vni, node, mac, reserved: [0; 2] },
             endpoint_here: Endpoint { ifindex: FIRST_IFINDEX + index, ..elsewhere },
             endpoint_elsewhere: elsewhere,
-            station: Station { v4, v6, node, reserved: 0 },
+            station,
+            station_draining: Station { flags: station_flags::DRAINING, ..station },
             attachment: Attachment { v4, v6, vni, mac, reserved: [0; 6] },
             service,
             weight,
-            closed: if weight == 0 { 0 } else { NEVER },
+            closed: NEVER,
+            drains: NO_VERSION,
             born: self.version,
             gone: NO_VERSION,
             died: NEVER,

@@ -248,9 +248,11 @@ impl Simulation {
     fn drain(&mut self, service: usize, task: BackendIndex, and: impl FnOnce(&mut Self)) {
         let now = self.cluster.now;
         self.change(service, |simulation| {
+            let version = simulation.cluster.version;
             let task = &mut simulation.cluster.tasks[task as usize];
             task.weight = 0;
             task.closed = now;
+            task.drains = version;
             and(simulation);
         });
         let later = self.random.between(5_000, 90_000);

@@ -10,10 +10,10 @@ use mesh_userspace::plan::SEED;
 
 use crate::{
     LAG, Simulation,
-    cluster::{FIRST_IFINDEX, GATEWAY_MAC, NEVER, Time, Version, anycast, client, family_of},
+    cluster::{FIRST_IFINDEX, GATEWAY_MAC, NEVER, Task, Time, Version, anycast, client, family_of},
     events::{Event, FIRST_PORT},
     frame::{ACK, FIN, Message, RST, SYN},
-    travel::{End, Journey, MOST_TUNNELS, Start},
+    travel::{End, Journey, LAST, MOST_TUNNELS, Start},
 };
 
 /// A client's conversation with a service.
@@ -160,9 +160,8 @@ impl Simulation {
             End::Lost { reason: Reason::NoSuchEndpoint }
                 if flow.home == 0 && self.is_unborn(&flow, &journey) =>
             {
-                self.report.count(
-                    "lost: its own node had not heard that a task had begun (a datagram of a new flow)",
-                );
+                self.report
+                    .count("lost: its own node had not heard that a task had begun (a packet of a new flow)");
                 Outcome::Goes
             }
             End::Lost { .. } if flow.home != 0 && !self.lives(flow.home) => {
@@ -194,14 +193,33 @@ impl Simulation {
         self.cluster.tasks[task as usize].died == NEVER
     }
 
-    /// Whether a packet was lost on the node of a task that took the flow's slot, of which that node has not heard yet.
+    /// Whether a packet was lost on the node of a task that took the flow's slot, of which that node has not heard yet; or on
+    /// the one that it was sent back to from there, as the last, and whose own task has ended.
     fn is_unborn(&self, flow: &Flow, journey: &Journey) -> bool {
-        let Some(node) = journey.nodes.last() else { return false };
-        let version = self.cluster.nodes[*node as usize].version();
+        let is_unborn_on = |node| {
+            self.has_owner_on(flow, node, |owner, version, since| version < owner.born && since <= LAG)
+        };
+        let has_ended_on = |node| self.has_owner_on(flow, node, |owner, version, _| owner.gone <= version);
+        match (journey.nodes.as_slice(), journey.errands.last()) {
+            ([.., last], _) if is_unborn_on(*last) => true,
+            ([.., before, last], Some(&LAST)) => is_unborn_on(*before) && has_ended_on(*last),
+            _ => false,
+        }
+    }
+
+    /// Whether a flow's slot has had a task on a node for which something holds: of the task, of the version that the node
+    /// knows, and of the time since the task took the slot.
+    fn has_owner_on(
+        &self,
+        flow: &Flow,
+        node: NodeIndex,
+        holds: impl Fn(&Task, Version, Time) -> bool,
+    ) -> bool {
+        let version = self.cluster.nodes[node as usize].version();
         self.cluster.services[flow.service].changes.iter().any(|change| {
             let owner = change.owner(flow.hash).map(|owner| &self.cluster.tasks[owner as usize]);
-            owner.is_some_and(|owner| owner.backend.node == *node && version < owner.born)
-                && self.cluster.now - change.time <= LAG
+            let since = self.cluster.now - change.time;
+            owner.is_some_and(|owner| owner.backend.node == node && holds(owner, version, since))
         })
     }
 
@@ -215,7 +233,7 @@ impl Simulation {
             1 => "packets of clients in 1 tunnel",
             2 => "packets of clients in 2 tunnels",
             3 => "packets of clients in 3 tunnels",
-            _ => "packets of clients in 4 tunnels or 5",
+            _ => "packets of clients in 4 tunnels or more",
         };
         self.report.count(name);
     }
@@ -291,6 +309,10 @@ impl Simulation {
             // An entry node that does not know a datagram's flow gives it a turn; a connection is looked for where its hash
             // leads by the ring as that node knows it, which its home may not have told of.
             self.report.count("misdelivered beyond bounds: round robin, by another entry node");
+        } else if self.is_unheard_of(flow, journey) {
+            self.report.count(
+                "misdelivered beyond bounds: no node on its way had heard of the ring that it began by",
+            );
         } else if owners > HISTORY {
             self.report.count("misdelivered beyond bounds: more changes of its slot than it remembers");
         } else {
@@ -298,6 +320,16 @@ impl Simulation {
             self.fault(index, "misdelivered", journey);
         }
         Outcome::Over
+    }
+
+    /// Whether a packet came by such nodes only as had not heard that its flow's task ever had the slot, which it took just now.
+    fn is_unheard_of(&self, flow: &Flow, journey: &Journey) -> bool {
+        let changes = &self.cluster.services[flow.service].changes;
+        let Some(taken) = changes.iter().find(|change| change.owner(flow.hash) == Some(flow.home)) else {
+            return false;
+        };
+        let has_heard = |node: &NodeIndex| self.cluster.nodes[*node as usize].version() >= taken.version;
+        !flow.has_told && self.cluster.now - taken.time <= LAG && !journey.nodes.iter().any(has_heard)
     }
 
     /// How many backends a flow's slot was given since the flow was told of; a ring that shrinks to half takes two at once.

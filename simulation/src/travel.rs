@@ -61,8 +61,11 @@ pub(crate) struct Journey {
     pub(crate) end: End,
 }
 
-/// No packet may be in more tunnels: three nodes are asked at most, then the last.
-pub(crate) const MOST_TUNNELS: usize = 5;
+/// No packet may be in more tunnels: from the entry node, to three nodes that are asked at most, to one that is to take it,
+/// and to the last, if that one's backend is gone.
+pub(crate) const MOST_TUNNELS: usize = 6;
+/// The errand that nobody passes on.
+pub(crate) const LAST: u8 = 0xff;
 
 impl Cluster {
     /// Takes a frame that has to do with a service to its end.

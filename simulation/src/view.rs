@@ -5,15 +5,16 @@ use core::ops::Deref;
 use mesh_common::{
     Hop, Route, Tables,
     abi::{
-        Address, AllowedKey, Arrival, Attachment, Backend, BackendIndex, Endpoint, EndpointKey, Flow,
-        FlowKey, FragmentKey, Fragments, Handover, Local, MacKey, Network, Node as NodeEntry, NodeIndex,
-        Service, ServiceKey, Settings, Shortage, Slot, Station, SubnetKey, TargetKey, Uplink,
+        Address, AllowedKey, Arrival, Attachment, Backend, BackendIndex, Endpoint, EndpointKey, FastService,
+        Flow, FlowKey, FragmentKey, Fragments, Handover, Local, MacKey, Network, Node as NodeEntry,
+        NodeIndex, OuterHeader, Service, ServiceKey, Settings, Shortage, Slot, Station, SubnetKey, TargetKey,
+        Uplink,
     },
     native::{HookTables, Known},
 };
 
 use crate::{
-    cluster::{Cluster, FIRST_IFINDEX, FIRST_VNI, Node, Task, UPLINK, Version, anycast},
+    cluster::{Cluster, FIRST_IFINDEX, FIRST_VNI, Node, Task, UPLINK, Version, anycast, family_of},
     slots::BLOCK_BITS,
 };
 
@@ -77,6 +78,21 @@ impl<const DELIVERS: bool> Tables for View<'_, DELIVERS> {
         (self.cluster.services[self.number].key == *key).then_some(&self.service)
     }
 
+    fn fast_service(&self, index: u32) -> Option<FastService> {
+        let service = &self.cluster.services[self.number];
+        let entry =
+            FastService::of(&self.node.settings, anycast(family_of(service)), &service.key, &self.service);
+        Some(entry.filter(|entry| entry.places().next() == Some(index)).unwrap_or_default())
+    }
+
+    fn outer_header(&self, node: NodeIndex) -> Option<impl Deref<Target = OuterHeader>> {
+        Tables::outer_header(&self.own, node).map(|header| Box::new(*header))
+    }
+
+    fn keep_outer_header(&self, node: NodeIndex, header: &OuterHeader) {
+        self.own.keep_outer_header(node, header);
+    }
+
     fn is_target(&self, key: &TargetKey) -> bool {
         let service = &self.cluster.services[self.number];
         let port =
@@ -115,7 +131,8 @@ impl<const DELIVERS: bool> Tables for View<'_, DELIVERS> {
             return self.is_known(node).then_some(&node.station);
         }
         let task = self.task(self.cluster.task_at(key.mac)?)?;
-        (task.backend.vni == key.vni).then_some(&task.station)
+        let station = if task.drains <= self.version { &task.station_draining } else { &task.station };
+        (task.backend.vni == key.vni).then_some(station)
     }
 
     fn attachment(&self, ifindex: u32) -> Option<&Attachment> {

@@ -6,9 +6,8 @@ use std::time::Instant;
 
 use mesh_simulation::{Scale, run};
 
-/// Not every seed is clean: with 1, three packets in two million are lost to a task whose node has not heard that it began, or
-/// come to another than their flow's, because a chain of nodes whose rings are older than the entry node's ends too soon.
-const SEED: u64 = 2;
+/// The first; others were run as well.
+const SEED: u64 = 1;
 const PACKETS: u64 = 2_200_000;
 
 fn variable(name: &str, default: u64) -> u64 {

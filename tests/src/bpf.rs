@@ -9,8 +9,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use aya::{
+    maps::{MapData, MapType},
+    util::nr_cpus,
+};
 use nix::libc;
 
+const BPF_MAP_LOOKUP_ELEM: libc::c_int = 1;
 const BPF_PROG_LOAD: libc::c_int = 5;
 const BPF_OBJ_PIN: libc::c_int = 6;
 const BPF_PROG_TEST_RUN: libc::c_int = 10;
@@ -84,6 +89,35 @@ pub fn pin(program: &OwnedFd, path: &Path) -> io::Result<()> {
         ObjectPin { path: path.as_ptr() as u64, object: program.as_raw_fd() as u32, flags: 0 };
     // SAFETY: the path is ended by zero and outlives the call.
     unsafe { bpf(BPF_OBJ_PIN, &mut attributes) }.map(drop)
+}
+
+/// Reads what a map has for a key: for every processor, if each has its own. None if it has nothing.
+///
+/// # Errors
+/// If the map cannot be read, or its keys have another length.
+pub fn lookup(map: &MapData, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
+    let info = map.info().map_err(io::Error::other)?;
+    if info.key_size() as usize != key.len() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "a key of another length than the map's"));
+    }
+    let mut size = info.value_size() as usize;
+    if matches!(info.map_type(), Ok(MapType::PerCpuArray | MapType::PerCpuHash | MapType::LruPerCpuHash)) {
+        size = size.next_multiple_of(8) * nr_cpus().map_err(|(_, error)| error)?;
+    }
+    let mut value = vec![0; size];
+    let mut attributes = Lookup {
+        map: map.fd().as_fd().as_raw_fd() as u32,
+        padding: 0,
+        key: key.as_ptr() as u64,
+        value: value.as_mut_ptr() as u64,
+        flags: 0,
+    };
+    // SAFETY: key and value are as long as the map's, and outlive the call.
+    match unsafe { bpf(BPF_MAP_LOOKUP_ELEM, &mut attributes) } {
+        Ok(_) => Ok(Some(value)),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// What came of a packet.
@@ -171,6 +205,16 @@ struct ProgramLoad {
     log_buffer: u64,
     kernel_version: u32,
     flags: u32,
+}
+
+/// `bpf_attr` for `BPF_MAP_LOOKUP_ELEM`.
+#[repr(C)]
+struct Lookup {
+    map: u32,
+    padding: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
 }
 
 /// `bpf_attr` for `BPF_OBJ_PIN`.

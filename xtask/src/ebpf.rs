@@ -1,6 +1,9 @@
 //! `cargo xtask build-ebpf`: the eBPF object that meshd embeds.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, Result};
 
@@ -64,22 +67,7 @@ pub(crate) fn run() -> Result<()> {
 /// Compiles the eBPF crate and puts the object where meshd's build script looks, touching the file only if its content
 /// changed, so that nothing is built again in vain.
 pub(crate) fn build(layout: Layout) -> Result<Built> {
-    let linker = Linker::find().context("bpf-linker is not installed: run `cargo xtask setup`")?;
-    let toolchain = Toolchain::find(linker.llvm).context(
-        "no compiler for the eBPF programs: it takes rustup's nightly with rust-src, or Debian's rustc-web with \
-         rust-web-src, neither with a newer LLVM than bpf-linker's. Run `cargo xtask setup`",
-    )?;
-    let mut command = toolchain.command();
-    command
-        .current_dir(project::ebpf_crate())
-        .env("CARGO_ENCODED_RUSTFLAGS", RUSTFLAGS.join("\u{1f}"))
-        .env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", &linker.path)
-        .args(["build", "--release", "-Zbuild-std=core", "--target", TARGET, "--target-dir"])
-        .arg(project::bpf_target())
-        .args(layout.feature().map(|feature| format!("--features={feature}")));
-    process::run(&mut command).with_context(|| {
-        format!("the eBPF programs did not build with {} and {}", toolchain.name, linker.name)
-    })?;
+    let compiler = compile(&project::bpf_target(), RUSTFLAGS, layout)?;
     let linked = project::bpf_target().join(TARGET).join("release/mesh-ebpf");
     let content = fs::read(&linked).with_context(|| format!("cannot read {}", linked.display()))?;
     let object = project::bpf_object(layout.feature());
@@ -90,5 +78,36 @@ pub(crate) fn build(layout: Layout) -> Result<Built> {
         fs::write(&fresh, &content).with_context(|| format!("cannot write {}", fresh.display()))?;
         fs::rename(&fresh, &object).with_context(|| format!("cannot write {}", object.display()))?;
     }
-    Ok(Built { object, compiler: toolchain.name, changed })
+    Ok(Built { object, compiler, changed })
+}
+
+/// Compiles the eBPF crate to the same instructions, and an object that also tells of which line of the source each of them is:
+/// in a target directory of its own, so that none of the product is built again. Gives its content.
+pub(crate) fn build_with_lines() -> Result<Vec<u8>> {
+    let target = project::bpf_target().join("lines");
+    let flags: Vec<_> = RUSTFLAGS.iter().copied().chain(["-Clink-arg=--btf"]).collect();
+    compile(&target, &flags, Layout::Own)?;
+    let linked = target.join(TARGET).join("release/mesh-ebpf");
+    fs::read(&linked).with_context(|| format!("cannot read {}", linked.display()))
+}
+
+/// Compiles the eBPF crate; gives the compiler's name.
+fn compile(target: &Path, flags: &[&str], layout: Layout) -> Result<String> {
+    let linker = Linker::find().context("bpf-linker is not installed: run `cargo xtask setup`")?;
+    let toolchain = Toolchain::find(linker.llvm).context(
+        "no compiler for the eBPF programs: it takes rustup's nightly with rust-src, or Debian's rustc-web with \
+         rust-web-src, neither with a newer LLVM than bpf-linker's. Run `cargo xtask setup`",
+    )?;
+    let mut command = toolchain.command();
+    command
+        .current_dir(project::ebpf_crate())
+        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"))
+        .env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", &linker.path)
+        .args(["build", "--release", "-Zbuild-std=core", "--target", TARGET, "--target-dir"])
+        .arg(target)
+        .args(layout.feature().map(|feature| format!("--features={feature}")));
+    process::run(&mut command).with_context(|| {
+        format!("the eBPF programs did not build with {} and {}", toolchain.name, linker.name)
+    })?;
+    Ok(toolchain.name)
 }

@@ -12,8 +12,9 @@ mod project;
 mod setup;
 mod test;
 mod toolchain;
+mod vm;
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
@@ -43,6 +44,14 @@ enum Command {
     Test(test::Arguments),
     /// Measure
     Bench(bench::Arguments),
+    /// Run commands and tests under Debian's kernels, in a virtual machine
+    Vm(vm::Arguments),
+    /// Load every program of an eBPF object on this kernel and print what it costs: `vm load` runs it in its guests
+    #[command(hide = true)]
+    Programs {
+        /// The object
+        object: PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
@@ -53,6 +62,8 @@ fn main() -> ExitCode {
         Command::Build(arguments) => build::run(&arguments),
         Command::BuildEbpf => ebpf::run(),
         Command::Bench(arguments) => bench::run(&arguments),
+        Command::Vm(arguments) => vm::run(&arguments),
+        Command::Programs { object } => programs::print_table(&object),
         Command::Test(arguments) => return test::run(&arguments),
     };
     match outcome {

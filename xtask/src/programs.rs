@@ -37,11 +37,13 @@ const FIGURES: &[Figure] = &[
     ("instructions verified", |cost| cost.verified),
 ];
 
+/// The part of docs/programs.md that is about the machine that builds.
+const HERE: &str = "The kernel of the machine that builds";
+
 /// Loads every program of the object, prints their costs, and compares them with the recorded ones, or records them.
 ///
 /// # Errors
-/// If a program costs more than is recorded by more than the tolerance, with the same compiler on such a kernel; and if that is
-/// to be recorded without a reason.
+/// As [`settle`].
 pub(crate) fn report(built: &ebpf::Built, record: Option<&Record>) -> Result<()> {
     if !process::is_root() {
         if record.is_some() {
@@ -50,23 +52,58 @@ pub(crate) fn report(built: &ebpf::Built, record: Option<&Record>) -> Result<()>
         println!("What the eBPF programs cost is not shown: only root may load them.");
         return Ok(());
     }
-    let content =
-        fs::read(&built.object).with_context(|| format!("cannot read {}", built.object.display()))?;
-    let costs = measure(&content)?;
-    print!("{}", table(&costs));
+    let table = table(&measure(&read(&built.object)?)?);
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    settle(&Measured { title: HERE, kernel: kernel.trim(), table: &table }, built, record, "build")
+}
+
+/// Loads every program of an object on the kernel that runs here, and prints their costs as a table.
+pub(crate) fn print_table(object: &Path) -> Result<()> {
+    print!("{}", table(&measure(&read(object)?)?));
+    Ok(())
+}
+
+/// What was measured on a kernel.
+pub(crate) struct Measured<'a> {
+    /// Under which title docs/programs.md has it.
+    pub(crate) title: &'a str,
+    /// The kernel's release.
+    pub(crate) kernel: &'a str,
+    /// The costs, as [`print_table`] prints them.
+    pub(crate) table: &'a str,
+}
+
+/// Prints what programs cost on a kernel, and compares it with what is recorded of it, or records it, which `command` of
+/// `cargo xtask` does with `--record`.
+///
+/// # Errors
+/// If a program costs more than is recorded by more than the tolerance, with the same compiler on such a kernel; and if that is
+/// to be recorded without a reason.
+pub(crate) fn settle(
+    measured: &Measured<'_>,
+    built: &ebpf::Built,
+    record: Option<&Record>,
+    command: &str,
+) -> Result<()> {
+    print!("{}", measured.table);
     let path = project::programs_record();
-    let text = fs::read_to_string(&path).unwrap_or_default();
-    let (before, now) = (recorded(&text), circumstances(built));
+    let document = fs::read_to_string(&path).unwrap_or_default();
+    let text = section(&document, measured.title).unwrap_or_default();
+    let (before, costs) = (recorded(text), recorded(measured.table));
+    let now = circumstances(measured.kernel, &built.compiler);
     let growth = growth(&before, &costs);
     if let Some(record) = record {
-        let reasons = record.reasons(&text, &growth)?;
-        fs::write(&path, document(&costs, &now, &reasons))
+        let reasons = record.reasons(&document, &growth)?;
+        let text = format!("{now}\n\n{}", measured.table);
+        fs::write(&path, with_section(&document, measured.title, &text, &reasons))
             .with_context(|| format!("cannot write {}", path.display()))?;
         println!("recorded in {}", path.display());
         return Ok(());
     }
     if before.is_empty() {
-        println!("not compared: {} records nothing (`cargo xtask build --record` writes it)", path.display());
+        println!(
+            "not compared: docs/programs.md records nothing of it (`cargo xtask {command} --record` does)"
+        );
         return Ok(());
     }
     let differences = differences(&before, &costs);
@@ -80,17 +117,21 @@ pub(crate) fn report(built: &ebpf::Built, record: Option<&Record>) -> Result<()>
     }
     let then = text.lines().find(|line| line.starts_with("Measured on ")).unwrap_or_default();
     if growth.is_empty() {
-        println!("Nothing grew: `cargo xtask build --record` takes note of it.");
+        println!("Nothing grew: `cargo xtask {command} --record` takes note of it.");
     } else if is_comparable(then, &now) {
         bail!(
             "the eBPF programs cost more than docs/programs.md records, by more than {TOLERANCE} %:\n  {}\n\
-             Make them cheaper, or say why they must be dearer: `cargo xtask build --record --because REASON`",
+             Make them cheaper, or say why they must be dearer: `cargo xtask {command} --record --because REASON`",
             growth.join("\n  ")
         );
     } else {
         println!("That is let pass, as it was measured otherwise.\nthen: {then}\nnow:  {now}");
     }
     Ok(())
+}
+
+fn read(object: &Path) -> Result<Vec<u8>> {
+    fs::read(object).with_context(|| format!("cannot read {}", object.display()))
 }
 
 /// How the costs are to be recorded.
@@ -150,18 +191,21 @@ pub(crate) fn measure(object: &[u8]) -> Result<Vec<Cost>> {
                 .context("cannot mount a bpffs")?;
             // An upgrade loads them so for a moment each: see the eBPF crate's `bridge`.
             for bridging in [1, 2] {
-                measure_with_pins(object, &pins, bridging).context("loaded to bridge two layouts")?;
+                measure_with_pins(object, &pins, bridging, 1).context("loaded to bridge two layouts")?;
             }
-            measure_with_pins(object, &pins, 0)
+            // As for kernels without the flags that name the family inside a tunnel.
+            measure_with_pins(object, &pins, 0, 0).context("loaded for Linux before 6.3")?;
+            measure_with_pins(object, &pins, 0, 1)
         });
         thread.join().unwrap_or_else(|_| bail!("the thread that measures the programs panicked"))
     })
 }
 
-fn measure_with_pins(object: &[u8], pins: &Path, bridging: u32) -> Result<Vec<Cost>> {
+fn measure_with_pins(object: &[u8], pins: &Path, bridging: u32, decap_flags: u32) -> Result<Vec<Cost>> {
     let mut ebpf: Ebpf = EbpfLoader::new()
         .default_map_pin_directory(pins)
         .override_global("BRIDGING", &bridging, true)
+        .override_global("DECAP_FLAGS", &decap_flags, true)
         .load(object)
         .context("the kernel does not take the eBPF object")?;
     let mut costs = Vec::new();
@@ -198,9 +242,8 @@ fn load(program: &mut Program) -> Result<()> {
 }
 
 /// On what the costs depend, besides the source.
-fn circumstances(built: &ebpf::Built) -> String {
-    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    format!("Measured on Linux {} ({}), compiled by {}.", kernel.trim(), env::consts::ARCH, built.compiler)
+fn circumstances(kernel: &str, compiler: &str) -> String {
+    format!("Measured on Linux {kernel} ({}), compiled by {compiler}.", env::consts::ARCH)
 }
 
 /// The costs as a Markdown table, which is as good to read in a terminal.
@@ -225,26 +268,42 @@ fn table(costs: &[Cost]) -> String {
     text
 }
 
-/// The whole of docs/programs.md.
-fn document(costs: &[Cost], circumstances: &str, reasons: &[String]) -> String {
-    let mut text = format!(
-        "# What the eBPF programs cost\n\n\
-         Written by `cargo xtask build --record`; every build compares itself with it, and fails if a program's instructions,\n\
-         or those verified, are more by more than {TOLERANCE} % (with the same compiler, on a kernel of the same version). A\n\
-         program's instructions are the kernel's, after it has put helpers and maps in place. The instructions verified are\n\
-         those that the verifier looked at over all paths: it gives up at a million.\n\n\
-         {circumstances}\n\n{}",
-        table(costs)
-    );
-    if !reasons.is_empty() {
-        let _ = write!(text, "\n{REASONS}\n\n{}\n", reasons.join("\n"));
-    }
-    text
+/// What docs/programs.md says under a title, or nothing if it has no such title.
+fn section<'a>(document: &'a str, title: &str) -> Option<&'a str> {
+    let (_, rest) = document.split_once(&format!("\n## {title}\n"))?;
+    Some(rest.split("\n## ").next().unwrap_or(rest).trim())
 }
 
-/// The costs in a document's table.
-fn recorded(document: &str) -> Vec<Cost> {
-    document.lines().filter_map(row).collect()
+/// The whole of docs/programs.md, with a text under a title in the place of what stood there, if anything did.
+fn with_section(document: &str, title: &str, text: &str, reasons: &[String]) -> String {
+    let mut fresh = format!(
+        "# What the eBPF programs cost\n\n\
+         Written by `cargo xtask build --record` and, for the kernels of Debian, by `cargo xtask vm load --record`. Both compare\n\
+         themselves with it otherwise, and fail if a program's instructions, or those verified, are more by more than {TOLERANCE} %\n\
+         (with the same compiler, on a kernel of the same version). A program's instructions are the kernel's, after it has put\n\
+         helpers and maps in place. The instructions verified are those that the verifier looked at over all paths: it gives up\n\
+         at a million.\n"
+    );
+    let heading = REASONS.trim_start_matches("## ");
+    let there: Vec<_> = document
+        .lines()
+        .filter_map(|line| line.strip_prefix("## "))
+        .filter(|title| *title != heading)
+        .collect();
+    let new = (!there.contains(&title)).then_some(title);
+    for known in there.into_iter().chain(new) {
+        let body = if known == title { text } else { section(document, known).unwrap_or_default() };
+        let _ = write!(fresh, "\n## {known}\n\n{}\n", body.trim());
+    }
+    if !reasons.is_empty() {
+        let _ = write!(fresh, "\n{REASONS}\n\n{}\n", reasons.join("\n"));
+    }
+    fresh
+}
+
+/// The costs in a table.
+fn recorded(table: &str) -> Vec<Cost> {
+    table.lines().filter_map(row).collect()
 }
 
 /// The cost in a line `| name | 1 | 2 | 3 |`; other lines hold none.
@@ -310,8 +369,20 @@ mod tests {
 
     #[test]
     fn what_is_recorded_is_read_again() {
-        let costs = [cost("endpoint_tc", 1_200, 7_000, 3_400), cost("underlay_xdp", 2, 20, 2)];
-        assert_eq!(recorded(&document(&costs, "Measured on Linux 6.18.", &[])), costs);
+        let here = [cost("endpoint_tc", 1_200, 7_000, 3_400), cost("underlay_xdp", 2, 20, 2)];
+        let elsewhere = [cost("endpoint_tc", 1_200, 7_001, 5_000)];
+        let document = with_section("", "Here", &table(&here), &["- Because.".to_owned()]);
+        let document = with_section(&document, "Elsewhere", &table(&elsewhere), &["- Because.".to_owned()]);
+        let read = |document: &str, title: &str| section(document, title).map(recorded);
+        assert_eq!(read(&document, "Here"), Some(here.to_vec()));
+        assert_eq!(read(&document, "Elsewhere"), Some(elsewhere.to_vec()));
+        assert_eq!(read(&document, "Else"), None);
+        assert_eq!(document.matches(REASONS).count(), 1, "{document}");
+        // Recording one leaves the other as it was, and the order as well.
+        let again = with_section(&document, "Here", &table(&elsewhere), &[]);
+        assert_eq!(read(&again, "Here"), Some(elsewhere.to_vec()));
+        assert_eq!(read(&again, "Elsewhere"), Some(elsewhere.to_vec()));
+        assert_eq!(with_section(&again, "Here", &table(&here), &["- Because.".to_owned()]), document);
     }
 
     #[test]
@@ -328,8 +399,8 @@ mod tests {
             "{silent}"
         );
         let told = Record { because: Some("Fragments.".to_owned()) }.reasons("", &growth)?;
-        let document = document(&grown, "Measured on Linux 6.18.", &told);
-        assert_eq!(recorded(&document), grown);
+        let document = with_section("", HERE, &table(&grown), &told);
+        assert_eq!(section(&document, HERE).map(recorded), Some(grown.to_vec()));
         // What was told before stays, whether or not anything grows again.
         assert_eq!(Record { because: None }.reasons(&document, &[])?, told);
         assert_eq!(Record { because: Some("More.".to_owned()) }.reasons(&document, &growth)?.len(), 2);

@@ -1,6 +1,6 @@
 //! What one program hands on to another of a client's packet.
 
-use super::{NodeIndex, pod::pod};
+use super::pod::pod;
 
 /// How a client's packet came to the node that may deliver it, and whom it is for.
 #[repr(C)]
@@ -14,8 +14,10 @@ pub struct Arrival {
     pub persistent: u32,
     /// The network of the backend.
     pub vni: u32,
-    /// The entry node.
-    pub entry: NodeIndex,
+    /// The [`NodeIndex`](super::NodeIndex) of the entry node. There is room for far fewer nodes than 16 bits count.
+    pub entry: u16,
+    /// That of the node that it came from: the entry node, or the one that passed it on.
+    pub peer: u16,
     /// The MAC address of the backend that the entry node chose, or that is asked.
     pub mac: [u8; 6],
     /// The MAC address of the backend to ask next, if the packet comes straight from its entry node.

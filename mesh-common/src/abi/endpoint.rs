@@ -55,8 +55,14 @@ pub struct Station {
     pub v6: Address,
     /// The [`NodeIndex`](super::NodeIndex) of the node it is on.
     pub node: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Flags of the module [`station_flags`].
+    pub flags: u32,
+}
+
+/// Flags of a [`Station`].
+pub mod station_flags {
+    /// It drains: flows that its node knows go on, and it takes no other.
+    pub const DRAINING: u32 = 1;
 }
 
 /// What hangs on an interface whose frames are a task's, or the node's own; keyed by interface index.

@@ -57,7 +57,14 @@ impl FastService {
     #[inline(always)]
     #[must_use]
     pub const fn asked([a, b]: [u8; 2], protocol: u8, family: Family) -> u32 {
-        u32::from_le_bytes([a, b, protocol, family as u8])
+        Self::asked_by_ports((b as u32) << 24 | (a as u32) << 16, protocol, family)
+    }
+
+    /// The same, given both ports as they begin a transport header: four bytes in little-endian order.
+    #[inline(always)]
+    #[must_use]
+    pub const fn asked_by_ports(ports: u32, protocol: u8, family: Family) -> u32 {
+        ports >> 16 | (protocol as u32) << 16 | (family as u32) << 24
     }
 
     /// The hash of whom a client asks for.

@@ -25,6 +25,7 @@ pub use allowance::Allowance;
 pub use arrival::Arrival;
 pub use endpoint::{
     Attachment, Endpoint, EndpointKey, MacKey, Network, Station, SubnetKey, VNI_MAX, network_flags,
+    station_flags,
 };
 pub use fast::{FastService, OuterHeader};
 #[cfg(not(feature = "other-layout"))]
@@ -36,6 +37,7 @@ pub use observe::{Counter, Hook, Outcome, Shortage, TRACE_BYTES, Trace};
 #[cfg(feature = "other-layout")]
 pub use other_flow::OtherFlow as Flow;
 pub use pod::Pod;
+pub(crate) use service::VNI_PRESENT;
 pub use service::{
     AllowedKey, Backend, BackendIndex, Scheduler, Service, ServiceKey, Slot, TargetKey, service_flags,
 };

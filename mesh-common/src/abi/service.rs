@@ -192,6 +192,32 @@ pub struct Backend {
     pub mac: [u8; 6],
     /// Zero.
     pub reserved: [u8; 2],
+    /// What a tunnel to it has from the outer UDP checksum, which is zero, up to the second byte of the VNI: eight bytes as a
+    /// little-endian word.
+    pub vxlan: u64,
+    /// What follows up to the end of the inner destination MAC address, likewise.
+    pub inner: u64,
+}
+
+/// The flag of a VXLAN header that says that it holds a VNI (RFC 7348, section 5).
+pub(crate) const VNI_PRESENT: u8 = 0x08;
+
+impl Backend {
+    /// A task with an address on the network with this VNI, on this node.
+    #[must_use]
+    pub const fn new(address: Address, vni: u32, node: u32, mac: [u8; 6]) -> Self {
+        let [_, v0, v1, v2] = vni.to_be_bytes();
+        let [m0, m1, m2, m3, m4, m5] = mac;
+        Self {
+            address,
+            vni,
+            node,
+            mac,
+            reserved: [0; 2],
+            vxlan: u64::from_le_bytes([0, 0, VNI_PRESENT, 0, 0, 0, v0, v1]),
+            inner: u64::from_le_bytes([v2, 0, m0, m1, m2, m3, m4, m5]),
+        }
+    }
 }
 
 pod!(ServiceKey, AllowedKey, TargetKey, Service, Slot, Backend);
@@ -207,6 +233,6 @@ mod tests {
         assert_eq!(size_of::<Service>(), 3 * 4 + 2 + 2 + 4 + 4);
         assert_eq!(size_of::<TargetKey>(), 4 + 2 + 1 + 1);
         assert_eq!(size_of::<Slot>(), 8);
-        assert_eq!(size_of::<Backend>(), 16 + 8 + 8);
+        assert_eq!(size_of::<Backend>(), 16 + 8 + 8 + 2 * 8);
     }
 }

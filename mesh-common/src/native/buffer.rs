@@ -6,7 +6,7 @@ use crate::{
     Packet,
     abi::{Family, Pod},
     checksum::Sum,
-    packet::REACH,
+    packet::{REACH, SUMMED},
     pipeline::overhead,
     wire::{ETHERNET, ip_header},
 };
@@ -135,6 +135,14 @@ impl Packet for Buffer {
         // SAFETY: there are as many bytes as the value has, and a `Pod` has no padding that would be no value of them.
         unsafe { ptr::write_unaligned(bytes.as_mut_ptr().cast(), *value) };
         Some(())
+    }
+
+    fn sum_of(&self, offset: usize, length: usize) -> Option<Sum> {
+        let bytes = self.bytes().get(offset..)?.get(..length)?;
+        (length <= SUMMED && length.is_multiple_of(4)).then(|| {
+            let words = bytes.chunks_exact(2).filter_map(|word| word.try_into().ok());
+            words.fold(Sum::ZERO, Sum::plus16)
+        })
     }
 
     fn open(&mut self, outer: Family) -> Option<()> {

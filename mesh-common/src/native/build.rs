@@ -144,7 +144,7 @@ impl NodeTables {
             self.endpoints.insert(key, Endpoint { mac, reserved: [0; 2], node: member.node, ifindex });
         }
         let key = MacKey { vni: member.vni, mac, reserved: [0; 2] };
-        self.stations.insert(key, Station { v4, v6, node: member.node, reserved: 0 });
+        self.stations.insert(key, Station { v4, v6, node: member.node, flags: 0 });
         if is_here {
             self.attachments.insert(ifindex, Attachment { v4, v6, vni: member.vni, mac, reserved: [0; 6] });
         }
@@ -152,13 +152,8 @@ impl NodeTables {
 
     /// Makes a task a target of services by its address of a family, which it must have; gives its index.
     pub fn add_backend(&mut self, member: &Member, family: Family) -> BackendIndex {
-        let backend = Backend {
-            address: member.address(family).unwrap_or_default(),
-            vni: member.vni,
-            node: member.node,
-            mac: member.mac(),
-            reserved: [0; 2],
-        };
+        let address = member.address(family).unwrap_or_default();
+        let backend = Backend::new(address, member.vni, member.node, member.mac());
         if self.backends.is_empty() {
             self.backends.push(Backend::default());
         }

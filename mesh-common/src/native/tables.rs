@@ -200,8 +200,15 @@ pub struct HookTables<'a, const DELIVERS: bool, const FRAGMENTS: bool> {
 /// `::1`, from which the kernel sends nothing over an interface.
 const LOOPBACK: Address = Address::from_v6(core::net::Ipv6Addr::LOCALHOST.octets());
 
-static NO_BACKEND: Backend =
-    Backend { address: Address::UNSPECIFIED, vni: 0, node: 0, mac: [0; 6], reserved: [0; 2] };
+static NO_BACKEND: Backend = Backend {
+    address: Address::UNSPECIFIED,
+    vni: 0,
+    node: 0,
+    mac: [0; 6],
+    reserved: [0; 2],
+    vxlan: 0,
+    inner: 0,
+};
 static NO_NODE: Node =
     Node { address: Address::UNSPECIFIED, ifindex: 0, mtu: 0, mac: [0; 6], reserved: [0; 2] };
 

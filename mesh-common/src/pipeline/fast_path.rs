@@ -9,12 +9,12 @@ use core::mem::size_of;
 
 use super::{
     datagram::Datagram,
-    second_chance::{self, Errand},
-    tunnel::{self, ECN, VNI_PRESENT},
+    second_chance,
+    tunnel::{self, ECN, RETURN_MAC},
 };
 use crate::{
     Packet, Reason, Tables, Verdict,
-    abi::{Address, Backend, Family, FastService, OuterHeader},
+    abi::{Address, Family, FastService, OuterHeader},
     checksum::Sum,
     hash,
     wire::{ETHERNET, ether_type, ip_header, protocol},
@@ -24,8 +24,8 @@ use crate::{
 struct Headers {
     source: Address,
     destination: Address,
-    source_port: [u8; 2],
-    destination_port: [u8; 2],
+    /// Both ports: four bytes in little-endian order.
+    ports: u32,
     protocol: u8,
     family: Family,
     traffic_class: u8,
@@ -36,14 +36,14 @@ struct Headers {
 pub(super) fn fast_path<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Option<Verdict> {
     let headers = read(packet)?;
     let settings = tables.settings()?;
+    if headers.protocol == protocol::UDP
+        && (headers.ports >> 16) as u16 == u16::from_le_bytes(settings.vxlan_port)
+        && headers.destination == settings.address
+    {
+        return leave_to_tc(packet, headers.family);
+    }
     let service = find(tables, &headers)?;
-    let hash = hash::flow(
-        settings.seed,
-        headers.source,
-        headers.source_port,
-        headers.destination_port,
-        headers.protocol,
-    );
+    let hash = hash::flow_by_ports(settings.seed, headers.source, headers.ports, headers.protocol);
     let slot = tables.slot(service.first_slot.wrapping_add(hash::slot(hash, service.slots)))?;
     let backend = tables.backend(slot.current())?;
     if backend.node == settings.node {
@@ -54,21 +54,19 @@ pub(super) fn fast_path<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Opt
     if inner > outer.inner_mtu as usize {
         return None;
     }
-    let named = second_chance::named(tables, slot, backend);
-    let source = if named == [0; 6] { settings.host_mac } else { named };
-    let source_port = tunnel::source_port(
-        headers.source,
-        headers.destination,
-        headers.source_port,
-        headers.destination_port,
-        headers.protocol,
-    );
+    let [s0, s1, s2, s3, s4, s5] = match second_chance::named(tables, slot, backend) {
+        [0, 0, 0, 0, 0, 0] => settings.host_mac,
+        mac => mac,
+    };
+    let [e0, e1] = ether_type::of(headers.family).to_ne_bytes();
+    let source_port =
+        tunnel::source_port(headers.source, headers.destination, headers.ports, headers.protocol);
+    let [p0, p1] = settings.vxlan_port;
     let inside = Inside {
-        backend,
-        source,
-        ether_type: ether_type::of(headers.family),
-        source_port,
-        vxlan_port: settings.vxlan_port,
+        vxlan: backend.vxlan,
+        inner: backend.inner,
+        source: u64::from_le_bytes([s0, s1, s2, s3, s4, s5, e0, e1]),
+        ports: u64::from(source_port.swap_bytes()) | u64::from(u16::from_le_bytes([p0, p1])) << 16,
         udp_len: (inner + tunnel::INSIDE) as u16,
         ecn: headers.traffic_class & ECN,
     };
@@ -111,12 +109,10 @@ fn read_v4<P: Packet>(packet: &P) -> Option<Headers> {
     if !is_plain || total < header + least(protocol)? || Datagram::L3 + total > packet.length() {
         return None;
     }
-    let [port_a, port_b, port_c, port_d] = ((c >> 32) as u32).to_le_bytes();
     Some(Headers {
         source: Address::from_v4(((b >> 32) as u32).to_le_bytes()),
         destination: Address::from_v4((c as u32).to_le_bytes()),
-        source_port: [port_a, port_b],
-        destination_port: [port_c, port_d],
+        ports: (c >> 32) as u32,
         protocol,
         family: Family::V4,
         traffic_class: (a >> 8) as u8,
@@ -140,12 +136,10 @@ fn read_v6<P: Packet>(packet: &P) -> Option<Headers> {
     if !is_plain {
         return None;
     }
-    let [port_a, port_b, port_c, port_d, ..] = ports.to_ne_bytes();
     Some(Headers {
         source,
         destination,
-        source_port: [port_a, port_b],
-        destination_port: [port_c, port_d],
+        ports: u64::from_le(ports) as u32,
         protocol,
         family: Family::V6,
         traffic_class: version << 4 | flow >> 4,
@@ -164,7 +158,7 @@ fn least(protocol: u8) -> Option<usize> {
 
 #[inline(always)]
 fn find<T: Tables>(tables: &T, headers: &Headers) -> Option<FastService> {
-    let asked = FastService::asked(headers.destination_port, headers.protocol, headers.family);
+    let asked = FastService::asked_by_ports(headers.ports, headers.protocol, headers.family);
     let hash = FastService::hash(headers.destination, asked);
     // All of them: none is moved when one before it becomes free.
     for index in FastService::entries(hash) {
@@ -176,14 +170,24 @@ fn find<T: Tables>(tables: &T, headers: &Headers) -> Option<FastService> {
     None
 }
 
-/// What differs between the headers of two packets to the same node.
-struct Inside<'a> {
-    backend: &'a Backend,
-    source: [u8; 6],
-    ether_type: u16,
-    source_port: [u8; 2],
-    vxlan_port: [u8; 2],
-    /// Bytes of the UDP packet, its header included.
+/// A packet in a tunnel to this node: only what returns to a client goes on from here, by the longer way.
+#[inline(always)]
+fn leave_to_tc<P: Packet>(packet: &P, outer: Family) -> Option<Verdict> {
+    let inner: [u8; 6] = packet.read(Datagram::L3 + ip_header(outer) + 16)?;
+    (inner != RETURN_MAC).then_some(Verdict::PASS)
+}
+
+/// What differs between the headers of two packets to the same node, in little-endian order.
+struct Inside {
+    /// From the UDP checksum to the second byte of the VNI.
+    vxlan: u64,
+    /// From there to the end of the inner destination MAC address.
+    inner: u64,
+    /// The rest of the inner Ethernet header.
+    source: u64,
+    /// Both outer ports.
+    ports: u64,
+    /// Bytes of the UDP packet, its header included: a number.
     udp_len: u16,
     ecn: u8,
 }
@@ -193,36 +197,26 @@ const OUTER_V4: usize = ETHERNET + ip_header(Family::V4);
 const _: () = assert!(OUTER_V4 + tunnel::INSIDE == size_of::<[u64; 8]>());
 
 #[inline(always)]
-fn write_v4<P: Packet>(packet: &mut P, outer: &OuterHeader, inside: &Inside<'_>) -> Option<()> {
+fn write_v4<P: Packet>(packet: &mut P, outer: &OuterHeader, inside: &Inside) -> Option<()> {
     let [w0, w1, w2, w3, w4, ..] = outer.words;
     let total = inside.udp_len.wrapping_add(ip_header(Family::V4) as u16).to_be_bytes();
     let check = Sum::from_folded(outer.sum).plus16([0, inside.ecn]).plus16(total).checksum();
-    let [m0, m1, m2, m3, m4, m5] = inside.backend.mac;
-    let [s0, s1, s2, s3, s4, s5] = inside.source;
-    let [e0, e1] = inside.ether_type.to_ne_bytes();
-    let [v0, v1, v2] = vni(inside.backend);
     let words = [
         w0,
         w1 | u64::from(inside.ecn) << 56,
         w2 | u64::from(u16::from_le_bytes(total)),
         w3 | u64::from(u16::from_le_bytes(check)),
-        w4 | ports(inside) << 16 | length(inside) << 48,
-        // UDP's checksum, and VXLAN up to the second byte of the VNI.
-        u64::from_le_bytes([0, 0, VNI_PRESENT, 0, 0, 0, v0, v1]),
-        u64::from_le_bytes([v2, Errand::FIRST.byte(), m0, m1, m2, m3, m4, m5]),
-        u64::from_le_bytes([s0, s1, s2, s3, s4, s5, e0, e1]),
+        w4 | inside.ports << 16 | length(inside) << 48,
+        inside.vxlan,
+        inside.inner,
+        inside.source,
     ];
     packet.write(0, &words.map(u64::to_le))
 }
 
 #[inline(always)]
-fn write_v6<P: Packet>(packet: &mut P, outer: &OuterHeader, inside: &Inside<'_>) -> Option<()> {
+fn write_v6<P: Packet>(packet: &mut P, outer: &OuterHeader, inside: &Inside) -> Option<()> {
     let [w0, w1, w2, w3, w4, w5, w6] = outer.words;
-    let [m0, m1, m2, m3, m4, m5] = inside.backend.mac;
-    let [s0, s1, s2, s3, s4, s5] = inside.source;
-    let [e0, e1] = inside.ether_type.to_ne_bytes();
-    let [v0, v1, v2] = vni(inside.backend);
-    let ports = ports(inside);
     let words = [
         w0,
         w1 | u64::from(inside.ecn) << 60,
@@ -230,37 +224,24 @@ fn write_v6<P: Packet>(packet: &mut P, outer: &OuterHeader, inside: &Inside<'_>)
         w3,
         w4,
         w5,
-        w6 | ports << 48,
-        ports >> 16 | length(inside) << 16 | u64::from(VNI_PRESENT) << 48,
-        u64::from_le_bytes([0, 0, v0, v1, v2, Errand::FIRST.byte(), m0, m1]),
-        u64::from_le_bytes([m2, m3, m4, m5, s0, s1, s2, s3]),
+        w6 | inside.ports << 48,
+        inside.ports >> 16 | length(inside) << 16 | inside.vxlan << 32,
+        inside.vxlan >> 32 | inside.inner << 32,
+        inside.inner >> 32 | inside.source << 32,
     ];
     packet.write(0, &words.map(u64::to_le))?;
-    packet.write(size_of::<[u64; 10]>(), &[s4, s5, e0, e1])
+    packet.write(size_of::<[u64; 10]>(), &((inside.source >> 32) as u32).to_le())
 }
 
-/// The two ports of the outer UDP header, as they lie in memory in little-endian order.
+/// The outer UDP header's length, in network byte order.
 #[inline(always)]
-fn ports(inside: &Inside<'_>) -> u64 {
-    let [a, b] = inside.source_port;
-    let [c, d] = inside.vxlan_port;
-    u64::from(u32::from_le_bytes([a, b, c, d]))
-}
-
-/// The outer UDP header's length, likewise.
-#[inline(always)]
-fn length(inside: &Inside<'_>) -> u64 {
+fn length(inside: &Inside) -> u64 {
     u64::from(inside.udp_len.swap_bytes())
 }
 
-#[inline(always)]
-fn vni(backend: &Backend) -> [u8; 3] {
-    let [_, a, b, c] = backend.vni.to_be_bytes();
-    [a, b, c]
-}
-
-/// Keeps the outer header of a packet that was just put into a tunnel to a node, for those that follow.
-#[inline(always)]
+/// Keeps the outer header of a packet that was just put into a tunnel to a node, for those that follow. Out of line, for it
+/// takes more stack than the way that ends here has to spare on Linux 6.1.
+#[inline(never)]
 pub(super) fn keep<P: Packet, T: Tables>(packet: &P, tables: &T, node: u32, inner_mtu: u32, ifindex: u32) {
     let Some(words) = packet.read::<[u64; 7]>(0) else { return };
     let [w0, w1, w2, w3, w4, w5, w6] = words.map(u64::from_le);

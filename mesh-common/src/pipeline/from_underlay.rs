@@ -13,11 +13,11 @@ use super::{
     second_chance::{self, Errand, Told},
     settle,
     translate::{Rewrite, translate},
-    tunnel::{self, RETURN_MAC, VNI_PRESENT},
+    tunnel::{self, RETURN_MAC},
 };
 use crate::{
     Packet, Reason, Tables, Verdict,
-    abi::{Address, Arrival, FlowKey, ForwardingAddress, Space},
+    abi::{Address, Arrival, FlowKey, ForwardingAddress, Space, VNI_PRESENT},
     wire::{ETHERNET, ether_type, ip_header, protocol},
 };
 
@@ -108,6 +108,14 @@ fn tunnelled<P: Packet, T: Tables>(
     outer: &Outer,
     way: &mut Way,
 ) -> Result<(), Reason> {
+    // Nothing else is looked at for what only the later hook can deliver.
+    if !T::DELIVERS {
+        let destination: [u8; 6] = packet.read(outer.l4 + 16).ok_or(Reason::Malformed)?;
+        if destination != RETURN_MAC {
+            *way = Way::Settled(Verdict::PASS);
+            return Ok(());
+        }
+    }
     let peer = tables.peer(outer.source).ok_or(Reason::NotAPeer)?;
     let vxlan: [u8; 8] = packet.read(outer.l4 + 8).ok_or(Reason::Malformed)?;
     if vxlan[0] & VNI_PRESENT == 0 {
@@ -119,11 +127,7 @@ fn tunnelled<P: Packet, T: Tables>(
     }
     let inner = outer.l4 + 16;
     let ethernet: EthHdr = packet.read(inner).ok_or(Reason::Malformed)?;
-    let is_return = ethernet.dst_addr == RETURN_MAC;
-    if !T::DELIVERS && !is_return {
-        *way = Way::Settled(Verdict::PASS);
-        return Ok(());
-    }
+    let is_return = !T::DELIVERS || ethernet.dst_addr == RETURN_MAC;
     if !T::FRAGMENTS && ethernet.ether_type == ForwardingAddress::ETHER_TYPE.to_be() {
         *way = Way::Told(Told { vni, peer, at: (inner + ETHERNET) as u8 });
         return Ok(());
@@ -194,7 +198,8 @@ fn tunnelled<P: Packet, T: Tables>(
         vni,
         mac: ethernet.dst_addr,
         source: ethernet.src_addr,
-        entry,
+        entry: entry as u16,
+        peer: peer as u16,
         tunnel: bytes as u8,
         errand: errand.byte(),
     });

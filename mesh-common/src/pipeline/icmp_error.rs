@@ -5,16 +5,15 @@ use super::made::{self, Answer};
 use crate::{
     Packet,
     abi::Family,
-    checksum::Sum,
     wire::{ETHERNET, icmp, protocol},
 };
 
 /// Bytes of an ICMP error before the packet that it quotes.
 const HEADER: usize = 8;
 
-/// Words of four bytes that are quoted at most: all that is asked for with IPv4, where the error is not to be longer than 576
+/// Bytes that are quoted at most, a multiple of four: all that is asked for with IPv4, where the error is not to be longer than 576
 /// bytes (RFC 1812, section 4.3.2.3), and with IPv6 enough for any chain of headers that the mesh reads.
-const WORDS: usize = (576 - 20 - HEADER) / 4;
+const QUOTED: usize = 576 - 20 - HEADER;
 
 /// Says that nobody takes what comes to this port.
 #[inline(always)]
@@ -39,10 +38,10 @@ pub(super) fn too_big<P: Packet>(packet: &mut P, answer: &Answer, mtu: u32) -> O
 /// Makes an error of this type and code, with this word behind them.
 #[inline(never)]
 fn make<P: Packet>(packet: &mut P, answer: &Answer, kind: [u8; 2], word: u32) -> Option<()> {
-    let quoted = (made::end(packet, answer.family)? - ETHERNET).min(WORDS * 4) & !3;
+    let quoted = (made::end(packet, answer.family)? - ETHERNET).min(QUOTED) & !3;
     let l4 = answer.l4();
     packet.quote(l4 + HEADER - ETHERNET, quoted)?;
-    let quote = sum_quote(packet, l4 + HEADER, quoted)?;
+    let quote = packet.sum_of(l4 + HEADER, quoted)?;
     let protocol = match answer.family {
         Family::V4 => protocol::ICMP,
         Family::V6 => protocol::ICMPV6,
@@ -52,20 +51,4 @@ fn make<P: Packet>(packet: &mut P, answer: &Answer, kind: [u8; 2], word: u32) ->
     let word = word.to_be_bytes();
     let [a, b] = answer.pseudo_header(protocol, length).plus16(kind).plus32(word).plus(quote).checksum();
     packet.write(l4, &[[kind[0], kind[1], a, b], word])
-}
-
-/// The sum of so many bytes from an offset on.
-#[inline(always)]
-fn sum_quote<P: Packet>(packet: &P, start: usize, length: usize) -> Option<Sum> {
-    let mut sum = Sum::ZERO;
-    for index in 0..WORDS {
-        // A loop, not so many copies of its body.
-        let index = core::hint::black_box(index);
-        if index * 4 >= length {
-            break;
-        }
-        let word: [u8; 4] = packet.read(start + index * 4)?;
-        sum = sum.plus32(word);
-    }
-    Some(sum)
 }

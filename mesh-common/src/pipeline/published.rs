@@ -54,7 +54,8 @@ pub(super) fn enter<T: Tables>(
             vni: backend.vni,
             mac: backend.mac,
             source,
-            entry: settings.node,
+            entry: settings.node as u16,
+            peer: settings.node as u16,
             tunnel: 0,
             errand: Errand::FIRST.byte(),
         });
@@ -152,7 +153,7 @@ pub(super) fn deliver<P: Packet, T: Tables>(
     }
     persistence::note(tables, &datagram.key, arrival, &landing);
     if landing.is_moved {
-        enter_by(tables, &mut datagram.key, arrival.entry);
+        enter_by(tables, &mut datagram.key, arrival.entry.into());
     }
     land(packet, tables, datagram, arrival, &landing)
 }
@@ -187,7 +188,7 @@ fn resume<T: Tables>(
         return Ok(false);
     };
     if balance::is_over(&flow, datagram)
-        || balance::is_stale(tables, &flow, datagram) && !Errand::from_byte(arrival.errand).is_last()
+        || balance::is_stale(tables, &flow, datagram) && !Errand::from_byte(arrival.errand).is_to_take()
     {
         return Ok(false);
     }
@@ -201,7 +202,7 @@ fn resume<T: Tables>(
     balance::mark(tables, &flow, datagram);
     landing.may_prove = newcomer::may_prove(&flow, datagram);
     // A router's error may come by any node.
-    landing.is_moved = flow.node != arrival.entry && datagram.may_open();
+    landing.is_moved = flow.node != NodeIndex::from(arrival.entry) && datagram.may_open();
     Ok(true)
 }
 
@@ -254,7 +255,7 @@ pub(super) fn open<T: Tables>(tables: &T, key: &mut FlowKey, change: &Rewrite, a
         destination: change.destination,
         source_port: change.source_port,
         destination_port: change.destination_port,
-        node: arrival.entry,
+        node: arrival.entry.into(),
         seen: tables.now(),
         service: arrival.service,
         flags: flow_flags::NEW,

@@ -4,7 +4,8 @@
 //! before, and a delivering node that does not know a flow passes its packet on: to where a [`ForwardingAddress`] says that
 //! it lives, to whom the packet names, to those that had the slot before by this node's own ring. Who knows the flow
 //! delivers it. When nobody is left, it comes back to the slot's current backend and is taken there: a datagram opens a flow,
-//! a segment meets the task's own kernel, which resets it.
+//! a segment meets the task's own kernel, which resets it. A backend that is not there, or drains, does not take it: who has
+//! been told so knows which came after, and passes it on once more.
 //!
 //! Loops are impossible: a packet carries in its tunnel how often it was asked for, which only ever grows, and the last
 //! errand is never passed on. (Prior art: Beamer, NSDI 2018; GitHub's GLB director.)
@@ -16,7 +17,7 @@ use crate::{
     Packet, Reason, Tables, Verdict,
     abi::{
         Address, Arrival, Backend, BackendIndex, Endpoint, Flow, FlowKey, ForwardingAddress, MacKey,
-        NodeIndex, Settings, Slot, Space, settings_flags,
+        NodeIndex, Settings, Slot, Space, settings_flags, station_flags,
     },
     wire::protocol,
 };
@@ -28,6 +29,8 @@ pub(super) struct Errand(u8);
 impl Errand {
     /// The packet comes from its entry node.
     pub(super) const FIRST: Self = Self(0);
+    /// Nobody else is asked: the backend that it is for takes it. Where that is not there, the slot's current one is the last.
+    const TAKE: Self = Self(0xfe);
     /// Whoever gets it takes it.
     pub(super) const LAST: Self = Self(0xff);
     /// How many nodes are asked at most: who had the slot before, and one that the packet or a forwarding address named.
@@ -49,15 +52,26 @@ impl Errand {
         self.0 == 0
     }
 
-    /// Whether whoever has the packet takes it.
+    /// Whether nobody else is asked.
     #[inline(always)]
-    pub(super) const fn is_last(self) -> bool {
+    pub(super) const fn is_to_take(self) -> bool {
         self.0 > Self::MOST
     }
 
     #[inline(always)]
+    const fn is_last(self) -> bool {
+        self.0 == Self::LAST.0
+    }
+
+    #[inline(always)]
     const fn next(self) -> Self {
-        if self.0 >= Self::MOST { Self::LAST } else { Self(self.0 + 1) }
+        if self.0 < Self::MOST { Self(self.0 + 1) } else { self.to_take() }
+    }
+
+    /// The next errand of a packet that nobody else is asked for.
+    #[inline(always)]
+    const fn to_take(self) -> Self {
+        if self.0 < Self::TAKE.0 { Self::TAKE } else { Self::LAST }
     }
 }
 
@@ -89,25 +103,25 @@ pub(super) fn ask<T: Tables>(
     if errand.is_last() || settings.flags & settings_flags::NO_SECOND_CHANCE != 0 {
         return Ok(false);
     }
-    let is_here = is_here(tables, settings, arrival);
+    let takes = takes(tables, settings, arrival);
     // Where its client may have a session, even a flow that opens is asked for.
     let opens = datagram.is_syn() && arrival.persistent == 0;
-    if opens && is_here {
+    if takes && (opens || errand.is_to_take()) {
         return Ok(false);
     }
-    onward.source = tables.node(arrival.entry).ok_or(Reason::NoRoute)?.mac;
+    onward.source = tables.node(arrival.entry.into()).ok_or(Reason::NoRoute)?.mac;
     onward.errand = errand.next();
     onward.vni = arrival.vni;
     // Also one that was passed on may come to where its flow left an address: at its entry node the ring was another, or it was
     // another's turn.
     let is_found = !opens
-        && !onward.errand.is_last()
+        && !onward.errand.is_to_take()
         && (follow_address(tables, settings, datagram, arrival, onward)
             || errand.is_first() && follow_name(tables, settings, arrival, onward));
     if is_found {
         return Ok(true);
     }
-    follow_history(tables, settings, datagram, arrival, onward, Asked { opens, is_here })
+    follow_history(tables, settings, datagram, arrival, onward, Asked { opens, takes })
 }
 
 /// Where a forwarding address that was left here says that the flow lives.
@@ -156,8 +170,8 @@ fn follow_name<T: Tables>(tables: &T, settings: &Settings, arrival: &Arrival, on
 struct Asked {
     /// It opens a flow, which nobody can know.
     opens: bool,
-    /// The backend that it was sent to is on this node.
-    is_here: bool,
+    /// The backend that it was sent to is on this node, and takes new flows.
+    takes: bool,
 }
 
 /// Who comes behind the backend that was asked, in the slot's history by this node's own ring, or who comes first if the
@@ -175,10 +189,7 @@ fn follow_history<T: Tables>(
     let service = lookup::asked(tables, datagram, &key.destination, key.destination_port)
         .ok_or(Reason::NotPublished)?;
     // A turn is no function of the hash that the slot goes by: who was chosen takes what may be a flow's first.
-    if service.takes_turns()
-        && asked.is_here
-        && arrival.errand == Errand::FIRST.byte()
-        && datagram.may_begin()
+    if service.takes_turns() && asked.takes && arrival.errand == Errand::FIRST.byte() && datagram.may_begin()
     {
         return Ok(false);
     }
@@ -191,25 +202,28 @@ fn follow_history<T: Tables>(
     let is_second = errand == Errand::FIRST.next();
     let was_latest = tables.backend(latest).is_some_and(is_asked);
     let was_oldest = tables.backend(oldest).is_some_and(is_asked);
-    // The current one, or one whose turn with the slot this node never heard of: it came after those that it remembers.
+    // The current one, or one whose turn with the slot this node never heard of.
     let was_later = !was_latest && !was_oldest;
-    // Without a history, as with round robin, the entry node's choice or an old address led here, not the ring.
-    let was_ring = latest != 0 || oldest != 0 || is_asked(current);
+    // Who passed the packet on has been asked; the entry node has not.
+    let peer = if is_first { 0 } else { arrival.peer.into() };
+    // One never heard of came after all that this node knows, if its ring is older than that of who named it. Or it came
+    // between the current one and those before: then the current one was asked, mostly by who passed the packet on.
+    let may_be_newer = was_later && !is_asked(current);
     let is_found = !asked.opens
-        && !onward.errand.is_last()
-        && ((is_first || is_second && !was_ring) && elsewhere(tables, settings, slot.current(), onward)
+        && !onward.errand.is_to_take()
+        && ((is_first || may_be_newer) && elsewhere(tables, settings, slot.current(), peer, onward)
             // Who was asked second may be one that the packet named, and the one between was not asked.
             || (is_first || was_later || is_second && was_oldest)
-                && elsewhere(tables, settings, latest, onward)
-            || (is_first || !was_oldest) && elsewhere(tables, settings, oldest, onward));
+                && elsewhere(tables, settings, latest, peer, onward)
+            || (is_first || !was_oldest) && elsewhere(tables, settings, oldest, peer, onward));
     if is_found {
         return Ok(true);
     }
-    if is_first && asked.is_here {
+    if is_first && asked.takes {
         return Ok(false);
     }
-    onward.errand = Errand::LAST;
-    if elsewhere(tables, settings, slot.current(), onward) {
+    onward.errand = errand.to_take();
+    if elsewhere(tables, settings, slot.current(), 0, onward) {
         return Ok(true);
     }
     arrival.mac = current.mac;
@@ -217,19 +231,21 @@ fn follow_history<T: Tables>(
     Ok(false)
 }
 
-/// Names a backend if it is one, and on another node: what this one does not know, none of its backends has.
+/// Names a backend if it is one, and neither on this node nor on another that was asked: what a node does not know, none of its
+/// backends has.
 #[inline(always)]
 fn elsewhere<T: Tables>(
     tables: &T,
     settings: &Settings,
     backend: BackendIndex,
+    asked: NodeIndex,
     onward: &mut Forward,
 ) -> bool {
     if backend == 0 {
         return false;
     }
     match tables.backend(backend) {
-        Some(backend) if backend.node != settings.node => {
+        Some(backend) if backend.node != settings.node && backend.node != asked => {
             onward.node = backend.node;
             onward.vni = backend.vni;
             onward.mac = backend.mac;
@@ -239,11 +255,13 @@ fn elsewhere<T: Tables>(
     }
 }
 
-/// Whether the backend that a packet was sent to is on this node.
+/// Whether the backend that a packet was sent to is on this node, and takes flows that the node does not know.
 #[inline(always)]
-fn is_here<T: Tables>(tables: &T, settings: &Settings, arrival: &Arrival) -> bool {
+fn takes<T: Tables>(tables: &T, settings: &Settings, arrival: &Arrival) -> bool {
     let key = MacKey { vni: arrival.vni, mac: arrival.mac, reserved: [0; 2] };
-    tables.station(&key).is_some_and(|station| station.node == settings.node)
+    tables
+        .station(&key)
+        .is_some_and(|station| station.node == settings.node && station.flags & station_flags::DRAINING == 0)
 }
 
 /// The node by which a packet entered that was passed on, as its tunnel names it.

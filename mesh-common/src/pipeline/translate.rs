@@ -66,11 +66,6 @@ fn translate_error<P: Packet>(packet: &mut P, datagram: &Datagram, flow: &Rewrit
     let source = Sum::ZERO.plus_address(flow.source).minus(Sum::ZERO.plus_address(key.source));
     let destination = Sum::ZERO.plus_address(flow.destination).minus(Sum::ZERO.plus_address(key.destination));
     let addresses = source.plus(destination);
-    let ports = Sum::ZERO
-        .plus16(flow.source_port)
-        .plus16(flow.destination_port)
-        .minus(Sum::ZERO.plus16(key.source_port).plus16(key.destination_port));
-
     match key.protocol {
         protocol::TCP | protocol::UDP => {
             let [a, b] = flow.destination_port;
@@ -88,6 +83,11 @@ fn translate_error<P: Packet>(packet: &mut P, datagram: &Datagram, flow: &Rewrit
         write_addresses(packet, datagram.family, l3, &flow.source, &flow.destination, addresses)?;
         addresses
     };
+    // Only now: the stack has no room to keep it until here.
+    let ports = Sum::ZERO
+        .plus16(flow.source_port)
+        .plus16(flow.destination_port)
+        .minus(Sum::ZERO.plus16(key.source_port).plus16(key.destination_port));
     match datagram.family {
         // The quoted header's own checksum makes up for its addresses.
         Family::V4 => packet.update_checksum(l4 + 2, None, ports, false),

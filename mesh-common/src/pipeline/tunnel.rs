@@ -9,7 +9,7 @@ use network_types::{
 use super::{Step, datagram::Datagram, second_chance::Errand};
 use crate::{
     Packet, Reason, Route, Tables, Verdict,
-    abi::{Address, Family, Node, Settings},
+    abi::{Address, Family, Node, Settings, VNI_PRESENT},
     checksum::Sum,
     hash,
     wire::{ETHERNET, HOP_LIMIT, ether_type, ip_header, ipv4_checksum, protocol},
@@ -86,7 +86,9 @@ pub(super) fn pass_on<P: Packet, T: Tables>(
         inner_len: inner,
         source_port: {
             let key = &datagram.key;
-            source_port(key.source, key.destination, key.source_port, key.destination_port, key.protocol)
+            let ([a, b], [c, d]) = (key.source_port, key.destination_port);
+            let ports = u32::from_le_bytes([a, b, c, d]);
+            source_port(key.source, key.destination, ports, key.protocol).to_be_bytes()
         },
         ecn: datagram.traffic_class & ECN,
     };
@@ -170,29 +172,21 @@ pub(super) fn write_outer<P: Packet>(
     )
 }
 
-/// The flag of a VXLAN header that says that it holds a VNI.
-pub(super) const VNI_PRESENT: u8 = 0x08;
-
 /// The bits of the traffic class that carry congestion marks (RFC 3168).
 pub(super) const ECN: u8 = 3;
 
 /// The outer source port, by which routers spread flows over paths: from the dynamic range 49152–65535
-/// (RFC 7348, section 5), the same for all packets of a flow, fragments too where they have no ports.
+/// (RFC 7348, section 5), the same for all packets of a flow, fragments too where they have no ports. `ports` are both of the
+/// flow's, as [`hash::flow_by_ports`] takes them.
 #[inline(always)]
-pub(super) fn source_port(
-    source: Address,
-    destination: Address,
-    [a, b]: [u8; 2],
-    [c, d]: [u8; 2],
-    protocol: u8,
-) -> [u8; 2] {
+pub(super) fn source_port(source: Address, destination: Address, ports: u32, protocol: u8) -> u16 {
     // One round of mixing: whoever wants his flows on one path can choose their ports anyway.
-    let ports = u64::from_le_bytes([a, b, c, d, protocol, 0, 0, 0]);
+    let ports = u64::from(protocol) << 32 | u64::from(ports);
     let [from_high, from_low] = source.0;
     let [to_high, to_low] = destination.0;
     let addresses = from_high ^ from_low.rotate_left(7) ^ to_high.rotate_left(29) ^ to_low.rotate_left(51);
     let hash = hash::words(0, [addresses ^ ports.rotate_left(40)]);
-    (0xc000 | (hash >> 48) as u16).to_be_bytes()
+    0xc000 | (hash >> 48) as u16
 }
 
 /// What an inner packet's congestion mark becomes when its outer header goes (RFC 6040, section 4.2): `None` to leave

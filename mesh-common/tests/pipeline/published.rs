@@ -55,7 +55,7 @@ fn the_packet_travels_untouched() {
             let tunnel = journey.tunnel();
             assert_eq!(tunnel.message(), sent);
             assert_eq!(tunnel.vni, BLUE);
-            assert_eq!(crate::message::macs(&tunnel.inner), (GATEWAY_MAC, C.mac()));
+            assert_eq!(crate::message::macs(&tunnel.inner), (HOST_MAC, C.mac()));
             let arrived = journey.at_task(C, GATEWAY_MAC);
             let back = mesh.task_sends(C, &arrived.reply());
             let tunnel = back.tunnel();

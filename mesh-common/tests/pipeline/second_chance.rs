@@ -6,7 +6,7 @@ use mesh_common::{
     Reason,
     abi::{
         Address, BackendIndex, EndpointKey, Family, ForwardingAddress, Local, ServiceKey, Slot, Space,
-        local_flags, node_mac, settings_flags,
+        local_flags, node_mac, settings_flags, station_flags,
     },
     wire::protocol,
 };
@@ -115,7 +115,7 @@ fn a_new_flow_goes_to_the_current_backend() {
             is_answered(&mesh, &journey, D, entry, &sent);
             if by == protocol::UDP {
                 // A datagram does not say whether it is a flow's first: those before are asked, once.
-                assert_eq!(journey.tunnels.last().map(|tunnel| tunnel.errand), Some(0xff));
+                assert_eq!(journey.tunnels.last().map(|tunnel| tunnel.errand), Some(TAKE));
             }
             let next = sent.clone().with_flags(ACK);
             let journey = mesh.wire_brings(entry, &next);
@@ -202,7 +202,7 @@ fn a_flow_whose_task_is_gone_moves_to_the_current_backend() {
         let next = sent.clone().with_flags(ACK);
         // The task's own kernel resets a connection that it does not know.
         let journey = mesh.wire_brings(1, &next);
-        assert_eq!(errands(&journey), [0, 1, 0xff]);
+        assert_eq!(errands(&journey), [0, 1, TAKE]);
         is_answered(&mesh, &journey, D, 1, &next);
     }
 }
@@ -229,7 +229,7 @@ fn a_connection_to_a_backend_that_is_not_there_goes_to_one_that_is() {
         let mac = mesh_common::abi::MacKey { vni: BLUE, mac: D.mac(), reserved: [0; 2] };
         mesh.node_mut(3).stations.remove(&mac);
         let journey = mesh.wire_brings(1, &sent);
-        assert_eq!(errands(&journey), [0, 0xff]);
+        assert_eq!(errands(&journey), [0, TAKE]);
         is_answered(&mesh, &journey, C, 1, &sent);
     }
 }
@@ -312,21 +312,131 @@ fn a_node_that_skipped_a_change_goes_by_what_it_remembers() {
     }
 }
 
-/// Whoever comes behind it in a history: the last errand is the slot's current backend's.
+/// The ring went from C to A to D; only the entry node has heard so, and the others' rings had another before.
 #[test]
-fn the_last_errand_ends_at_the_current_backend() {
+fn a_node_that_is_asked_as_one_it_never_heard_of_asks_its_own_current_one() {
+    for (mut mesh, family, by) in each() {
+        let sent = first(&mut mesh, family, by, 50000);
+        is_answered(&mesh, &mesh.wire_brings(2, &sent), C, 2, &sent);
+        set_ring(&mut mesh, &[2], family, port(by), D, [Some(A), Some(C)]);
+        set_ring(&mut mesh, &[1], family, port(by), C, [Some(D), None]);
+        let next = sent.clone().with_flags(ACK);
+        let journey = mesh.wire_brings(2, &next);
+        assert_eq!(macs_of(&journey.tunnels[1]).1, A.mac());
+        assert_eq!(macs_of(&journey.tunnels[2]).1, C.mac());
+        assert_eq!(errands(&journey), [0, 1, 2]);
+        is_answered(&mesh, &journey, C, 2, &next);
+    }
+}
+
+/// Who passed a packet on did not know it either.
+#[test]
+fn nobody_asks_back() {
+    for (mut mesh, family, by) in each() {
+        set_ring(&mut mesh, &[1, 3], family, port(by), D, [Some(C), None]);
+        let next = first(&mut mesh, family, by, 50000).with_flags(ACK);
+        let inner = next.frame(node_mac(mesh.underlay(1).into()), D.mac());
+        let tunnel = Tunnel { errand: 1, ..Tunnel::new(mesh.underlay(2), mesh.underlay(3), BLUE, inner) };
+        let journey = mesh.wire_brings_frame(3, tunnel.frame());
+        assert_eq!(errands(&journey), []);
+        is_answered(&mesh, &journey, D, 1, &next);
+    }
+}
+
+/// Nobody else is asked, and the backend that is there takes the packet.
+const TAKE: u8 = 0xfe;
+const LAST: u8 = 0xff;
+
+/// Whoever comes behind it in a history: the last errands are the slot's current backend's.
+#[test]
+fn the_last_errands_end_at_the_current_backend() {
     for (mut mesh, family, by) in each() {
         let next = first(&mut mesh, family, by, 50000).with_flags(ACK);
         set_ring(&mut mesh, &[1, 2, 3], family, port(by), D, [Some(A), Some(C)]);
-        let inner = next.frame(node_mac(mesh.underlay(2).into()), A.mac());
-        for (errand, expected) in [(1, vec![2, 0xff]), (3, vec![0xff])] {
+        let sent_to_a = |mesh: &Mesh, errand, inner: &[u8]| {
             let tunnel =
-                Tunnel { errand, ..Tunnel::new(mesh.underlay(2), mesh.underlay(1), BLUE, inner.clone()) };
+                Tunnel { errand, ..Tunnel::new(mesh.underlay(2), mesh.underlay(1), BLUE, inner.to_vec()) };
+            mesh.wire_brings_frame(1, tunnel.frame())
+        };
+        let inner = next.frame(node_mac(mesh.underlay(2).into()), A.mac());
+        for (errand, expected, task) in [
+            (1, vec![TAKE], D),
+            (3, vec![TAKE], D),
+            // Bytes that no node sends.
+            (4, vec![], A),
+            (0xfd, vec![], A),
+            (TAKE, vec![], A),
+            (LAST, vec![], A),
+        ] {
             let mesh = mesh.clone();
-            let journey = mesh.wire_brings_frame(1, tunnel.frame());
+            let journey = sent_to_a(&mesh, errand, &inner);
             assert_eq!(errands(&journey), expected, "after {errand}");
-            is_answered(&mesh, &journey, D, 2, &next);
+            is_answered(&mesh, &journey, task, 2, &next);
         }
+    }
+}
+
+/// The ring went from C to D to C: node 1 has not heard of the second change, and node 2 of neither.
+#[test]
+fn where_the_backend_is_gone_the_slots_current_one_takes_the_packet() {
+    for (mut mesh, family, by) in each() {
+        let sent = first(&mut mesh, family, by, 50000).with_flags(if by == protocol::TCP { SYN } else { 0 });
+        set_ring(&mut mesh, &[1], family, port(by), D, [Some(C), None]);
+        set_ring(&mut mesh, &[2], family, port(by), D, [Some(C), None]);
+        set_ring(&mut mesh, &[3], family, port(by), C, [Some(D), None]);
+        let gone = mesh_common::abi::MacKey { vni: BLUE, mac: D.mac(), reserved: [0; 2] };
+        mesh.node_mut(3).stations.remove(&gone);
+        let journey = mesh.wire_brings(1, &sent);
+        let expected: &[u8] = if by == protocol::TCP { &[0, TAKE] } else { &[0, 1, TAKE, LAST] };
+        assert_eq!(errands(&journey), expected);
+        is_answered(&mesh, &journey, C, 1, &sent);
+        // The last one takes it, or nobody.
+        let inner = sent.frame(node_mac(mesh.underlay(1).into()), D.mac());
+        let last = Tunnel { errand: LAST, ..Tunnel::new(mesh.underlay(1), mesh.underlay(3), BLUE, inner) };
+        let mesh = mesh.clone();
+        mesh.wire_brings_frame(3, last.frame()).is_lost(3, Reason::NoSuchEndpoint);
+    }
+}
+
+/// A backend that drains takes no flow that its node does not know, whoever sends it there.
+#[test]
+fn what_drains_is_passed_by() {
+    for (mut mesh, family, by) in each() {
+        let old = first(&mut mesh, family, by, 50000);
+        is_answered(&mesh, &mesh.wire_brings(1, &old), C, 1, &old);
+        let mac = mesh_common::abi::MacKey { vni: BLUE, mac: C.mac(), reserved: [0; 2] };
+        mesh.node_mut(2).stations.get_mut(&mac).unwrap().flags = station_flags::DRAINING;
+        // Node 1 has not heard of it, and sends it what is new.
+        set_ring(&mut mesh, &[2, 3], family, port(by), D, [Some(C), None]);
+        let new = old.clone().by_port(50001);
+        let journey = mesh.wire_brings(1, &new);
+        let expected: &[u8] = if by == protocol::TCP { &[0, TAKE] } else { &[0, 1] };
+        assert_eq!(errands(&journey), expected);
+        is_answered(&mesh, &journey, D, 1, &new);
+        let next = old.with_flags(ACK);
+        let journey = mesh.wire_brings(1, &next);
+        assert_eq!(errands(&journey), [0]);
+        is_answered(&mesh, &journey, C, 1, &next);
+    }
+}
+
+/// What its entry node remembers of round robin may be a backend that never had the flow.
+#[test]
+fn a_counted_flow_does_not_begin_at_a_backend_that_drains() {
+    for (mut mesh, family) in Mesh::each_with_family() {
+        let anycast = first(&mut mesh, family, protocol::TCP, 1).destination;
+        let syn = |from| Message::tcp(client(family), from, anycast, TCP_RR.0, SYN);
+        assert_eq!(mesh.wire_brings(2, &syn(50000)).task_of(&[B, C, D]), B);
+        let mac = mesh_common::abi::MacKey { vni: BLUE, mac: B.mac(), reserved: [0; 2] };
+        mesh.node_mut(1).stations.get_mut(&mac).unwrap().flags = station_flags::DRAINING;
+        set_ring(&mut mesh, &[1, 2, 3], family, TCP_RR_PORT, D, [None, None]);
+        let next = syn(50000).with_flags(ACK);
+        is_answered(&mesh, &mesh.wire_brings(2, &next), B, 2, &next);
+        mesh.node_mut(1).keep_flows(|_, _| false);
+        // Sent again: its entry node still goes by what it remembers.
+        let journey = mesh.wire_brings(2, &syn(50000));
+        assert_eq!(errands(&journey), [0, TAKE]);
+        is_answered(&mesh, &journey, D, 2, &syn(50000));
     }
 }
 

@@ -250,7 +250,7 @@ mod tests {
             let mac = [2, 0x42, 10, 0, 9, 10 + index as u8];
             let underlay = Address::from_v4([192, 0, 2, node as u8]);
             contents.nodes.insert(node, Node { address: underlay, ..Node::default() });
-            contents.backends.insert(index, Backend { address, vni: 7, node, mac, ..Backend::default() });
+            contents.backends.insert(index, Backend::new(address, 7, node, mac));
             let key = EndpointKey { address, vni: 7, reserved: 0 };
             contents.endpoints.insert(key, Endpoint { mac, node, ifindex, ..Endpoint::default() });
         }

@@ -166,6 +166,7 @@ fn program(attached: &Attached, interface_name: impl Fn(u32) -> String) -> types
         name: attached.program.clone(),
         mode: match attached.hook {
             Hook::Ingress => "tcx ingress",
+            Hook::Filter => "tc ingress",
             Hook::XdpNative => "xdp native",
             Hook::XdpGeneric => "xdp generic",
             Hook::Cgroup => "cgroup",

@@ -14,7 +14,7 @@ use std::{
 use imbl::{OrdMap, ordmap::DiffItem};
 use mesh_common::abi::{
     Address, AllowedKey, Backend, Endpoint, EndpointKey, MacKey, Node, NodeIndex, Service, ServiceKey,
-    Settings, Station, node_mac, service_flags,
+    Settings, Station, node_mac, service_flags, station_flags,
 };
 
 use super::{
@@ -137,7 +137,7 @@ fn lower_from(
         v4: station.v4,
         v6: station.v6,
         node: node(&station.node),
-        reserved: 0,
+        flags: if station.draining { station_flags::DRAINING } else { 0 },
     });
     follow_backends(&mut great.backends, &mut backends, &was.backends, &plan.backends, node)?;
     let rings = rings::place(plan, current, &backends, &nodes, settled)?;
@@ -241,13 +241,7 @@ fn follow_backends(
     }
     indices.change(lowered, &left, &came)?;
     for (id, backend) in entries {
-        let entry = Backend {
-            address: Address::from(id.address),
-            vni: id.vni,
-            node: node(&backend.node),
-            mac: backend.mac,
-            reserved: [0; 2],
-        };
+        let entry = Backend::new(Address::from(id.address), id.vni, node(&backend.node), backend.mac);
         lowered.insert(indices.get(&id), entry);
     }
     Ok(())

@@ -5,7 +5,7 @@ use std::{
     net::IpAddr,
 };
 
-use mesh_common::abi::{Address, Backend, Node, Service, ServiceKey, Slot, capacity};
+use mesh_common::abi::{Address, Backend, Node, Service, ServiceKey, Slot, capacity, station_flags};
 use proptest::prelude::*;
 
 use super::{memory::MemoryMaps, *};
@@ -129,6 +129,16 @@ fn a_second_round_changes_nothing() {
     let read_anew = read(&maps, None).unwrap();
     assert_eq!(lower(&plan, &read_anew, &NONE).unwrap(), first);
     assert_eq!(maps.writes, writes);
+}
+
+#[test]
+fn the_datapath_is_told_who_drains() {
+    let mut plan = plan_of(&services(&[(2, &[1, 2, 3])]));
+    let draining = *plan.stations.keys().next().expect("there are three");
+    plan.stations[&draining].draining = true;
+    let contents = lower(&plan, &MapContents::default(), &NONE).unwrap();
+    let drains = |key| contents.stations[key].flags & station_flags::DRAINING != 0;
+    assert!(plan.stations.keys().all(|key| drains(key) == (*key == draining)));
 }
 
 #[test]

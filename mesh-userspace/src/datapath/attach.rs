@@ -1,4 +1,5 @@
-//! Programs on interfaces and control groups, by links that are pinned.
+//! Programs on interfaces and control groups, by links that are pinned; on the ingress of interfaces of kernels without
+//! tcx, by filters.
 //!
 //! The kernel looks for an interface's index in the network namespace of the calling thread: it must be the
 //! node's.
@@ -12,6 +13,7 @@ use aya_obj::generated::{XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE, bpf_attach_type
 
 use super::{
     Datapath, DatapathError, cgroup,
+    clsact::{Filter, Filters},
     error::chain,
     sys::{self, Target},
 };
@@ -37,6 +39,8 @@ const SOCKETS: [(&str, bpf_attach_type); 8] = [
 pub enum Hook {
     /// Every packet that comes in by an interface, after the kernel has made an skb of it (tcx).
     Ingress,
+    /// The same where the kernel has no tcx: a filter of the queueing discipline `clsact`.
+    Filter,
     /// Every frame in the interface's driver.
     XdpNative,
     /// Every frame in the kernel's generic hook.
@@ -51,6 +55,7 @@ impl Hook {
     pub const fn label(self) -> &'static str {
         match self {
             Self::Ingress => "tcx",
+            Self::Filter => "clsact",
             Self::XdpNative => "xdp native",
             Self::XdpGeneric => "xdp generic",
             Self::Cgroup => "cgroup",
@@ -83,8 +88,8 @@ pub struct Attached {
     pub hook: Hook,
     /// The index of the interface, for programs on one.
     pub ifindex: Option<u32>,
-    /// The kernel's number for its link, the same for as long as it is attached.
-    pub link_id: u32,
+    /// The kernel's number for its link, the same for as long as it is attached; filters have none.
+    pub link_id: Option<u32>,
     /// The kernel's number for the program.
     pub program_id: u32,
     /// How many instructions the verifier looked at.
@@ -153,7 +158,14 @@ impl Datapath {
 
     /// Takes everything of ours from an interface; it is no error if there is nothing.
     pub fn detach(&self, ifindex: u32) -> Result<(), DatapathError> {
-        self.unpin_where(|pin| pin.ifindex == Some(ifindex))
+        self.unpin_where(|pin| pin.ifindex == Some(ifindex))?;
+        if self.abilities.tcx {
+            return Ok(());
+        }
+        Filters::open().and_then(|filters| filters.remove(ifindex)).map_err(|source| DatapathError::Filter {
+            doing: format!("take the filter from {}", interface(ifindex)),
+            source,
+        })
     }
 
     /// Takes everything of ours from every interface but these, and the programs of the sockets unless
@@ -162,16 +174,23 @@ impl Datapath {
         self.unpin_where(|pin| match pin.ifindex {
             Some(ifindex) => !ifindices.contains(&ifindex),
             None => !cgroup,
-        })
+        })?;
+        for Filter { ifindex, .. } in self.filters()? {
+            if !ifindices.contains(&ifindex) {
+                self.detach(ifindex)?;
+            }
+        }
+        Ok(())
     }
 
     /// Takes everything away, the maps and the file system of the pins too.
     pub fn detach_all(self, run_dir: &std::path::Path) -> Result<(), DatapathError> {
+        self.detach_all_but(&[], false)?;
         drop(self.fs);
         Self::remove(run_dir)
     }
 
-    /// Everything that is attached, in the order of its pins' names.
+    /// Everything that is attached, in the order of its pins' names; filters come last.
     pub fn attached(&self) -> Result<Vec<Attached>, DatapathError> {
         let mut all = Vec::new();
         for name in self.fs.list(LINKS)? {
@@ -191,14 +210,45 @@ impl Datapath {
                 program: pin.program.to_owned(),
                 hook: pin.hook,
                 ifindex: pin.ifindex,
-                link_id: facts.link,
+                link_id: Some(facts.link),
                 program_id: facts.program,
                 verified_instructions: program.verified_instructions,
                 runs: program.runs,
                 run_time_ns: program.run_time_ns,
             });
         }
+        for Filter { ifindex, program: name, program_id } in self.filters()? {
+            let program = match sys::program_facts(program_id) {
+                // Replaced or removed since it was listed.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                other => other.map_err(|source| DatapathError::Filter {
+                    doing: format!("look at the program of the filter on {}", interface(ifindex)),
+                    source,
+                })?,
+            };
+            all.push(Attached {
+                program: name,
+                hook: Hook::Filter,
+                ifindex: Some(ifindex),
+                link_id: None,
+                program_id,
+                verified_instructions: program.verified_instructions,
+                runs: program.runs,
+                run_time_ns: program.run_time_ns,
+            });
+        }
         Ok(all)
+    }
+
+    /// The mesh's filters; none where the kernel has tcx.
+    fn filters(&self) -> Result<Vec<Filter>, DatapathError> {
+        if self.abilities.tcx {
+            return Ok(Vec::new());
+        }
+        Filters::open().and_then(|filters| filters.all()).map_err(|source| DatapathError::Filter {
+            doing: "list the filters of the interfaces".into(),
+            source,
+        })
     }
 
     /// The pins of links that run another agent's programs; none if each is replaced.
@@ -232,8 +282,31 @@ impl Datapath {
     }
 
     fn attach_ingress(&self, program: &str, ifindex: u32) -> Result<(), DatapathError> {
+        if !self.abilities.tcx {
+            return self.ensure_filter(program, ifindex);
+        }
         let pin = pin_name(program, Hook::Ingress, Some(ifindex));
         self.ensure_link(program, &pin, Target::Interface(ifindex), bpf_attach_type::BPF_TCX_INGRESS, 0)
+    }
+
+    /// Makes `program` the one of the filter on an interface.
+    fn ensure_filter(&self, program: &str, ifindex: u32) -> Result<(), DatapathError> {
+        let fault = |source| DatapathError::Attach {
+            program: program.to_owned(),
+            target: interface(ifindex),
+            source,
+        };
+        let fd = self.program(program)?;
+        let filters = Filters::open().map_err(fault)?;
+        let wanted = Filter {
+            ifindex,
+            program: program.to_owned(),
+            program_id: sys::program_number(fd).map_err(fault)?,
+        };
+        if filters.on(ifindex).map_err(fault)?.as_ref() == Some(&wanted) {
+            return Ok(());
+        }
+        filters.put(ifindex, program, fd).map_err(fault)
     }
 
     /// Takes the XDP program from an interface, but for the way that is to stay.
@@ -257,10 +330,7 @@ impl Datapath {
         let fault = |source| DatapathError::Attach {
             program: program.to_owned(),
             target: match target {
-                Target::Interface(index) => match nix::net::if_::if_indextoname(index) {
-                    Ok(name) if !name.is_empty() => name.to_string_lossy().into_owned(),
-                    _ => format!("interface number {index}"),
-                },
+                Target::Interface(index) => interface(index),
                 Target::Cgroup(_) => "the root of the control groups".into(),
             },
             source,
@@ -316,6 +386,14 @@ impl Datapath {
             }
         }
         Ok(())
+    }
+}
+
+/// An interface as it is called in a sentence.
+fn interface(index: u32) -> String {
+    match nix::net::if_::if_indextoname(index) {
+        Ok(name) if !name.is_empty() => name.to_string_lossy().into_owned(),
+        _ => format!("interface number {index}"),
     }
 }
 

@@ -49,6 +49,23 @@ pub enum DatapathError {
         /// Which.
         name: String,
     },
+    /// It could not be found out what the kernel can do.
+    #[error(
+        "could not find out how programs are attached on this kernel: {source}; meshd must run as root, on Linux 6.1 or \
+         later with CONFIG_BPF_SYSCALL"
+    )]
+    Probe {
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The filters of interfaces could not be looked at or changed.
+    #[error("could not {doing}: {source}")]
+    Filter {
+        /// What was tried.
+        doing: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// A program could not be attached.
     #[error("could not attach the eBPF program {program} to {target}: {source}")]
     Attach {

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! bpf/maps/SERVICES-v1-…       the maps, by their layouts
-//! bpf/links/endpoint_tc-7      a program on the ingress of interface 7
+//! bpf/links/endpoint_tc-7      a program on the ingress of interface 7, unless it is in a filter: see `clsact`
 //! bpf/links/underlay_xdp-3-native
 //! bpf/links/connect4           a program on the root of the control groups
 //! ```
@@ -14,10 +14,12 @@
 //! Links know nothing of layouts: those of an earlier agent with other maps are taken over too, and their programs, which
 //! keep the earlier maps alive, work on until then. See `takeover`.
 
+mod abilities;
 mod attach;
 mod bpffs;
 mod carry;
 mod cgroup;
+mod clsact;
 mod error;
 mod home;
 mod layout;
@@ -51,6 +53,7 @@ pub use takeover::{Progress, Report};
 
 use self::log::ProgramLog;
 use crate::apply::SLOTS;
+use abilities::Abilities;
 use bpffs::BpfFs;
 use error::chain;
 use slots::SlotTable;
@@ -71,6 +74,7 @@ const TAIL_CALLS: [(&str, u32, &str); 7] = [
 #[derive(Debug)]
 pub struct Datapath {
     fs: BpfFs,
+    abilities: Abilities,
     ebpf: Ebpf,
     maps: BTreeMap<String, Map>,
     slots: SlotTable,
@@ -91,14 +95,28 @@ impl Datapath {
     ///
     /// The object's bytes must be aligned to four, as `aya::include_bytes_aligned!` makes them.
     pub fn open(run_dir: &Path, object: &[u8], netns_cookie: u64, slots: u32) -> Result<Self, DatapathError> {
+        let abilities = Abilities::probe().map_err(|source| DatapathError::Probe { source })?;
+        Self::open_with(run_dir, object, netns_cookie, slots, abilities)
+    }
+
+    /// The same, on a kernel that can do this.
+    fn open_with(
+        run_dir: &Path,
+        object: &[u8],
+        netns_cookie: u64,
+        slots: u32,
+        abilities: Abilities,
+    ) -> Result<Self, DatapathError> {
         let fs = BpfFs::open(run_dir)?;
         fs.make_directory(attach::LINKS)?;
         fs.keep_only(&[MAPS, NEXT, attach::LINKS])?;
         let preparation = Preparation::new(&fs, object, slots)?;
         let paths = preparation.paths(&fs);
         let entries = preparation.entries(SLOTS);
-        let load =
-            |bridge| Self::load(object, netns_cookie, &paths, entries, bridge).map(|loaded| (loaded, bridge));
+        let load = |bridge| {
+            Self::load(object, netns_cookie, abilities, &paths, entries, bridge)
+                .map(|loaded| (loaded, bridge))
+        };
         let first = if preparation.bridges() { Bridge::Before } else { Bridge::Alone };
         let (loaded, takeover) = match load(first) {
             // A kernel whose verifier takes less than the one that the object was built on.
@@ -115,7 +133,7 @@ impl Datapath {
         .and_then(|(loaded, bridge)| Ok((loaded, preparation.fill(&fs, bridge)?)))
         .inspect_err(|_| give_up(&fs))?;
         let Loaded { ebpf, maps, slots, log } = loaded;
-        let datapath = Self { fs, ebpf, maps, slots, log, takeover, bridged: None };
+        let datapath = Self { fs, abilities, ebpf, maps, slots, log, takeover, bridged: None };
         datapath.sweep()?;
         Ok(datapath)
     }
@@ -141,7 +159,7 @@ impl Datapath {
                 // While the older table of flows is still pinned.
                 let loaded = takeover
                     .settle()
-                    .and_then(|()| Self::load(object, netns_cookie, &takeover.paths, slots, Bridge::After))
+                    .and_then(|()| self.reload(object, netns_cookie, &takeover.paths, slots, Bridge::After))
                     .inspect_err(|_| give_up(&self.fs))?;
                 self.replace(loaded);
                 takeover.commit(&self.fs)?;
@@ -153,7 +171,7 @@ impl Datapath {
                 // Everything is pinned, as at any other start.
                 let preparation = Preparation::new(&self.fs, object, self.slots.count())?;
                 let paths = preparation.paths(&self.fs);
-                let loaded = Self::load(object, netns_cookie, &paths, slots, Bridge::Alone)?;
+                let loaded = self.reload(object, netns_cookie, &paths, slots, Bridge::Alone)?;
                 self.takeover = preparation.fill(&self.fs, Bridge::Alone)?;
                 self.replace(loaded);
                 self.bridged = Some(takeover.report());
@@ -165,6 +183,17 @@ impl Datapath {
                 Ok(Progress::Done(self.bridged.take().unwrap_or_else(|| takeover.report())))
             }
         }
+    }
+
+    fn reload(
+        &self,
+        object: &[u8],
+        netns_cookie: u64,
+        paths: &[(String, PathBuf)],
+        slots: Option<u32>,
+        bridge: Bridge,
+    ) -> Result<Loaded, DatapathError> {
+        Self::load(object, netns_cookie, self.abilities, paths, slots, bridge)
     }
 
     fn replace(&mut self, loaded: Loaded) {
@@ -196,6 +225,7 @@ impl Datapath {
     fn load(
         object: &[u8],
         netns_cookie: u64,
+        abilities: Abilities,
         paths: &[(String, PathBuf)],
         slots: Option<u32>,
         bridge: Bridge,
@@ -210,6 +240,8 @@ impl Datapath {
         let bridge = bridge as u32;
         loader.override_global("NETNS_COOKIE", &netns_cookie, true);
         loader.override_global("BRIDGING", &bridge, true);
+        let decap_flags = u32::from(abilities.decap_flags);
+        loader.override_global("DECAP_FLAGS", &decap_flags, true);
         let mut ebpf = loader.load(object).map_err(|error| DatapathError::Load { why: chain(&error) })?;
         let mut programs: Vec<(&str, &mut Program)> = ebpf.programs_mut().collect();
         programs.sort_unstable_by_key(|(name, _)| *name);

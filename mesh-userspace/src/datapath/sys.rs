@@ -13,6 +13,7 @@ use std::{
 
 use aya_obj::generated::{
     bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info, bpf_link_type, bpf_map_info, bpf_prog_info,
+    bpf_prog_type,
 };
 use mesh_common::abi::Pod;
 use nix::libc;
@@ -59,6 +60,35 @@ pub(super) fn create_link(
     attr.link_create.attach_type = attach_type as u32;
     attr.link_create.flags = flags;
     new_fd(bpf_cmd::BPF_LINK_CREATE, &mut attr)
+}
+
+/// Asks what is attached to an interface's ingress by tcx; the answer is of no interest, but whether there is one.
+pub(super) fn query_tcx(ifindex: u32) -> io::Result<()> {
+    let mut attr = empty_attr();
+    attr.query.__bindgen_anon_1.target_ifindex = ifindex;
+    attr.query.attach_type = bpf_attach_type::BPF_TCX_INGRESS as u32;
+    bpf(bpf_cmd::BPF_PROG_QUERY, &mut attr).map(drop)
+}
+
+/// Loads a program of a tc hook from its instructions.
+pub(super) fn load_classifier(instructions: &[[u8; 8]]) -> io::Result<OwnedFd> {
+    let mut attr = empty_attr();
+    attr.__bindgen_anon_3.prog_type = bpf_prog_type::BPF_PROG_TYPE_SCHED_CLS as u32;
+    attr.__bindgen_anon_3.insn_cnt = u32::try_from(instructions.len()).map_err(io::Error::other)?;
+    attr.__bindgen_anon_3.insns = instructions.as_ptr() as u64;
+    attr.__bindgen_anon_3.license = c"Dual MIT/GPL".as_ptr() as u64;
+    new_fd(bpf_cmd::BPF_PROG_LOAD, &mut attr)
+}
+
+/// Runs a program once, on a frame that nobody sent; returns what it returned.
+pub(super) fn test_run(program: BorrowedFd<'_>, frame: &[u8]) -> io::Result<u32> {
+    let mut attr = empty_attr();
+    attr.test.prog_fd = raw(program);
+    attr.test.data_in = frame.as_ptr() as u64;
+    attr.test.data_size_in = u32::try_from(frame.len()).map_err(io::Error::other)?;
+    bpf(bpf_cmd::BPF_PROG_TEST_RUN, &mut attr)?;
+    // SAFETY: the kernel has filled in the variant of this command; it is made of integers.
+    Ok(unsafe { attr.test.retval })
 }
 
 /// Puts another program of the same kind into a link, in one atomic step.

@@ -67,6 +67,13 @@ impl Node {
         Datapath::open(&self.run_dir.0, &object(), cookie, capacity::SLOTS).unwrap()
     }
 
+    /// As on a kernel that has neither links on interfaces nor flags for opening tunnels.
+    fn open_as_on_linux_6_1(&self) -> Datapath {
+        let cookie = self.scratch.namespace().cookie().unwrap();
+        let abilities = Abilities { tcx: false, decap_flags: false };
+        Datapath::open_with(&self.run_dir.0, &object(), cookie, capacity::SLOTS, abilities).unwrap()
+    }
+
     /// Runs `work` inside.
     fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         self.scratch.namespace().run_blocking(work).unwrap()
@@ -76,6 +83,11 @@ impl Node {
         let text = self.scratch.ip(&["-o", "link", "show", name]);
         text.split(':').next().unwrap().parse().unwrap()
     }
+}
+
+/// What programs on interfaces are attached by on this kernel.
+fn ingress() -> Hook {
+    if Abilities::probe().unwrap().tcx { Hook::Ingress } else { Hook::Filter }
 }
 
 fn seen(datapath: &Datapath) -> Vec<(String, Hook, Option<u32>)> {
@@ -119,8 +131,8 @@ fn a_restart_takes_over_maps_and_links() {
         assert!(attached.verified_instructions > 0, "{attached:?}");
     }
     for expected in [
-        ("endpoint_tc", Hook::Ingress, Some(up1)),
-        ("underlay_tc", Hook::Ingress, Some(up0)),
+        ("endpoint_tc", ingress(), Some(up1)),
+        ("underlay_tc", ingress(), Some(up0)),
         ("underlay_xdp", Hook::XdpNative, Some(up0)),
         ("connect4", Hook::Cgroup, None),
     ] {
@@ -142,6 +154,7 @@ fn a_restart_takes_over_maps_and_links() {
     for (new, old) in second.iter().zip(&first) {
         // The same link with another program: replaced in place, never detached.
         assert_eq!(new.link_id, old.link_id, "{}", new.program);
+        assert_eq!(new.hook, old.hook, "{}", new.program);
         assert_ne!(new.program_id, old.program_id, "{}", new.program);
     }
 }
@@ -191,7 +204,8 @@ fn a_link_goes_with_its_interface() {
         datapath.attach_underlay(up0, XdpMode::Auto).unwrap();
         node.scratch.ip(&["link", "del", "up0"]);
         assert_eq!(seen(&datapath), []);
-        assert_eq!(datapath.fs.list(attach::LINKS).unwrap().len(), 3);
+        let filters = if ingress() == Hook::Filter { 2 } else { 0 };
+        assert_eq!(datapath.fs.list(attach::LINKS).unwrap().len(), 3 - filters);
         datapath.sweep().unwrap();
         assert_eq!(datapath.fs.list(attach::LINKS).unwrap().len(), 0);
 
@@ -202,10 +216,111 @@ fn a_link_goes_with_its_interface() {
         node.scratch.ip(&["link", "add", "up0", "index", "900", "type", "veth", "peer", "name", "up1"]);
         assert_eq!(seen(&datapath), []);
         datapath.attach_endpoint(900).unwrap();
-        assert_eq!(seen(&datapath), [("endpoint_tc".into(), Hook::Ingress, Some(900))]);
+        assert_eq!(seen(&datapath), [("endpoint_tc".into(), ingress(), Some(900))]);
 
         let text = datapath.attach_endpoint(4_000_000).unwrap_err().to_string();
         assert!(text.contains("endpoint_tc") && text.contains("interface number 4000000"), "{text}");
+    });
+}
+
+/// Runs `tc` in the namespace of the calling thread.
+fn tc(arguments: &[&str]) -> String {
+    let output = std::process::Command::new("tc").args(arguments).output().unwrap();
+    assert!(output.status.success(), "tc {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn without_links_there_are_filters() {
+    let node = Node::new();
+    let (up0, up1) = (node.index("up0"), node.index("up1"));
+    let attach = |datapath: &Datapath| {
+        datapath.attach_endpoint(up1).unwrap();
+        datapath.attach_underlay(up0, XdpMode::Off).unwrap();
+    };
+    let mut expected = [("endpoint_tc", up1), ("underlay_tc", up0)]
+        .map(|(name, index)| (name.to_owned(), Hook::Filter, Some(index)));
+    expected.sort_by_key(|(_, _, index)| *index);
+    let seen = |datapath: &Datapath| {
+        let mut seen = seen(datapath);
+        seen.sort_by_key(|(_, _, index)| *index);
+        seen
+    };
+    let numbers =
+        |datapath: &Datapath| datapath.attached().unwrap().iter().map(|a| a.program_id).collect::<Vec<_>>();
+    node.inside(|| {
+        let first = node.open_as_on_linux_6_1();
+        attach(&first);
+        assert_eq!(seen(&first), expected);
+        let before = numbers(&first);
+        attach(&first);
+        assert_eq!(numbers(&first), before);
+        drop(first);
+
+        // They outlive the agent, and the next one's programs take their places.
+        let second = node.open_as_on_linux_6_1();
+        assert_eq!(numbers(&second), before);
+        assert_eq!(second.foreign().unwrap().len(), 2);
+        attach(&second);
+        assert_eq!(seen(&second), expected);
+        assert!(numbers(&second).iter().all(|number| !before.contains(number)));
+        assert!(second.foreign().unwrap().is_empty());
+
+        // What somebody takes away is put back.
+        tc(&["qdisc", "del", "dev", "up0", "clsact"]);
+        assert_eq!(seen(&second).len(), 1);
+        attach(&second);
+        assert_eq!(seen(&second), expected);
+
+        second.detach_all_but(&[up1], false).unwrap();
+        assert_eq!(seen(&second), [("endpoint_tc".into(), Hook::Filter, Some(up1))]);
+        second.detach(up1).unwrap();
+        second.detach(up1).unwrap();
+        assert_eq!(seen(&second), []);
+
+        node.scratch.ip(&["link", "del", "up0"]);
+        let text = second.attach_endpoint(up1).unwrap_err().to_string();
+        assert!(
+            text.starts_with(&format!(
+                "could not attach the eBPF program endpoint_tc to interface number {up1}"
+            )),
+            "{text}"
+        );
+    });
+}
+
+#[test]
+fn filters_of_others_stay() {
+    let node = Node::new();
+    let (up0, up1) = (node.index("up0"), node.index("up1"));
+    // A classic program that matches nothing.
+    let other = |device, number: &[&str]| {
+        let filter = ["filter", "add", "dev", device, "ingress", "protocol", "all"];
+        tc(&[&filter, number, &["bpf", "bytecode", "1,6 0 0 0"]].concat());
+    };
+    let others = |device| {
+        let shown = tc(&["filter", "show", "dev", device, "ingress"]);
+        shown.lines().filter(|line| line.contains("handle") && !line.contains("mesh:")).count()
+    };
+    node.inside(|| {
+        let datapath = node.open_as_on_linux_6_1();
+        // A queueing discipline of the older kind, and a filter of the very preference.
+        tc(&["qdisc", "add", "dev", "up0", "ingress"]);
+        other("up0", &["pref", "19781", "handle", "3"]);
+        other("up0", &["pref", "8"]);
+        datapath.attach_underlay(up0, XdpMode::Off).unwrap();
+        assert_eq!(seen(&datapath), [("underlay_tc".into(), Hook::Filter, Some(up0))]);
+        assert_eq!(others("up0"), 2);
+        datapath.detach_all_but(&[], false).unwrap();
+        assert_eq!((seen(&datapath), others("up0")), (vec![], 2));
+
+        // One in the very place of ours is neither replaced nor taken away.
+        tc(&["qdisc", "add", "dev", "up1", "clsact"]);
+        other("up1", &["pref", "19781", "handle", "0x5348"]);
+        let error = datapath.attach_endpoint(up1).unwrap_err();
+        assert!(matches!(&error, DatapathError::Attach { source, .. } if source.kind() == std::io::ErrorKind::AlreadyExists), "{error}");
+        datapath.detach_all_but(&[], false).unwrap();
+        assert_eq!(others("up1"), 1);
     });
 }
 
@@ -223,7 +338,7 @@ fn detaching_takes_what_is_named_and_leaves_the_rest() {
         datapath.detach(up0).unwrap();
         assert_eq!(seen(&datapath).len(), 1 + 8);
         datapath.detach_all_but(&[up1], false).unwrap();
-        assert_eq!(seen(&datapath), [("host_tc".into(), Hook::Ingress, Some(up1))]);
+        assert_eq!(seen(&datapath), [("host_tc".into(), ingress(), Some(up1))]);
         datapath.detach_all_but(&[], true).unwrap();
         assert_eq!(seen(&datapath), []);
     });
@@ -242,7 +357,7 @@ fn xdp_runs_in_the_way_that_was_asked_for_or_says_why_not() {
         assert!(shown().contains("xdpgeneric"), "{}", shown());
         assert_eq!(datapath.attach_underlay(up0, XdpMode::Off).unwrap(), XdpOutcome::Off);
         assert!(!shown().contains("xdp"), "{}", shown());
-        assert_eq!(seen(&datapath), [("underlay_tc".into(), Hook::Ingress, Some(up0))]);
+        assert_eq!(seen(&datapath), [("underlay_tc".into(), ingress(), Some(up0))]);
         assert_eq!(datapath.attach_underlay(up0, XdpMode::Auto).unwrap(), XdpOutcome::Native);
 
         // The loopback's driver has no XDP.

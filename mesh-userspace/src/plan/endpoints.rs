@@ -33,7 +33,8 @@ pub(super) fn station(table: &Table, endpoint: &Endpoint) -> Option<(MacKey, Pla
     let network = table.networks.get(&endpoint.network)?;
     let key = MacKey { vni: network.vni, mac: endpoint.mac, reserved: [0; 2] };
     let (v4, v6) = (address_or_none(endpoint, Family::V4), address_or_none(endpoint, Family::V6));
-    Some((key, PlannedStation { v4, v6, node: table.nodes.get(&endpoint.node)?.address }))
+    let draining = endpoint.weight == 0;
+    Some((key, PlannedStation { v4, v6, node: table.nodes.get(&endpoint.node)?.address, draining }))
 }
 
 /// What hangs on the host sides of this node's attached endpoints.

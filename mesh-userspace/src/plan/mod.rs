@@ -132,6 +132,8 @@ pub struct PlannedStation {
     pub v6: Address,
     /// Its node's underlay address.
     pub node: IpAddr,
+    /// Its weight is 0: it takes no new flow.
+    pub draining: bool,
 }
 
 /// A backend.

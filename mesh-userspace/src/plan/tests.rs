@@ -132,6 +132,12 @@ fn a_backend_that_drains_has_no_slot_and_stays_a_backend() {
         // Flows under way are looked for there.
         assert_eq!(draining.backends.len(), 6);
         assert!(draining.services.values().all(|service| !service.draining), "{scheduler:?}");
+        // Its own node is to know that no flow begins there.
+        let drains = |last| {
+            let mac = [2, 0x42, 10, 0, 9, last];
+            draining.stations[&MacKey { vni: 4097, mac, reserved: [0; 2] }].draining
+        };
+        assert_eq!([11, 12, 13].map(drains), [false, true, false]);
 
         let drains = |(name, endpoint)| (name, Endpoint { weight: 0, ..endpoint });
         table.endpoints = table.endpoints.into_iter().map(drains).collect();
@@ -238,7 +244,7 @@ fn attached_endpoints_fill_the_tables_of_their_interfaces() {
     assert_eq!(plan.attachments.keys().copied().collect::<Vec<_>>(), [7]);
     assert_eq!(plan.attachments[&7], Attachment { v4, v6, vni: 4097, mac, reserved: [0; 6] });
     let station = plan.stations[&MacKey { vni: 4097, mac, reserved: [0; 2] }];
-    assert_eq!(station, PlannedStation { v4, v6, node: ip("192.0.2.1") });
+    assert_eq!(station, PlannedStation { v4, v6, node: ip("192.0.2.1"), draining: false });
     assert_eq!(plan.stations.len(), 3);
     let hooks: Vec<_> = plan.hooks.into_iter().collect();
     assert_eq!(hooks, [(2, Hook::Underlay(XdpMode::Auto)), (4, Hook::Host), (7, Hook::Endpoint)]);

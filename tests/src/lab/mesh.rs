@@ -28,6 +28,8 @@ pub struct Mesh {
     pub nodes: Vec<String>,
     /// Nodes that run no daemon: a kernel's own `vxlan` device stands for them. Numbered after the others.
     pub kernel_nodes: Vec<String>,
+    /// Nodes that are in the file alone, and not in the lab. Numbered after those.
+    pub absent_nodes: Vec<String>,
     /// Hosts on the underlay that are no nodes, numbered from 101.
     pub clients: Vec<String>,
     /// The file's `options`.
@@ -89,7 +91,7 @@ pub struct Endpoint {
     pub network: String,
     /// One of its addresses.
     pub address: String,
-    /// The host of the lab whose namespace is the task's; `None` on a kernel's node.
+    /// The host of the lab whose namespace is the task's; `None` on a node without a daemon.
     pub task: Option<String>,
     /// Its weight as a backend; not said if `None`.
     pub weight: Option<u16>,
@@ -104,6 +106,7 @@ impl Mesh {
             mtu: 1500,
             nodes: (1..=nodes).map(|number| format!("n{number}")).collect(),
             kernel_nodes: Vec::new(),
+            absent_nodes: Vec::new(),
             clients: vec!["client".to_owned()],
             options: Map::new(),
             networks: Vec::new(),
@@ -175,6 +178,13 @@ impl Mesh {
     #[must_use]
     pub fn kernel_node(mut self, name: &str) -> Self {
         self.kernel_nodes.push(name.to_owned());
+        self
+    }
+
+    /// With one more node that is in the file alone: what goes there, the test takes.
+    #[must_use]
+    pub fn absent_node(mut self, name: &str) -> Self {
+        self.absent_nodes.push(name.to_owned());
         self
     }
 
@@ -274,14 +284,15 @@ impl Mesh {
     /// With an attachment of the task `task`, which may have others.
     #[must_use]
     pub fn endpoint(mut self, name: &str, node: &str, network: &str, address: &str, task: &str) -> Self {
-        let kernel = self.kernel_nodes.iter().any(|kernel| kernel == node);
+        let is_without_tasks =
+            self.kernel_nodes.iter().chain(&self.absent_nodes).any(|without| without == node);
         self.endpoints.push(Endpoint {
             name: name.to_owned(),
             node: node.to_owned(),
             service: None,
             network: network.to_owned(),
             address: address.to_owned(),
-            task: (!kernel).then(|| task.to_owned()),
+            task: (!is_without_tasks).then(|| task.to_owned()),
             weight: None,
         });
         self
@@ -316,7 +327,7 @@ impl Mesh {
 
     /// The last number of a host's underlay addresses.
     pub(super) fn number(&self, host: &str) -> Result<u8> {
-        let nodes = self.nodes.iter().chain(&self.kernel_nodes).zip(1..);
+        let nodes = self.nodes.iter().chain(&self.kernel_nodes).chain(&self.absent_nodes).zip(1..);
         let mut numbered = nodes.chain(self.clients.iter().zip(101..));
         let found = numbered.find(|(name, _)| *name == host);
         Ok(found.with_context(|| format!("no host {host} on the underlay"))?.1)
@@ -354,7 +365,7 @@ impl Mesh {
 
     /// What is in the file of every node.
     fn file(&self) -> Result<Value> {
-        let all_nodes = self.nodes.iter().chain(&self.kernel_nodes);
+        let all_nodes = self.nodes.iter().chain(&self.kernel_nodes).chain(&self.absent_nodes);
         let nodes = all_nodes.map(|name| Ok((name.clone(), json!({ "address": self.address(name)? }))));
         let networks = self.networks.iter().map(|network| {
             let mut entry = json!({ "vni": network.vni, "subnets": network.subnets });

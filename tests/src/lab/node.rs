@@ -22,7 +22,7 @@ use super::{
 };
 
 /// How long a daemon may take from its start until it says that it is ready.
-const READY: Duration = Duration::from_secs(60);
+const READY: Duration = Duration::from_secs(300);
 
 /// Where the programs are, if not beside this one.
 static PROGRAMS: OnceLock<PathBuf> = OnceLock::new();

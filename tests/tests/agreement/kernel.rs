@@ -88,6 +88,13 @@ pub(crate) struct Kernel {
     uplink: u32,
 }
 
+/// Whether this kernel has the flags for opening tunnels, by its own types.
+pub(crate) fn has_decap_flags() -> Result<bool> {
+    const NAME: &[u8] = b"BPF_F_ADJ_ROOM_DECAP_L3_IPV4";
+    let types = fs::read("/sys/kernel/btf/vmlinux").context("the kernel does not tell its types")?;
+    Ok(types.windows(NAME.len()).any(|window| window == NAME))
+}
+
 macro_rules! map {
     ($object:expr, $kind:ident, $name:literal) => {
         $kind::try_from($object.take_map($name).context(concat!("no map ", $name))?)?
@@ -96,13 +103,16 @@ macro_rules! map {
 
 impl Kernel {
     /// Loads the object. The XDP program is also put on the uplink, which would otherwise have no queue of XDP's that a
-    /// test could name.
-    pub(crate) fn load(pins: &std::path::Path, uplink: u32) -> Result<Self> {
+    /// test could name. Tunnels are opened with the flags for it, or as on kernels that have none.
+    pub(crate) fn load(pins: &std::path::Path, uplink: u32, decap_flags: bool) -> Result<Self> {
         let path = object();
         let bytes = fs::read(&path).with_context(|| {
             format!("no eBPF object at {}: `cargo xtask build-ebpf` makes it", path.display())
         })?;
-        let mut programs = EbpfLoader::new().default_map_pin_directory(pins).load(&bytes)?;
+        let mut programs = EbpfLoader::new()
+            .default_map_pin_directory(pins)
+            .override_global("DECAP_FLAGS", &u32::from(decap_flags), true)
+            .load(&bytes)?;
         for name in [
             "endpoint_tc",
             "host_tc",

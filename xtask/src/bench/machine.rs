@@ -11,6 +11,9 @@ pub(super) struct Machine {
     processors: usize,
     memory_kib: u64,
     kernel: String,
+    /// The kernels of the virtual machines that were measured in.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    guests: Vec<String>,
 }
 
 impl Machine {
@@ -29,12 +32,23 @@ impl Machine {
             processors: thread::available_parallelism().map_or(0, usize::from),
             memory_kib: memory.and_then(|text| text.trim_end_matches(" kB").parse().ok()).unwrap_or(0),
             kernel: kernel.map_or_else(|_| unknown(), |text| text.trim().to_owned()),
+            guests: Vec::new(),
         }
+    }
+
+    /// With virtual machines on it, by their kernels.
+    pub(super) fn with_guests(mut self, kernels: impl Iterator<Item = String>) -> Self {
+        self.guests.extend(kernels.map(|kernel| format!("Linux {kernel}")));
+        self
     }
 
     /// In one line.
     pub(super) fn shown(&self) -> String {
         let gigabytes = self.memory_kib as f64 / f64::from(1 << 20);
-        format!("{} × {}, {gigabytes:.1} GiB, Linux {}", self.processors, self.processor, self.kernel)
+        let guests = match self.guests.as_slice() {
+            [] => String::new(),
+            guests => format!(" (emulated by QEMU: {})", guests.join(", ")),
+        };
+        format!("{} × {}, {gigabytes:.1} GiB, Linux {}{guests}", self.processors, self.processor, self.kernel)
     }
 }

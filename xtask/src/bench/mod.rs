@@ -3,6 +3,7 @@
 mod chart;
 mod compared;
 mod connect;
+mod director;
 mod disruption;
 mod figure;
 mod findings;
@@ -28,7 +29,7 @@ use crate::{build::Profile, lab, progress, project};
 const PREFIX: &str = "bench";
 
 /// The suites, in the order of the report.
-const SUITES: [&str; 4] = ["prog", "overlay", "connect", "disruption"];
+const SUITES: [&str; 5] = ["prog", "director", "overlay", "connect", "disruption"];
 
 /// What `bench` takes.
 #[derive(clap::Args)]
@@ -48,6 +49,8 @@ pub(crate) struct Arguments {
 enum Suite {
     /// What each path through the programs costs a packet
     Prog(prog::Arguments),
+    /// What it costs to forward a packet to a service, by the mesh, by IPVS and by nftables and iptables
+    Director(director::Arguments),
     /// Throughput, latency and work between tasks on two nodes, through virtual IPs and through published ports
     Overlay(overlay::Arguments),
     /// Short connections through virtual IPs and published ports
@@ -58,9 +61,19 @@ enum Suite {
 
 /// Builds, measures, and shows what was found.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    if let Some(Suite::Director(arguments)) = &arguments.suite
+        && arguments.here
+    {
+        return director::here(arguments);
+    }
     // What is measured is what people install.
     lab::prepare(Profile::Release)?;
     lab::clean_up_when_interrupted(PREFIX)?;
+    if let Some(Suite::Prog(of_prog)) = &arguments.suite
+        && let Some(text) = of_prog.explained()
+    {
+        return prog::explain(of_prog, text);
+    }
     let suites = match &arguments.suite {
         Some(suite) => std::slice::from_ref(suite),
         None => &all()?,
@@ -112,6 +125,7 @@ impl Suite {
     fn measure(&self) -> Result<(Findings, Result<()>)> {
         match self {
             Self::Prog(arguments) => prog::measure(arguments),
+            Self::Director(arguments) => director::measure(arguments),
             Self::Overlay(arguments) => overlay::measure(arguments),
             Self::Connect(arguments) => connect::measure(arguments),
             Self::Disruption(arguments) => disruption::measure(arguments),

@@ -12,6 +12,8 @@ pub(crate) enum Purpose {
     Build,
     /// Running them in the lab's network namespaces, with real servers and clients
     Lab,
+    /// Running them under Debian's kernels in a virtual machine
+    Vm,
     /// Running every test
     Test,
 }
@@ -62,6 +64,17 @@ const LAB: &[(&str, &[&str])] = &[
     ("tcpdump", &["tcpdump"]),
 ];
 
+/// What a virtual machine takes, and what is found only there: a kernel with IPVS and iptables.
+const VM: &[(&str, &[&str])] = &[
+    ("busybox", &["busybox-static"]),
+    ("ipvsadm", &["ipvsadm"]),
+    ("iptables", &["iptables"]),
+    ("modprobe", &["kmod"]),
+    ("qemu-system-x86_64", &["qemu-system-x86"]),
+    ("xz", &["xz-utils"]),
+    ("zstd", &["zstd"]),
+];
+
 /// Looks for everything that `purpose` takes.
 pub(super) fn survey(purpose: Purpose) -> Vec<Missing> {
     let mut missing = Vec::new();
@@ -76,9 +89,9 @@ pub(super) fn survey(purpose: Purpose) -> Vec<Missing> {
     if linker.is_none() {
         missing.push(Missing { what: format!("bpf-linker {LINKER_VERSION}"), mend: Mend::Linker });
     }
-    if purpose > Purpose::Build {
-        for &(program, packages) in LAB {
-            if process::find(program).is_none() {
+    for (from, programs) in [(Purpose::Lab, LAB), (Purpose::Vm, VM)] {
+        for &(program, packages) in programs {
+            if purpose >= from && process::find(program).is_none() {
                 missing.push(Missing { what: program.to_owned(), mend: Mend::Packages(packages) });
             }
         }

@@ -1,5 +1,6 @@
 //! `cargo xtask bench prog`: what each path through the programs costs a packet.
 
+mod explain;
 mod frame;
 mod path;
 mod scenario;
@@ -12,6 +13,7 @@ use mesh_tests::{
 };
 
 use self::{
+    explain::Explainer,
     frame::Frame,
     path::{Path, Site, Supply, Wanted},
     scenario::{Families, Inner},
@@ -24,7 +26,10 @@ use super::{
     machine::Machine,
     watch::Watch,
 };
-use crate::programs::{self, Cost};
+use crate::{
+    ebpf,
+    programs::{self, Cost},
+};
 
 /// What `bench prog` takes.
 #[derive(clap::Args)]
@@ -45,10 +50,24 @@ pub(crate) struct Arguments {
     /// between-tasks-over-ipv6
     #[arg(long, value_delimiter = ',', value_name = "NAME")]
     only: Vec<String>,
+    /// Instead of measuring, show which lines of the source a packet of each path runs through, and how many instructions that
+    /// is; only of paths whose names hold this text, if one is given
+    #[arg(long, value_name = "PATH", num_args = 0..=1, default_missing_value = "")]
+    explain: Option<String>,
+}
+
+impl Arguments {
+    /// The text in the names of the paths to explain, if that is what is asked for.
+    pub(super) fn explained(&self) -> Option<&str> {
+        self.explain.as_deref()
+    }
 }
 
 /// New flows of each round: few enough that those which live keep their places in the table.
 const NEW: u32 = 1000;
+
+/// The number of the new flow that is counted but not timed: none of those that are.
+const ASIDE: u32 = 1 << 20;
 
 /// What opens flows, and tells of the paths of their packets.
 type Open = fn(&Stage, Families, u32) -> Result<Vec<Path>>;
@@ -80,11 +99,13 @@ const KATRAN: f64 = 121.0;
 struct Measured {
     name: String,
     rounds: [Vec<f64>; 2],
+    /// Of one packet, with one flow: instructions run, lookups, other calls of helpers.
+    counts: Option<[u64; 3]>,
 }
 
 /// All that was measured.
-#[derive(Default)]
 struct Rounds {
+    explainer: Explainer,
     paths: Vec<Measured>,
     /// Of each control, absolute.
     controls: [Vec<f64>; 2],
@@ -93,7 +114,8 @@ struct Rounds {
 /// Measures each path.
 pub(super) fn measure(arguments: &Arguments) -> Result<(Findings, Result<()>)> {
     let watch = Watch::new("what each path costs");
-    let mut rounds = Rounds::default();
+    let explainer = Explainer::new(&explain::object()?)?;
+    let mut rounds = Rounds { explainer, paths: vec![], controls: [vec![], vec![]] };
     let chosen = chosen(&arguments.only)?;
     for of_underlay in chosen.chunk_by(|one, next| one.underlay == next.underlay) {
         let underlay = of_underlay.first().map_or(Underlay::V4, |scenario| scenario.underlay);
@@ -111,6 +133,30 @@ pub(super) fn measure(arguments: &Arguments) -> Result<(Findings, Result<()>)> {
     ensure!(gone.is_empty(), "not everything was cleaned up: {}", gone.join(", "));
     drop(watch);
     Ok((rounds.findings(arguments)?, Ok(())))
+}
+
+/// Shows the lines that a packet of each path whose name holds a text runs through.
+pub(super) fn explain(arguments: &Arguments, text: &str) -> Result<()> {
+    let explainer = Explainer::new(&ebpf::build_with_lines()?)?;
+    let mut found = false;
+    for of_underlay in chosen(&arguments.only)?.chunk_by(|one, next| one.underlay == next.underlay) {
+        let underlay = of_underlay.first().map_or(Underlay::V4, |scenario| scenario.underlay);
+        let stage = Stage::new(underlay, 1)?;
+        for scenario in of_underlay {
+            for inner in [Inner::V4, Inner::V6] {
+                stage.forget()?;
+                for path in (scenario.open)(&stage, Families { inner, underlay }, 1)? {
+                    if path.name.contains(text) {
+                        let explained = explainer.explain(&stage, &path, ASIDE);
+                        println!("\n{}", explainer.shown(&explained.with_context(|| path.name.clone())?));
+                        found = true;
+                    }
+                }
+            }
+        }
+    }
+    ensure!(found, "no path's name holds {text:?}; `cargo xtask bench prog` lists them");
+    Ok(())
 }
 
 /// The scenarios of these names; all, if none is named.
@@ -140,8 +186,21 @@ impl Rounds {
                 watch.now(&format!("{}, {inner:?}, flows: {}", scenario.name, number(f64::from(flows))));
                 stage.forget()?;
                 let paths = (scenario.open)(stage, Families { inner, underlay: scenario.underlay }, flows)?;
+                if column == 0 {
+                    self.count(stage, &paths)?;
+                }
                 self.measure_paths(stage, &paths, column, arguments)?;
             }
+        }
+        Ok(())
+    }
+
+    /// Runs one packet of each path an instruction at a time.
+    fn count(&mut self, stage: &Stage, paths: &[Path]) -> Result<()> {
+        for path in paths {
+            let explained = self.explainer.explain(stage, path, ASIDE).with_context(|| path.name.clone())?;
+            let [lookups, others] = explained.calls();
+            self.of(path).counts = Some([explained.instructions(), lookups, others]);
         }
         Ok(())
     }
@@ -187,7 +246,7 @@ impl Rounds {
         let bytes = bytes.context("no packet for the controls")?;
         let frame = Frame { bytes, interface: stage.uplink(ENTRY)? };
         let frames = vec![&frame; packets as usize];
-        let wanted = [Wanted::XDP_PASS, Wanted::TC_OK];
+        let wanted = [Wanted::XDP_PASS, Wanted::TC_UNSPEC];
         let mut found = [0.0; 2];
         for (index, ((site, wanted), found)) in
             Site::CONTROLS.into_iter().zip(wanted).zip(&mut found).enumerate()
@@ -209,7 +268,7 @@ impl Rounds {
             command: "cargo xtask bench prog".to_owned(),
             machine: Machine::this(),
             took_seconds: 0.0,
-            tables: vec![self.table(arguments), self.control_table(), size_table(&costs)],
+            tables: vec![self.table(arguments), self.count_table(), self.control_table(), size_table(&costs)],
             targets: self.targets()?,
             remarks: vec![],
         })
@@ -228,6 +287,26 @@ impl Rounds {
             columns: ["1 flow".to_owned(), many].map(|title| Column::new(title, "ns")).to_vec(),
             rows: self.paths.iter().map(row).collect(),
             is_drawn: true,
+        }
+    }
+
+    fn count_table(&self) -> Table {
+        let row = |path: &Measured| Row {
+            name: path.name.clone(),
+            cells: match path.counts {
+                Some(counts) => counts.map(|count| Some(Figure::exact(count as f64))).to_vec(),
+                None => vec![None; 3],
+            },
+        };
+        Table {
+            name: "counts".to_owned(),
+            title: "What one packet runs through, where there is one flow".to_owned(),
+            rows_are: "path".to_owned(),
+            columns: [("eBPF instructions", ""), ("map lookups", ""), ("other helpers", "")]
+                .map(|(title, unit)| Column::new(title, unit))
+                .to_vec(),
+            rows: self.paths.iter().map(row).collect(),
+            is_drawn: false,
         }
     }
 
@@ -271,7 +350,7 @@ impl Rounds {
     fn of(&mut self, path: &Path) -> &mut Measured {
         let at = self.paths.iter().position(|measured| measured.name == path.name);
         let at = at.unwrap_or_else(|| {
-            self.paths.push(Measured { name: path.name.clone(), rounds: [vec![], vec![]] });
+            self.paths.push(Measured { name: path.name.clone(), rounds: [vec![], vec![]], counts: None });
             self.paths.len() - 1
         });
         &mut self.paths[at]

@@ -49,7 +49,8 @@ impl Site {
         usize::from(!self.is_xdp())
     }
 
-    fn is_xdp(self) -> bool {
+    /// Whether it sees packets before there is a socket buffer.
+    pub(super) fn is_xdp(self) -> bool {
         self.program.ends_with("_xdp") || self.program == EMPTY_XDP
     }
 
@@ -75,8 +76,8 @@ pub(super) struct Wanted {
 impl Wanted {
     /// `XDP_PASS`, as it came.
     pub(super) const XDP_PASS: Self = Self { code: 2, growth: 0 };
-    /// `TC_ACT_OK`, as it came.
-    pub(super) const TC_OK: Self = Self { code: 0, growth: 0 };
+    /// `TC_ACT_UNSPEC`, as it came: others may have something to say.
+    pub(super) const TC_UNSPEC: Self = Self { code: u32::MAX, growth: 0 };
     /// `XDP_TX`.
     pub(super) const fn xdp_tx(growth: isize) -> Self {
         Self { code: 3, growth }

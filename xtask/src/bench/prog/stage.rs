@@ -149,6 +149,11 @@ impl Stage {
         self.uplinks.get(node).copied().with_context(|| format!("no node {node}"))
     }
 
+    /// Bytes of the longest packet on the underlay.
+    pub(super) fn mtu(&self) -> u16 {
+        u16::try_from(self.lab.mesh().mtu).unwrap_or(u16::MAX)
+    }
+
     /// The interface on its node of the task with this MAC address.
     pub(super) fn side_of(&self, mac: &[u8]) -> Result<u32> {
         let found = self.tasks.iter().find(|(task, _)| task.as_slice() == mac);

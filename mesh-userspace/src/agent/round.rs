@@ -443,7 +443,7 @@ mod tests {
             program: "underlay_xdp".to_owned(),
             hook,
             ifindex: Some(ifindex),
-            link_id: 1,
+            link_id: Some(1),
             program_id: 1,
             verified_instructions: 0,
             runs: 0,

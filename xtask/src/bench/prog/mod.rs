@@ -345,9 +345,18 @@ impl Rounds {
             let measured = self.paths.iter().find(|measured| measured.name == path);
             // Not among those that were asked for.
             let Some(measured) = measured else { continue };
+            let bounded_by = match measured.counts {
+                Some([instructions, lookups, helpers]) => format!(
+                    "the packet runs through {} eBPF instructions, {lookups} map lookups and {helpers} other helpers (counted \
+                     above); `cargo xtask bench prog --explain \"{path}\"` shows in which lines.",
+                    number(instructions as f64)
+                ),
+                None => "its instructions could not be counted in this run.".to_owned(),
+            };
             for (rounds, flows) in measured.rounds.iter().zip(["1 flow", "many flows"]) {
                 let found = Figure::of(rounds).with_context(|| format!("{path} was not measured"))?;
-                targets.push(Target::at_most(&format!("{what}, {flows}"), bound, "ns over empty", found));
+                let target = Target::at_most(&format!("{what}, {flows}"), bound, "ns over empty", found);
+                targets.push(target.bounded_by(bounded_by.as_str()));
             }
         }
         Ok(targets)

@@ -112,3 +112,58 @@ impl Frame {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use etherparse::{NetHeaders, PacketHeaders, TransportHeader};
+
+    use super::*;
+
+    /// Writes a flow's number into a frame, as a source does.
+    fn of_flow(frame: &Frame, port: u16, address: u16) -> Vec<u8> {
+        let places = frame.places();
+        let mut bytes = frame.bytes().to_vec();
+        let pairs = [
+            (Some(places.port), port),
+            (Some(places.port_complement), !port),
+            (Some(places.address), address),
+            (Some(places.address_complement), !address),
+            (places.identification, !address),
+        ];
+        for (place, value) in pairs {
+            if let Some(place) = place {
+                let place = usize::try_from(place).expect("a place in the frame");
+                bytes[place..place + 2].copy_from_slice(&value.to_be_bytes());
+            }
+        }
+        bytes
+    }
+
+    #[test]
+    fn the_checksums_are_right_whatever_the_flow() -> Result<()> {
+        for (destination, length) in [("198.51.100.1:5300", 60), ("[2001:db8:64::1]:5300", 80)] {
+            let destination = destination.parse()?;
+            let frame = Frame::new(&Aim { from: [2, 0, 0, 0, 0, 1], to: [2, 0, 0, 0, 0, 2], destination })?;
+            assert_eq!(frame.bytes().len(), length);
+            assert_eq!(of_flow(&frame, LOWEST_PORT, 0), frame.bytes(), "a frame is of the first flow");
+            assert!(frame.places().end <= length - 8, "the mark stays");
+            for (port, address) in [(LOWEST_PORT, 0), (0xffff, 0), (0x9c40, 1), (0x8001, 0xffff)] {
+                let bytes = of_flow(&frame, port, address);
+                let packet = PacketHeaders::from_ethernet_slice(&bytes)?;
+                let Some(TransportHeader::Udp(udp)) = &packet.transport else { panic!("no UDP") };
+                assert_eq!((udp.source_port, udp.destination_port), (port, destination.port()));
+                let checksum = match &packet.net {
+                    Some(NetHeaders::Ipv4(ip, _)) => {
+                        assert_eq!(ip.header_checksum, ip.calc_header_checksum());
+                        assert_eq!(ip.source, [198, 18, (address >> 8) as u8, address as u8]);
+                        udp.calc_checksum_ipv4(ip, packet.payload.slice())?
+                    }
+                    Some(NetHeaders::Ipv6(ip, _)) => udp.calc_checksum_ipv6(ip, packet.payload.slice())?,
+                    _ => panic!("no IP"),
+                };
+                assert_eq!(udp.checksum, checksum, "{destination} from port {port}, address {address}");
+            }
+        }
+        Ok(())
+    }
+}

@@ -19,6 +19,7 @@ use super::{
     watch::Watch,
 };
 use crate::{
+    process,
     setup::{self, Purpose},
     vm::{Guest, Kernel},
 };
@@ -60,12 +61,20 @@ struct Told {
 
 /// Measures on this machine, and prints the outcomes for a program, in one line that begins with `{`.
 pub(super) fn here(arguments: &Arguments) -> Result<()> {
-    // A virtual machine's clock that counts instructions leaps while it waits for this machine's files, past the time that the
-    // lab gives a daemon to start. Once read, they are in its memory.
-    let daemon = meshd_path()?;
-    fs::read(&daemon).with_context(|| format!("cannot read {}", daemon.display()))?;
+    warm_up()?;
     let told = measure_here(arguments, arguments.packets, |text| println!("{text}"))?;
     println!("{}", serde_json::to_string(&told)?);
+    Ok(())
+}
+
+/// Has what the lab's daemon takes read into memory. The clock of a virtual machine that counts instructions leaps while it waits
+/// for this machine's files, past the time that the lab gives a daemon to start.
+fn warm_up() -> Result<()> {
+    let daemon = meshd_path()?;
+    fs::read(&daemon).with_context(|| format!("cannot read {}", daemon.display()))?;
+    // Where the kernel has no tcx. What it lacks is not needed.
+    let mut modprobe = process::command("modprobe");
+    let _ = process::answer(modprobe.args(["--all", "sch_ingress", "cls_bpf"]));
     Ok(())
 }
 
@@ -129,10 +138,11 @@ fn method(arguments: &Arguments) -> Vec<String> {
          have them do. What is not XDP gets its packets by NAPI with GRO, without which a veth device does not poll."
             .to_owned(),
         "In the virtual machine one virtual nanosecond is one instruction of the guest (QEMU's `-icount shift=0`), so the figures \
-         are counts of instructions, and are the same whatever else the machine does. They say nothing of cache misses. Where \
-         the clock counts time, other work on the machine shows in the spread. Live frames are recycled when XDP drops or \
+         are counts of instructions, and are the same whatever else the machine does. They say nothing of cache misses; each \
+         round of a repeated string instruction counts, so the guest's processor has no fast ones by bytes (ERMS). Where the \
+         clock counts time, other work on the machine shows in the spread. Live frames are recycled when XDP drops or \
          transmits them; Linux 6.1 gives a frame back to the page allocator once it became a socket buffer, and a new one is \
-         made, which later kernels spare: that part of what IPVS costs there is in the control `drop in tc` as well."
+         made and cleared, which later kernels spare: that part of what IPVS costs there is in the control `drop in tc` as well."
             .to_owned(),
         format!(
             "One flow is one source address and port; {MANY} flows take turns; or each packet begins a flow, which IPVS and \

@@ -1,6 +1,8 @@
 //! Where the project's files are.
 
-use std::{ffi::OsString, path::PathBuf};
+use std::{env, ffi::OsString, path::PathBuf};
+
+use anyhow::{Context as _, Result};
 
 use crate::process;
 
@@ -9,7 +11,7 @@ use crate::process;
 /// Taken from cargo at run time, so that a moved checkout is followed; from where this crate was compiled otherwise.
 pub(crate) fn root() -> PathBuf {
     let xtask =
-        std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| OsString::from(env!("CARGO_MANIFEST_DIR")));
+        env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| OsString::from(env!("CARGO_MANIFEST_DIR")));
     PathBuf::from(xtask).parent().map_or_else(|| PathBuf::from("."), PathBuf::from)
 }
 
@@ -20,7 +22,7 @@ pub(crate) fn ebpf_crate() -> PathBuf {
 
 /// The user-space build's target directory: `CARGO_TARGET_DIR`, or `target` at the root.
 pub(crate) fn target() -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), |path| root().join(path))
+    env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), |path| root().join(path))
 }
 
 /// Where the eBPF crate is built: `target/bpf` whatever `CARGO_TARGET_DIR` says, since that is where meshd's build
@@ -41,8 +43,16 @@ pub(crate) fn programs_record() -> PathBuf {
 
 /// The cargo that runs us, or the one on the path.
 pub(crate) fn cargo() -> PathBuf {
-    std::env::var_os("CARGO")
+    env::var_os("CARGO")
         .map(PathBuf::from)
         .or_else(|| process::find("cargo"))
         .unwrap_or_else(|| "cargo".into())
+}
+
+/// Where this program is. The tests build it anew while it runs: then the kernel says that the file it was started from is
+/// deleted, and another is in its place.
+pub(crate) fn this_program() -> Result<PathBuf> {
+    let path = env::current_exe().context("this program does not find itself")?;
+    let text = path.to_str().and_then(|text| text.strip_suffix(" (deleted)"));
+    Ok(text.map_or_else(|| path.clone(), PathBuf::from))
 }

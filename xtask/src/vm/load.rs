@@ -1,19 +1,18 @@
 //! What the eBPF programs cost under another kernel: whether its verifier takes them, above all.
 
-use std::env;
-
 use anyhow::{Context as _, Result, bail};
 
 use super::{Guest, Kernel};
 use crate::{
     ebpf,
     programs::{self, Measured, Record},
+    project,
 };
 
 /// Loads every program under a kernel, prints what they cost there, and compares it with what docs/programs.md records, or
 /// records it.
 pub(crate) fn load(kernel: Kernel, built: &ebpf::Built, record: Option<&Record>) -> Result<()> {
-    let this = env::current_exe().context("this program does not find itself")?;
+    let this = project::this_program()?;
     let (this, object) = (this.to_string_lossy(), built.object.to_string_lossy());
     // The kernel says its release first.
     let script = r#"uname -r && exec "$1" programs "$2""#;

@@ -19,7 +19,7 @@ use super::{
     watch::Watch,
 };
 use crate::{
-    process,
+    process, project,
     setup::{self, Purpose},
     vm::{Guest, Kernel},
 };
@@ -161,7 +161,7 @@ fn measure_in_guest(arguments: &Arguments, kernel: Kernel) -> Result<Told> {
         .timeout(TIMEOUT)
         .environment("MESHD", &text(&meshd_path()?)?)
         .environment("MESHCTL", &text(&meshctl_path()?)?);
-    let program = std::env::current_exe().context("cannot find this program's own path")?;
+    let program = project::this_program()?;
     let mut words = vec![text(&program)?];
     words.extend(["bench", "director", "--here"].map(str::to_owned));
     words.extend([format!("--packets={}", arguments.packets), format!("--rounds={}", arguments.rounds)]);

@@ -267,7 +267,7 @@ impl Cluster {
         let elsewhere = Endpoint { mac, reserved: [0; 2], node, ifindex: 0 };
         let station = Station { v4, v6, node, flags: 0 };
         self.tasks.push(Task {
-            backend: Backend { address, vni, node, mac, reserved: [0; 2] },
+            backend: Backend::new(address, vni, node, mac),
             endpoint_here: Endpoint { ifindex: FIRST_IFINDEX + index, ..elsewhere },
             endpoint_elsewhere: elsewhere,
             station,

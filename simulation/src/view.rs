@@ -29,8 +29,15 @@ pub(crate) struct View<'a, const DELIVERS: bool> {
     service: Service,
 }
 
-static NO_BACKEND: Backend =
-    Backend { address: Address::UNSPECIFIED, vni: 0, node: 0, mac: [0; 6], reserved: [0; 2] };
+static NO_BACKEND: Backend = Backend {
+    address: Address::UNSPECIFIED,
+    vni: 0,
+    node: 0,
+    mac: [0; 6],
+    reserved: [0; 2],
+    vxlan: 0,
+    inner: 0,
+};
 static NO_NODE: NodeEntry =
     NodeEntry { address: Address::UNSPECIFIED, ifindex: 0, mtu: 0, mac: [0; 6], reserved: [0; 2] };
 

@@ -222,7 +222,10 @@ fn follow_history<T: Tables>(
     if is_first && asked.takes {
         return Ok(false);
     }
-    onward.errand = errand.to_take();
+    // Nobody is left that this node knows of; the current one's may know more, and takes the packet if it does not.
+    if asked.opens {
+        onward.errand = errand.to_take();
+    }
     if elsewhere(tables, settings, slot.current(), 0, onward) {
         return Ok(true);
     }

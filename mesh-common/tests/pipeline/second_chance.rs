@@ -115,7 +115,7 @@ fn a_new_flow_goes_to_the_current_backend() {
             is_answered(&mesh, &journey, D, entry, &sent);
             if by == protocol::UDP {
                 // A datagram does not say whether it is a flow's first: those before are asked, once.
-                assert_eq!(journey.tunnels.last().map(|tunnel| tunnel.errand), Some(TAKE));
+                assert_eq!(journey.tunnels.last().map(|tunnel| tunnel.errand), Some(3));
             }
             let next = sent.clone().with_flags(ACK);
             let journey = mesh.wire_brings(entry, &next);
@@ -202,7 +202,7 @@ fn a_flow_whose_task_is_gone_moves_to_the_current_backend() {
         let next = sent.clone().with_flags(ACK);
         // The task's own kernel resets a connection that it does not know.
         let journey = mesh.wire_brings(1, &next);
-        assert_eq!(errands(&journey), [0, 1, TAKE]);
+        assert_eq!(errands(&journey), [0, 1, 2]);
         is_answered(&mesh, &journey, D, 1, &next);
     }
 }
@@ -329,6 +329,21 @@ fn a_node_that_is_asked_as_one_it_never_heard_of_asks_its_own_current_one() {
     }
 }
 
+/// The ring went from A to C to A to D; the node of A did not see that C had the slot, and the node of D did.
+#[test]
+fn the_current_ones_node_goes_on_by_its_own_history() {
+    for (mut mesh, family, by) in each() {
+        let sent = first(&mut mesh, family, by, 50000);
+        is_answered(&mesh, &mesh.wire_brings(2, &sent), C, 2, &sent);
+        set_ring(&mut mesh, &[2, 3], family, port(by), D, [Some(A), Some(C)]);
+        set_ring(&mut mesh, &[1], family, port(by), D, [Some(A), None]);
+        let next = sent.clone().with_flags(ACK);
+        let journey = mesh.wire_brings(2, &next);
+        assert_eq!(errands(&journey), [0, 1, 2, 3]);
+        is_answered(&mesh, &journey, C, 2, &next);
+    }
+}
+
 /// Who passed a packet on did not know it either.
 #[test]
 fn nobody_asks_back() {
@@ -360,7 +375,7 @@ fn the_last_errands_end_at_the_current_backend() {
         };
         let inner = next.frame(node_mac(mesh.underlay(2).into()), A.mac());
         for (errand, expected, task) in [
-            (1, vec![TAKE], D),
+            (1, vec![2, 3, TAKE], D),
             (3, vec![TAKE], D),
             // Bytes that no node sends.
             (4, vec![], A),
@@ -387,7 +402,7 @@ fn where_the_backend_is_gone_the_slots_current_one_takes_the_packet() {
         let gone = mesh_common::abi::MacKey { vni: BLUE, mac: D.mac(), reserved: [0; 2] };
         mesh.node_mut(3).stations.remove(&gone);
         let journey = mesh.wire_brings(1, &sent);
-        let expected: &[u8] = if by == protocol::TCP { &[0, TAKE] } else { &[0, 1, TAKE, LAST] };
+        let expected: &[u8] = if by == protocol::TCP { &[0, TAKE] } else { &[0, 1, 2, 3, TAKE, LAST] };
         assert_eq!(errands(&journey), expected);
         is_answered(&mesh, &journey, C, 1, &sent);
         // The last one takes it, or nobody.

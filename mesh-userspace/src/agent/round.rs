@@ -161,7 +161,7 @@ impl Kernel {
 
     /// Has the kernel merge what comes in tunnels, where that is safe. A kernel that refuses goes without: it is slower.
     async fn ensure_merging(&self, table: &Table, plan: &Plan, facts: &NodeFacts, programs: &[Attached]) {
-        let done = if may_merge(plan, facts, programs) {
+        let done = if may_merge(&plan.hooks, facts, programs) {
             self.links.ensure_gro(table.options.vxlan_port).await
         } else {
             self.links.remove_gro().await
@@ -344,8 +344,8 @@ impl Kernel {
 /// marks of one (`bpf_skb_adjust_room` clears neither `encapsulation` nor the kind of its segments), and a card that cuts tunnels'
 /// segments itself would look for headers that are gone. So an answer that returns to its client must not be merged before it
 /// leaves by a card: where XDP runs in the driver, it sends answers on before anything is merged. A veth has no such card.
-fn may_merge(plan: &Plan, facts: &NodeFacts, programs: &[Attached]) -> bool {
-    let mut underlay = plan.hooks.iter().filter(|(_, hook)| matches!(hook, Hook::Underlay(_)));
+fn may_merge(hooks: &BTreeMap<u32, Hook>, facts: &NodeFacts, programs: &[Attached]) -> bool {
+    let mut underlay = hooks.iter().filter(|(_, hook)| matches!(hook, Hook::Underlay(_)));
     underlay.all(|(ifindex, _)| {
         let is_veth = facts.interface(*ifindex).is_some_and(|interface| interface.kind == "veth");
         let sends_on = |program: &Attached| {
@@ -426,6 +426,38 @@ fn gate_way(wanted: &GateLink) -> Gate {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tunnels_are_merged_where_no_card_meets_what_was_in_them() {
+        let facts = NodeFacts {
+            interfaces: [(1, ""), (2, "veth"), (3, "bridge")]
+                .map(|(index, kind)| plan::Interface { index, kind: kind.to_owned(), ..Default::default() })
+                .to_vec(),
+            ..NodeFacts::default()
+        };
+        let hooks = |underlay: &[u32]| -> BTreeMap<u32, Hook> {
+            let underlay = underlay.iter().map(|ifindex| (*ifindex, Hook::Underlay(XdpMode::Auto)));
+            underlay.chain([(9, Hook::Endpoint)]).collect()
+        };
+        let attached = |hook, ifindex| Attached {
+            program: "underlay_xdp".to_owned(),
+            hook,
+            ifindex: Some(ifindex),
+            link_id: Some(1),
+            program_id: 1,
+            verified_instructions: 0,
+            runs: 0,
+            run_time_ns: 0,
+        };
+        let native = [attached(datapath::Hook::XdpNative, 1)];
+        let generic = [attached(datapath::Hook::XdpGeneric, 1)];
+        assert!(may_merge(&hooks(&[2]), &facts, &[]));
+        assert!(may_merge(&hooks(&[1, 2]), &facts, &native));
+        assert!(!may_merge(&hooks(&[1]), &facts, &[]));
+        assert!(!may_merge(&hooks(&[1]), &facts, &generic), "it runs after what is received was merged");
+        assert!(!may_merge(&hooks(&[1, 3]), &facts, &native), "a bridge's ports may be cards");
+        assert!(!may_merge(&hooks(&[4]), &facts, &native), "nothing is known of it");
+    }
 
     #[test]
     fn errors_become_sentences() {

@@ -1,25 +1,38 @@
 //! The fast path's table of published ports: what follows from the services and from this node's addresses.
 
+use std::collections::HashSet;
+
 use imbl::OrdMap;
 use mesh_common::abi::{Address, FastService, Local, Service, ServiceKey, Settings, local_flags};
 
 /// The table's entries. One that is in `current` keeps its place, so that nobody who looks for it at this moment misses it; one
-/// whose places are all taken is left out, and goes the longer way.
+/// whose places are all taken is left out, and goes the longer way. What stays is shared with `current`, so that nobody compares
+/// it again.
 pub(super) fn place(
     settings: &Settings,
     services: &OrdMap<ServiceKey, Service>,
     locals: &OrdMap<Address, Local>,
     current: &OrdMap<u32, FastService>,
 ) -> OrdMap<u32, FastService> {
-    let wanted = wanted(settings, services, locals);
-    let mut placed = OrdMap::new();
+    let mut placed = current.clone();
+    let mut kept = HashSet::with_capacity(current.len());
     let mut homeless = Vec::new();
-    for entry in wanted {
+    for entry in wanted(settings, services, locals) {
         let is_same = |there: &FastService| there.address == entry.address && there.asked == entry.asked;
-        match entry.places().find(|place| current.get(place).is_some_and(is_same)) {
-            Some(place) => drop(placed.insert(place, entry)),
+        let there =
+            entry.places().find_map(|place| Some((place, *current.get(&place).filter(|it| is_same(it))?)));
+        match there {
+            Some((place, there)) => {
+                kept.insert(place);
+                if there != entry {
+                    placed.insert(place, entry);
+                }
+            }
             None => homeless.push(entry),
         }
+    }
+    for place in current.keys().filter(|place| !kept.contains(*place)) {
+        placed.remove(place);
     }
     for entry in homeless {
         if let Some(place) = entry.places().find(|place| !placed.contains_key(place)) {

@@ -18,8 +18,8 @@ use crate::{
     table::Table,
 };
 
-/// The longest file that is read, in bytes: enough for tens of thousands of endpoints.
-const LONGEST_FILE: u64 = 4 << 20;
+/// The longest file that is read, in bytes: enough for as many endpoints as the data plane has room for.
+const LONGEST_FILE: u64 = 16 << 20;
 
 /// What a file says.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -12,8 +12,8 @@ use crate::spec::quoted;
 
 /// How deep lists and mappings may lie in one another; the file's own format needs six.
 const DEEPEST: usize = 32;
-/// How many values a file may hold: some thirty thousand endpoints.
-const MOST_NODES: usize = 500_000;
+/// How many values a file may hold: some hundred and thirty thousand endpoints.
+const MOST_NODES: usize = 2_000_000;
 /// How often reading goes on after a syntax error.
 const MOST_RESUMPTIONS: usize = 20;
 

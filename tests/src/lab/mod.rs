@@ -13,6 +13,7 @@ mod mesh;
 mod namespace;
 mod node;
 mod pass;
+mod prober;
 mod process;
 mod raw;
 mod record;
@@ -48,6 +49,7 @@ pub use self::{
     mesh::{Endpoint, Mesh, Network, Service, Underlay},
     namespace::Namespace,
     node::{Node, meshctl_path, meshd_path, other_meshd_path, take_programs_from},
+    prober::{Probe, Prober},
     process::Process,
     raw::RawSocket,
     record::{Record, remains},
@@ -138,7 +140,8 @@ impl Lab {
         }
         self.write_configuration()?;
         for name in self.mesh.nodes.clone() {
-            let node = Node::new(&self.record, self.host(&name).namespace.reopen()?, &name);
+            let namespace = self.host(&name).namespace.reopen()?;
+            let node = Node::new(&self.record, namespace, &name, self.mesh.programs.as_deref())?;
             self.nodes.insert(name, node);
         }
         // All at once, so that the slowest of them is all one waits for.

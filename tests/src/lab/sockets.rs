@@ -148,7 +148,8 @@ impl Drop for TcpEcho {
     }
 }
 
-fn any(family: SocketAddr, port: u16) -> SocketAddr {
+/// A port at every address of a family.
+pub(super) fn any(family: SocketAddr, port: u16) -> SocketAddr {
     let address: IpAddr = if family.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
     SocketAddr::new(address, port)
 }

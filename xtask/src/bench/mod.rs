@@ -3,6 +3,7 @@
 mod chart;
 mod compared;
 mod connect;
+mod converge;
 mod director;
 mod disruption;
 mod figure;
@@ -14,6 +15,7 @@ mod paths;
 mod prog;
 mod report;
 mod rounds;
+mod scale;
 mod table;
 mod watch;
 
@@ -29,7 +31,7 @@ use crate::{build::Profile, lab, progress, project};
 const PREFIX: &str = "bench";
 
 /// The suites, in the order of the report.
-const SUITES: [&str; 5] = ["prog", "director", "overlay", "connect", "disruption"];
+const SUITES: [&str; 7] = ["prog", "director", "overlay", "connect", "scale", "converge", "disruption"];
 
 /// What `bench` takes.
 #[derive(clap::Args)]
@@ -55,6 +57,10 @@ enum Suite {
     Overlay(overlay::Arguments),
     /// Short connections through virtual IPs and published ports
     Connect(connect::Arguments),
+    /// What a packet costs, and how much memory it all takes, while services, backends and flows grow
+    Scale(scale::Arguments),
+    /// How long a change takes to hold: from the command to the first packet that obeys it
+    Converge(converge::Arguments),
     /// How many live flows each change of the mesh breaks, and how many it would break by other ways to balance load
     Disruption(disruption::Arguments),
 }
@@ -128,6 +134,8 @@ impl Suite {
             Self::Director(arguments) => director::measure(arguments),
             Self::Overlay(arguments) => overlay::measure(arguments),
             Self::Connect(arguments) => connect::measure(arguments),
+            Self::Scale(arguments) => scale::measure(arguments),
+            Self::Converge(arguments) => converge::measure(arguments),
             Self::Disruption(arguments) => disruption::measure(arguments),
         }
     }

@@ -12,25 +12,25 @@ const ETHERNET: usize = 14;
 
 /// A frame, and the interface that it comes in by.
 #[derive(Clone, Debug)]
-pub(super) struct Frame {
-    pub(super) bytes: Vec<u8>,
-    pub(super) interface: u32,
+pub(in crate::bench) struct Frame {
+    pub(in crate::bench) bytes: Vec<u8>,
+    pub(in crate::bench) interface: u32,
 }
 
 /// Who speaks to whom.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Talk {
+pub(in crate::bench) struct Talk {
     /// Source, destination.
-    pub(super) macs: [[u8; 6]; 2],
+    pub(in crate::bench) macs: [[u8; 6]; 2],
     /// Source, destination.
-    pub(super) addresses: [IpAddr; 2],
+    pub(in crate::bench) addresses: [IpAddr; 2],
     /// Source, destination.
-    pub(super) ports: [u16; 2],
+    pub(in crate::bench) ports: [u16; 2],
 }
 
 impl Talk {
     /// A UDP datagram.
-    pub(super) fn datagram(&self) -> Result<Vec<u8>> {
+    pub(in crate::bench) fn datagram(&self) -> Result<Vec<u8>> {
         let ([from, to], [source, destination]) = (self.macs, self.ports);
         let ethernet = PacketBuilder::ethernet2(from, to);
         let network = match self.addresses {
@@ -46,7 +46,7 @@ impl Talk {
 }
 
 /// What whoever gets this UDP datagram answers with: sender and receiver trade places, on which no checksum depends.
-pub(super) fn answer(frame: &[u8]) -> Result<Vec<u8>> {
+pub(in crate::bench) fn answer(frame: &[u8]) -> Result<Vec<u8>> {
     let mut bytes = frame.to_vec();
     let (addresses, length) = match frame.get(12..14) {
         Some([0x08, 0x00]) => (ETHERNET + 12, 4),

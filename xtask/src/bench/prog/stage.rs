@@ -6,12 +6,13 @@ use std::{
     fs,
     net::IpAddr,
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, Result, ensure};
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{HashMap, Map, MapData},
+    maps::{HashMap, Map, MapData, ProgramArray},
     programs::Program,
 };
 use mesh_common::abi::{Flow, FlowKey, Pod};
@@ -32,32 +33,38 @@ use super::{
 };
 
 /// The node that clients enter by, and that has the task which asks.
-pub(super) const ENTRY: &str = "n1";
+pub(in crate::bench) const ENTRY: &str = "n1";
 /// The node that has every backend.
-pub(super) const DELIVERING: &str = "n2";
+pub(in crate::bench) const DELIVERING: &str = "n2";
 /// The task that asks.
-pub(super) const ASKING: &str = "asks";
+pub(in crate::bench) const ASKING: &str = "asks";
 /// Backends of each service.
 const BACKENDS: u8 = 4;
+/// The table of flows.
+const FLOWS: &str = "FLOWS";
+/// The array of what is called for unknown flows, and the program.
+const UNKNOWN: (&str, &str) = ("UNKNOWN_TC", "unknown_tc");
 /// Room for a packet after any program.
 const LONGEST: usize = 2048;
 
 /// The lab and the programs.
-pub(super) struct Stage {
-    pub(super) lab: Lab,
+pub(in crate::bench) struct Stage {
+    pub(in crate::bench) lab: Lab,
     /// On each node, each time that the programs were loaded.
-    loads: BTreeMap<&'static str, Vec<Ebpf>>,
+    loads: BTreeMap<String, Vec<Ebpf>>,
     controls: [OwnedFd; 2],
     /// The MAC address of each host's interface on the underlay.
-    macs: BTreeMap<&'static str, [u8; 6]>,
+    macs: BTreeMap<String, [u8; 6]>,
     /// The interface on the underlay of each node.
-    uplinks: BTreeMap<&'static str, u32>,
+    uplinks: BTreeMap<String, u32>,
     /// Of each task, by its MAC address, the interface on its node.
     tasks: BTreeMap<[u8; 6], u32>,
+    /// Whether flows are in tables of the programs' own.
+    has_own_flows: bool,
 }
 
 /// The mesh: a service by hash and one by turns, whose backends are all on the second node.
-fn mesh(underlay: Underlay) -> Mesh {
+pub(super) fn mesh(underlay: Underlay) -> Mesh {
     let mut mesh = Mesh::new(2)
         .underlay(underlay)
         .network("blue", 4097, &["10.0.9.0/24", "fd00:9::/64"])
@@ -75,9 +82,10 @@ fn mesh(underlay: Underlay) -> Mesh {
 }
 
 impl Stage {
-    /// Builds the lab and loads the programs so many times on each node.
-    pub(super) fn new(underlay: Underlay, loads: usize) -> Result<Self> {
-        let lab = mesh(underlay).up(PREFIX)?;
+    /// Builds a lab and loads the programs so many times on each node that runs an agent. The tables are the agents', save
+    /// that of flows, where it is said how many entries another one is to have in its place.
+    pub(in crate::bench) fn new(mesh: Mesh, loads: u16, flows: Option<u32>) -> Result<Self> {
+        let lab = mesh.up(PREFIX)?;
         let object = fs::read(bpf::object()).context("cannot read the eBPF object")?;
         let mut stage = Self {
             loads: BTreeMap::new(),
@@ -91,34 +99,46 @@ impl Stage {
             macs: BTreeMap::new(),
             uplinks: BTreeMap::new(),
             tasks: BTreeMap::new(),
+            has_own_flows: flows.is_some(),
             lab,
         };
-        for node in [ENTRY, DELIVERING] {
-            let pins = stage.lab.node(node).pins()?;
-            let loaded = (0..loads).map(|_| load(&object, &pins)).collect::<Result<Vec<_>>>();
-            stage.loads.insert(node, loaded.with_context(|| format!("on {node}"))?);
-            stage.uplinks.insert(node, index(&stage.lab.host(node).namespace, "eth0")?);
+        for node in stage.lab.mesh().nodes.clone() {
+            let pins = stage.lab.node(&node).pins()?;
+            let own = flows.map(|entries| (stage.own_pins(&node), entries));
+            let load = |_| load(&object, &pins, own.as_ref());
+            let loaded = (0..loads).map(load).collect::<Result<Vec<_>>>();
+            let loaded = loaded.with_context(|| format!("on {node}"))?;
+            stage.uplinks.insert(node.clone(), index(&stage.lab.host(&node).namespace, "eth0")?);
+            stage.loads.insert(node, loaded);
         }
-        for host in [ENTRY, DELIVERING, "client"] {
-            stage.macs.insert(host, mac_of(&stage.lab.host(host).namespace, "eth0")?);
+        for host in stage.on_the_underlay() {
+            let mac = mac_of(&stage.lab.host(&host).namespace, "eth0")?;
+            stage.macs.insert(host, mac);
         }
         stage.settle_ways()?;
-        let tasks: Vec<_> = stage.lab.mesh().endpoints.clone();
-        for task in tasks {
-            let address: IpAddr = task.address.parse()?;
-            let interface = stage.lab.host(&task.name).interface_of(address)?;
-            let mac = mac_of(&stage.lab.host(&task.name).namespace, &interface)?;
-            let side = stage.lab.host_side(&task.name, address, &task.node)?;
-            let side = index(&stage.lab.host(&task.node).namespace, &side)?;
+        let endpoints = stage.lab.mesh().endpoints.clone();
+        for endpoint in endpoints {
+            let Some(task) = &endpoint.task else { continue };
+            let address: IpAddr = endpoint.address.parse()?;
+            let interface = stage.lab.host(task).interface_of(address)?;
+            let mac = mac_of(&stage.lab.host(task).namespace, &interface)?;
+            let side = stage.lab.host_side(task, address, &endpoint.node)?;
+            let side = index(&stage.lab.host(&endpoint.node).namespace, &side)?;
             stage.tasks.insert(mac, side);
         }
         Ok(stage)
     }
 
+    /// Each host on the underlay.
+    fn on_the_underlay(&self) -> Vec<String> {
+        let mesh = self.lab.mesh();
+        mesh.nodes.iter().chain(&mesh.kernel_nodes).chain(&mesh.clients).cloned().collect()
+    }
+
     /// Nobody's MAC address is to be asked for while packets are measured, and clients live behind a router.
     fn settle_ways(&self) -> Result<()> {
-        for node in [ENTRY, DELIVERING] {
-            for neighbour in [ENTRY, DELIVERING, "client"].into_iter().filter(|other| *other != node) {
+        for node in &self.lab.mesh().nodes {
+            for neighbour in self.on_the_underlay().iter().filter(|other| *other != node) {
                 let mac = self.mac(neighbour)?.map(|byte| format!("{byte:02x}")).join(":");
                 for address in
                     [self.lab.mesh().address_v4(neighbour)?, self.lab.mesh().address_v6(neighbour)?]
@@ -135,17 +155,17 @@ impl Stage {
     }
 
     /// How often the programs were loaded.
-    pub(super) fn loads(&self) -> usize {
+    pub(in crate::bench) fn loads(&self) -> usize {
         self.loads.values().map(Vec::len).min().unwrap_or(0)
     }
 
     /// The MAC address of a host on the underlay.
-    pub(super) fn mac(&self, host: &str) -> Result<[u8; 6]> {
+    pub(in crate::bench) fn mac(&self, host: &str) -> Result<[u8; 6]> {
         self.macs.get(host).copied().with_context(|| format!("no host {host} on the underlay"))
     }
 
     /// A node's interface on the underlay.
-    pub(super) fn uplink(&self, node: &str) -> Result<u32> {
+    pub(in crate::bench) fn uplink(&self, node: &str) -> Result<u32> {
         self.uplinks.get(node).copied().with_context(|| format!("no node {node}"))
     }
 
@@ -155,13 +175,13 @@ impl Stage {
     }
 
     /// The interface on its node of the task with this MAC address.
-    pub(super) fn side_of(&self, mac: &[u8]) -> Result<u32> {
+    pub(in crate::bench) fn side_of(&self, mac: &[u8]) -> Result<u32> {
         let found = self.tasks.iter().find(|(task, _)| task.as_slice() == mac);
         Ok(*found.with_context(|| format!("no task has the MAC address {mac:02x?}"))?.1)
     }
 
     /// The MAC address of a task, and the interface on its node.
-    pub(super) fn task(&self, name: &str) -> Result<([u8; 6], u32)> {
+    pub(in crate::bench) fn task(&self, name: &str) -> Result<([u8; 6], u32)> {
         let endpoint = self.lab.mesh().endpoints.iter().find(|endpoint| endpoint.name == name);
         let address: IpAddr = endpoint.with_context(|| format!("no task {name}"))?.address.parse()?;
         let host = self.lab.host(name);
@@ -170,7 +190,12 @@ impl Stage {
     }
 
     /// What the frames are after a program, each of which must come out as it is wanted.
-    pub(super) fn through(&self, site: Site, frames: &[Frame], wanted: Wanted) -> Result<Vec<Vec<u8>>> {
+    pub(in crate::bench) fn through(
+        &self,
+        site: Site,
+        frames: &[Frame],
+        wanted: Wanted,
+    ) -> Result<Vec<Vec<u8>>> {
         let program = self.program(site, 0)?;
         let out = self.lab.host(site.node).namespace.inside(|| -> Result<Vec<Vec<u8>>> {
             let mut room = vec![0; LONGEST];
@@ -199,7 +224,13 @@ impl Stage {
 
     /// The nanoseconds that a frame takes in a program, loaded for the so-manieth time: the mean without the highest and the
     /// lowest tenth. A median would be no finer than the clock, which on some machines goes in steps of ten nanoseconds.
-    pub(super) fn time(&self, site: Site, load: usize, frames: &[&Frame], wanted: Wanted) -> Result<f64> {
+    pub(in crate::bench) fn time(
+        &self,
+        site: Site,
+        load: usize,
+        frames: &[&Frame],
+        wanted: Wanted,
+    ) -> Result<f64> {
         let program = self.program(site, load)?;
         let times = self.lab.host(site.node).namespace.inside(|| -> Result<Vec<u32>> {
             stay()?;
@@ -219,6 +250,11 @@ impl Stage {
         Ok(middle.iter().copied().map(f64::from).sum::<f64>() / middle.len() as f64)
     }
 
+    /// The programs as they were first loaded on a node.
+    pub(super) fn loaded(&self, node: &str) -> Result<&Ebpf> {
+        self.loads.get(node).and_then(|loads| loads.first()).with_context(|| format!("no node {node}"))
+    }
+
     fn program(&self, site: Site, load: usize) -> Result<BorrowedFd<'_>> {
         if let Some(control) = site.control() {
             return Ok(self.controls.get(control).context("no such control")?.as_fd());
@@ -229,8 +265,8 @@ impl Stage {
     }
 
     /// Forgets every flow on both nodes.
-    pub(super) fn forget(&self) -> Result<()> {
-        for node in [ENTRY, DELIVERING] {
+    pub(in crate::bench) fn forget(&self) -> Result<()> {
+        for node in &self.lab.mesh().nodes {
             let mut flows = self.flows(node)?;
             let keys: Vec<_> = flows.keys().collect::<Result<_, _>>()?;
             for key in keys {
@@ -241,14 +277,43 @@ impl Stage {
     }
 
     /// How many flows a node remembers; each direction counts.
-    pub(super) fn remembered(&self, node: &str) -> Result<usize> {
+    pub(in crate::bench) fn remembered(&self, node: &str) -> Result<usize> {
         Ok(self.flows(node)?.keys().filter(Result::is_ok).count())
     }
 
-    fn flows(&self, node: &str) -> Result<HashMap<MapData, Raw<FlowKey>, Raw<Flow>>> {
-        let data = MapData::from_pin(self.lab.node(node).map_pin("FLOWS")?)?;
-        Ok(HashMap::try_from(Map::LruHashMap(data))?)
+    /// What a node remembers, in no order.
+    pub(in crate::bench) fn entries(&self, node: &str) -> Result<Vec<(FlowKey, Flow)>> {
+        let flows = self.flows(node)?;
+        let entries = flows.iter().map(|entry| entry.map(|(key, flow)| (key.0, flow.0)));
+        Ok(entries.collect::<Result<_, _>>()?)
     }
+
+    /// Has a node remember flows.
+    pub(in crate::bench) fn remember(
+        &self,
+        node: &str,
+        entries: impl IntoIterator<Item = (FlowKey, Flow)>,
+    ) -> Result<()> {
+        let mut flows = self.flows(node)?;
+        entries.into_iter().try_for_each(|(key, flow)| Ok(flows.insert(Raw(key), Raw(flow), 0)?))
+    }
+
+    fn flows(&self, node: &str) -> Result<HashMap<MapData, Raw<FlowKey>, Raw<Flow>>> {
+        let pin = match self.has_own_flows {
+            true => own_pin(&self.own_pins(node), FLOWS),
+            false => self.lab.node(node).map_pin(FLOWS)?,
+        };
+        Ok(HashMap::try_from(Map::LruHashMap(MapData::from_pin(pin)?))?)
+    }
+
+    /// Where the programs pin maps of their own.
+    fn own_pins(&self, node: &str) -> PathBuf {
+        self.lab.node(node).run_directory().join("bpf")
+    }
+}
+
+fn own_pin(directory: &Path, map: &str) -> PathBuf {
+    directory.join(format!("own-{map}"))
 }
 
 /// A type of the kernel's tables, as aya wants it.
@@ -260,21 +325,33 @@ struct Raw<T>(T);
 unsafe impl<T: Pod> aya::Pod for Raw<T> {}
 
 /// Loads the programs that packets are run through, with the maps that an agent has pinned: those that these call in turn are
-/// the agent's.
-fn load(object: &[u8], pins: &[std::path::PathBuf]) -> Result<Ebpf> {
+/// the agent's. A table of flows of their own, of so many entries, is made where it is not pinned yet, and then what goes on
+/// with unknown flows is theirs as well.
+fn load(object: &[u8], pins: &[PathBuf], own: Option<&(PathBuf, u32)>) -> Result<Ebpf> {
     let mut loader = EbpfLoader::new();
     for pin in pins.iter().filter(|pin| pin.parent().is_some_and(|parent| parent.ends_with("maps"))) {
         let name = pin.file_name().and_then(|name| name.to_str()?.split('-').next());
         loader.map_pin_path(name.context("a pin without a name")?, pin);
     }
+    if let Some((directory, entries)) = own {
+        loader.map_max_entries(FLOWS, *entries);
+        for map in [FLOWS, UNKNOWN.0] {
+            loader.map_pin_path(map, own_pin(directory, map));
+        }
+    }
     let mut ebpf = loader.load(object)?;
-    for name in Site::PROGRAMS {
+    for name in Site::PROGRAMS.into_iter().chain(own.map(|_| UNKNOWN.1)) {
         let loaded = match ebpf.program_mut(name).with_context(|| format!("no program {name}"))? {
             Program::SchedClassifier(program) => program.load(),
             Program::Xdp(program) => program.load(),
             other => anyhow::bail!("{name} is of another type than it was: {:?}", other.prog_type()),
         };
         loaded.with_context(|| format!("the kernel refuses {name}"))?;
+    }
+    if own.is_some() {
+        // Its pin keeps what is set.
+        let mut called = ProgramArray::try_from(ebpf.take_map(UNKNOWN.0).context("nothing is called")?)?;
+        called.set(0, ebpf.program(UNKNOWN.1).context("nothing is called")?.fd()?, 0)?;
     }
     Ok(ebpf)
 }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use aya::maps::MapData;
+use aya::{Ebpf, maps::MapData};
 use mesh_tests::bpf;
 use nix::time::{ClockId, clock_gettime};
 
@@ -54,6 +54,8 @@ pub(super) struct Kernel<'a> {
     names: HashMap<u64, usize>,
     pointers: BTreeMap<usize, u64>,
     pinned: BTreeMap<usize, MapData>,
+    /// Those that are the loaded programs' own.
+    own: BTreeMap<usize, &'a MapData>,
     /// What was read or written: where it lies, or nowhere.
     entries: HashMap<(usize, Vec<u8>), Option<u64>>,
 }
@@ -63,6 +65,7 @@ impl<'a> Kernel<'a> {
     pub(super) fn new(
         code: &'a Code,
         pins: &[PathBuf],
+        loaded: &'a Ebpf,
         is_xdp: bool,
         context: &[u8],
         packet: &[u8],
@@ -74,6 +77,7 @@ impl<'a> Kernel<'a> {
         let context = memory.add(bytes);
         let region = [&[0; ROOM], packet, &[0; ROOM]].concat();
         let region = memory.add(region);
+        let mut own = BTreeMap::new();
         let (mut names, mut pointers, mut pinned) = (HashMap::new(), BTreeMap::new(), BTreeMap::new());
         for (number, (name, map)) in code.maps.iter().enumerate() {
             let pin = pins.iter().find(|pin| {
@@ -82,6 +86,10 @@ impl<'a> Kernel<'a> {
             });
             if let Some(pin) = pin {
                 pinned.insert(number, MapData::from_pin(pin)?);
+            } else if let Some(aya::maps::Map::PerCpuArray(data) | aya::maps::Map::Array(data)) =
+                loaded.map(name)
+            {
+                own.insert(number, data);
             }
             // A map's pointer points at its constants, if it holds such, and else at nothing that is read.
             let pointer = memory.add(map.data().to_vec());
@@ -100,6 +108,7 @@ impl<'a> Kernel<'a> {
             names,
             pointers,
             pinned,
+            own,
             entries: HashMap::new(),
         })
     }
@@ -174,6 +183,8 @@ impl<'a> Kernel<'a> {
             5 => ("ktime_get_ns", now(ClockId::CLOCK_MONOTONIC)?),
             160 => ("ktime_get_coarse_ns", now(ClockId::CLOCK_MONOTONIC_COARSE)?),
             7 => ("get_prandom_u32", 1),
+            // Before all that the kernel has noted until when it holds.
+            118 => ("jiffies64", 1),
             8 => ("get_smp_processor_id", 0),
             9 => {
                 let bytes = self.memory.bytes(third, fourth as usize)?.to_vec();
@@ -226,8 +237,11 @@ impl<'a> Kernel<'a> {
         if let Some(known) = self.entries.get(&(map, key.to_vec())) {
             return Ok(*known);
         }
-        let pinned = self.pinned.get(&map).with_context(|| format!("{} is not pinned", self.name(map)))?;
-        let value = bpf::lookup(pinned, key).with_context(|| format!("cannot read {}", self.name(map)))?;
+        let data = self.pinned.get(&map).or_else(|| self.own.get(&map).copied());
+        let data = data.with_context(|| format!("{} is neither pinned nor an array", self.name(map)))?;
+        let value = bpf::lookup(data, key).with_context(|| format!("cannot read {}", self.name(map)))?;
+        let size = self.code.maps.get(map).map_or(0, |(_, map)| map.value_size()) as usize;
+        let value = value.map(|value| of_one_processor(&value, size));
         let place = value.map(|value| self.memory.add(value));
         self.entries.insert((map, key.to_vec()), place);
         Ok(place)
@@ -278,6 +292,14 @@ impl<'a> Kernel<'a> {
         self.memory.bytes_mut(query + 52, 12)?.fill(0);
         Ok(())
     }
+}
+
+/// A map's value; where each processor has its own, that of the first for which there is one.
+fn of_one_processor(values: &[u8], size: usize) -> Vec<u8> {
+    let mut each = values.chunks(size.next_multiple_of(8).max(1));
+    let set = each.clone().find(|value| value.iter().any(|byte| *byte != 0)).or_else(|| each.next());
+    let value = set.unwrap_or_default();
+    value.get(..size).unwrap_or(value).to_vec()
 }
 
 fn now(clock: ClockId) -> Result<u64> {

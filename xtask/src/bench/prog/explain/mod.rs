@@ -55,7 +55,15 @@ impl Explainer {
         let pins = stage.lab.node(site.node).pins()?;
         let context = site.context(frame);
         let hop = Hop { interface: frame.interface, mtu: stage.mtu() };
-        let mut kernel = Kernel::new(&self.code, &pins, site.is_xdp(), &context, &frame.bytes, hop)?;
+        let mut kernel = Kernel::new(
+            &self.code,
+            &pins,
+            stage.loaded(site.node)?,
+            site.is_xdp(),
+            &context,
+            &frame.bytes,
+            hop,
+        )?;
         // Before the kernel's turn, which opens the flow.
         let (code, profile) = machine::run(&self.code, site.program, &mut kernel)?;
         let mut ours = kernel.packet()?.to_vec();

@@ -1,4 +1,4 @@
-//! The lab: two directors, of which one is a node of a mesh, each on a cable to its clients and one to its servers.
+//! The labs: a director on a cable to its clients and one to its servers, which is a node of a mesh or a host without one.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -31,11 +31,8 @@ pub(super) struct Stage<'a> {
 }
 
 /// The mesh: one node that there is, as many that are only spoken of as there are servers, each with a task of two services.
-/// The other director is a host without a mesh; if none is wanted, it is alone.
-pub(super) fn mesh(is_wanted: bool) -> Mesh {
-    let mut mesh = Mesh::new(u8::from(is_wanted))
-        .client("director")
-        .client("wire")
+pub(super) fn mesh() -> Mesh {
+    let mut mesh = Mesh::new(1)
         .option("xdp", json!("native"))
         .network("blue", 4097, &["10.0.9.0/24", "fd00:9::/64"])
         .service("hash", "blue", "10.0.9.2", "mh", &[&format!("{PORT}:53/udp")])
@@ -48,6 +45,11 @@ pub(super) fn mesh(is_wanted: bool) -> Mesh {
             .backend("turns", &format!("turns.{number}"), &node, "blue", &format!("10.0.9.2{number}"));
     }
     mesh
+}
+
+/// A director that is a host without a mesh.
+pub(super) fn host() -> Mesh {
+    Mesh::new(0).client("director")
 }
 
 /// The address that clients ask, on the director's side of their cable.
@@ -67,8 +69,13 @@ pub(super) fn server(family: Family, number: u8) -> IpAddr {
 }
 
 impl<'a> Stage<'a> {
+    /// What a lab has, of [`mesh`] or of [`host`].
+    pub(super) fn of(lab: &'a Lab) -> Result<Self> {
+        if lab.mesh().nodes.is_empty() { Self::host(lab) } else { Self::node(lab) }
+    }
+
     /// The director that is a node of the mesh, once its programs hang on the interfaces.
-    pub(super) fn mesh(lab: &'a Lab) -> Result<Self> {
+    fn node(lab: &'a Lab) -> Result<Self> {
         let stage = Self::new(lab, "n1", "client")?;
         for interface in [CLIENTS, SERVERS] {
             let what = format!("the mesh has its XDP program on {interface}");
@@ -83,8 +90,8 @@ impl<'a> Stage<'a> {
     }
 
     /// The director without a mesh.
-    pub(super) fn plain(lab: &'a Lab) -> Result<Self> {
-        let stage = Self::new(lab, "director", "wire")?;
+    fn host(lab: &'a Lab) -> Result<Self> {
+        let stage = Self::new(lab, "director", "client")?;
         // What is transmitted from XDP, as the source does, arrives at a veth device that polls; it does with GRO.
         stage.director.namespace.exec(&format!("ethtool -K {CLIENTS} gro on"))?;
         Ok(stage)

@@ -129,7 +129,7 @@ fn method(arguments: &Arguments) -> Vec<String> {
              driver hands them over; no client's network stack is measured with it. At the far end of the second an XDP program \
              counts those that arrive as they should, by length, protocol and payload, and drops them. Time is taken by the \
              programs: when the first packet is made, and when the last has arrived. So each figure is of the whole way, \
-             source and sink included; the controls tell what these take. Figures are the median of {} rounds.",
+             source and sink included; the controls tell what these take. Figures are the median of those of {} rounds that lost no packet; what is lost is told.",
             arguments.packets, arguments.rounds
         ),
         "The mesh publishes a UDP port, in native XDP, and sends packets by VXLAN to the nodes of four tasks; nodes know each \

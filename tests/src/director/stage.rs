@@ -18,6 +18,8 @@ use crate::{
 pub(super) const CLIENTS: &str = "front";
 /// The director's interface to its servers, and its other end.
 pub(super) const SERVERS: &str = "eth0";
+/// The node of the mesh.
+const NODE: &str = "n1";
 /// The last numbers of the servers' addresses: 192.0.2.N and 2001:db8::N.
 pub(super) const SERVER_NUMBERS: std::ops::RangeInclusive<u8> = 2..=5;
 /// The service's port for `mh`, and for all ways but the mesh; and the mesh's for `rr`.
@@ -74,9 +76,9 @@ impl<'a> Stage<'a> {
         if lab.mesh().nodes.is_empty() { Self::host(lab) } else { Self::node(lab) }
     }
 
-    /// The director that is a node of the mesh, once its programs hang on the interfaces.
+    /// The director that is a node of the mesh, once its programs hang on the interfaces; its daemon is halted then.
     fn node(lab: &'a Lab) -> Result<Self> {
-        let stage = Self::new(lab, "n1", "client")?;
+        let stage = Self::new(lab, NODE, "client")?;
         for interface in [CLIENTS, SERVERS] {
             let what = format!("the mesh has its XDP program on {interface}");
             eventually(&what, Duration::from_secs(60), || {
@@ -86,6 +88,8 @@ impl<'a> Stage<'a> {
                 Ok(())
             })?;
         }
+        // Packets do not need it, and it would take the processor that they are measured on.
+        lab.node(NODE).halt()?;
         Ok(stage)
     }
 

@@ -133,7 +133,7 @@ fn method(arguments: &Arguments) -> Vec<String> {
             arguments.packets, arguments.rounds
         ),
         "The mesh publishes a UDP port, in native XDP, and sends packets by VXLAN to the nodes of four tasks; nodes know each \
-         other by IPv4. IPVS forwards to four servers by NAT, by direct routing, and by IP-in-IP; with `-o` it keeps no \
+         other by IPv4. Its daemon, which packets do not need, is halted while they are measured. IPVS forwards to four servers by NAT, by direct routing, and by IP-in-IP; with `-o` it keeps no \
          connections. nftables and iptables choose a server in turn and remember it in conntrack, as kube-proxy and Docker \
          have them do. What is not XDP gets its packets by NAPI with GRO, without which a veth device does not poll."
             .to_owned(),

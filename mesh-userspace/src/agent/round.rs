@@ -179,7 +179,13 @@ impl Kernel {
     ) -> Result<NodeFacts, LinkError> {
         let seen = self.links.observe().await?;
         let mut facts = NodeFacts {
-            interfaces: seen.interfaces.into_iter().map(interface).collect(),
+            // That which has tunnels merged carries nothing: no plan needs to know of it.
+            interfaces: seen
+                .interfaces
+                .into_iter()
+                .filter(|seen| seen.name != links::GRO_NAME)
+                .map(interface)
+                .collect(),
             addresses: seen.addresses.into_iter().map(address).collect(),
             gate,
             ..NodeFacts::default()

@@ -17,12 +17,17 @@ use serde::{Deserialize, Serialize};
 pub use self::case::{Case, Family, Forwarding, Load, Scheduler, Way, cases};
 use self::{rules::Rules, stage::Stage};
 use crate::{
-    lab::Lab,
+    lab::Mesh,
     traffic::{Flows, Frame, Reflection, Reflector, Sending, Sink, Source},
 };
 
 /// How many flows take turns where there are many.
 pub const MANY: u32 = 10_000;
+/// How long is waited before each round.
+const PAUSE: Duration = Duration::from_millis(20);
+/// The same for the mesh, which notes once a second that a flow lives: so that each flow's packet does so in each round, and not
+/// in those alone that begin with a new second.
+const A_SECOND_LATER: Duration = Duration::from_millis(1100);
 /// Packets before the first round, so that tables and caches hold what they will hold.
 const WARMING: u32 = 1_000;
 
@@ -84,56 +89,54 @@ enum InForce<'a> {
     Rules(Rules<'a>),
 }
 
-/// Measures cases, one after the other, in a lab that was built for it, and tells of each.
+/// Measures cases, and tells of each: those of the mesh in a lab with its daemon, the others in one without, where nothing else
+/// takes the processor.
 ///
 /// # Errors
-/// If the lab cannot be built, or a case cannot be measured for another reason than that the kernel lacks it.
+/// If a lab cannot be built, or a case cannot be measured for another reason than that the kernel lacks it.
 pub fn measure(
     prefix: &str,
     cases: &[Case],
     options: &Options,
     mut tell: impl FnMut(&str),
 ) -> Result<Vec<Outcome>> {
-    tell("building the lab");
-    let lab = stage::mesh(needs_mesh(cases)).up(prefix)?;
-    let outcome = measure_in(&lab, cases, options, &mut tell);
-    if outcome.is_err() {
-        lab.print_logs();
-    }
-    outcome
-}
-
-fn needs_mesh(cases: &[Case]) -> bool {
-    cases.iter().any(|case| matches!(case.way, Way::Mesh(_)))
+    let (ours, others): (Vec<Case>, Vec<Case>) =
+        cases.iter().partition(|case| matches!(case.way, Way::Mesh(_)));
+    let mut outcomes = measure_in(prefix, stage::host(), &others, options, &mut tell)?;
+    outcomes.extend(measure_in(prefix, stage::mesh(), &ours, options, &mut tell)?);
+    let place = |outcome: &Outcome| cases.iter().position(|case| *case == outcome.case);
+    outcomes.sort_by_key(place);
+    Ok(outcomes)
 }
 
 fn measure_in(
-    lab: &Lab,
+    prefix: &str,
+    mesh: Mesh,
     cases: &[Case],
     options: &Options,
     tell: &mut impl FnMut(&str),
 ) -> Result<Vec<Outcome>> {
-    let plain = Stage::plain(lab)?;
-    let mesh = if cases.iter().any(|case| matches!(case.way, Way::Mesh(_))) {
-        Some(Stage::mesh(lab)?)
-    } else {
-        None
-    };
-    let mut outcomes = Vec::new();
-    for case in cases {
-        let stage = match (&mesh, case.way) {
-            (Some(mesh), Way::Mesh(_)) => mesh,
-            _ => &plain,
-        };
-        let rounds = match Rules::lack(case.way) {
-            Some(lack) => Err(lack),
-            None => measure_case(stage, *case, options).with_context(|| case.to_string())?,
-        };
-        let outcome = Outcome { case: *case, rounds };
-        tell(&outcome.to_string());
-        outcomes.push(outcome);
+    if cases.is_empty() {
+        return Ok(Vec::new());
     }
-    Ok(outcomes)
+    tell("building the lab");
+    let lab = mesh.up(prefix)?;
+    let outcomes = Stage::of(&lab).and_then(|stage| {
+        let outcome = |case: &Case| {
+            let rounds = match Rules::lack(case.way) {
+                Some(lack) => Err(lack),
+                None => measure_case(&stage, *case, options).with_context(|| case.to_string())?,
+            };
+            let outcome = Outcome { case: *case, rounds };
+            tell(&outcome.to_string());
+            Ok(outcome)
+        };
+        cases.iter().map(outcome).collect()
+    });
+    if outcomes.is_err() {
+        lab.print_logs();
+    }
+    outcomes
 }
 
 /// Measures a case, or says why it cannot be put in force.
@@ -156,6 +159,9 @@ fn measure_case(stage: &Stage<'_>, case: Case, options: &Options) -> Result<Resu
         if let (InForce::Rules(rules), Load::NewFlows) = (&in_force, case.load) {
             rules.forget_flows()?;
         }
+        // What the last round left to ksoftirqd is done: while that waits for the processor, Linux before 6.4 has nobody else poll,
+        // and the source overruns the queue of its interface.
+        sleep(if matches!(case.way, Way::Mesh(_)) { A_SECOND_LATER } else { PAUSE });
         let Sending { sent, arrived, nanoseconds } = source.send(options.packets, &sink)?;
         rounds.push(Round { sent, arrived, nanoseconds });
     }

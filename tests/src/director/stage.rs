@@ -1,4 +1,4 @@
-//! The lab: two directors, of which one is a node of a mesh, each on a cable to its clients and one to its servers.
+//! The labs: a director on a cable to its clients and one to its servers, which is a node of a mesh or a host without one.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -18,6 +18,8 @@ use crate::{
 pub(super) const CLIENTS: &str = "front";
 /// The director's interface to its servers, and its other end.
 pub(super) const SERVERS: &str = "eth0";
+/// The node of the mesh.
+const NODE: &str = "n1";
 /// The last numbers of the servers' addresses: 192.0.2.N and 2001:db8::N.
 pub(super) const SERVER_NUMBERS: std::ops::RangeInclusive<u8> = 2..=5;
 /// The service's port for `mh`, and for all ways but the mesh; and the mesh's for `rr`.
@@ -31,11 +33,8 @@ pub(super) struct Stage<'a> {
 }
 
 /// The mesh: one node that there is, as many that are only spoken of as there are servers, each with a task of two services.
-/// The other director is a host without a mesh; if none is wanted, it is alone.
-pub(super) fn mesh(is_wanted: bool) -> Mesh {
-    let mut mesh = Mesh::new(u8::from(is_wanted))
-        .client("director")
-        .client("wire")
+pub(super) fn mesh() -> Mesh {
+    let mut mesh = Mesh::new(1)
         .option("xdp", json!("native"))
         .network("blue", 4097, &["10.0.9.0/24", "fd00:9::/64"])
         .service("hash", "blue", "10.0.9.2", "mh", &[&format!("{PORT}:53/udp")])
@@ -48,6 +47,11 @@ pub(super) fn mesh(is_wanted: bool) -> Mesh {
             .backend("turns", &format!("turns.{number}"), &node, "blue", &format!("10.0.9.2{number}"));
     }
     mesh
+}
+
+/// A director that is a host without a mesh.
+pub(super) fn host() -> Mesh {
+    Mesh::new(0).client("director")
 }
 
 /// The address that clients ask, on the director's side of their cable.
@@ -67,9 +71,14 @@ pub(super) fn server(family: Family, number: u8) -> IpAddr {
 }
 
 impl<'a> Stage<'a> {
-    /// The director that is a node of the mesh, once its programs hang on the interfaces.
-    pub(super) fn mesh(lab: &'a Lab) -> Result<Self> {
-        let stage = Self::new(lab, "n1", "client")?;
+    /// What a lab has, of [`mesh`] or of [`host`].
+    pub(super) fn of(lab: &'a Lab) -> Result<Self> {
+        if lab.mesh().nodes.is_empty() { Self::host(lab) } else { Self::node(lab) }
+    }
+
+    /// The director that is a node of the mesh, once its programs hang on the interfaces; its daemon is halted then.
+    fn node(lab: &'a Lab) -> Result<Self> {
+        let stage = Self::new(lab, NODE, "client")?;
         for interface in [CLIENTS, SERVERS] {
             let what = format!("the mesh has its XDP program on {interface}");
             eventually(&what, Duration::from_secs(60), || {
@@ -79,12 +88,14 @@ impl<'a> Stage<'a> {
                 Ok(())
             })?;
         }
+        // Packets do not need it, and it would take the processor that they are measured on.
+        lab.node(NODE).halt()?;
         Ok(stage)
     }
 
     /// The director without a mesh.
-    pub(super) fn plain(lab: &'a Lab) -> Result<Self> {
-        let stage = Self::new(lab, "director", "wire")?;
+    fn host(lab: &'a Lab) -> Result<Self> {
+        let stage = Self::new(lab, "director", "client")?;
         // What is transmitted from XDP, as the source does, arrives at a veth device that polls; it does with GRO.
         stage.director.namespace.exec(&format!("ethtool -K {CLIENTS} gro on"))?;
         Ok(stage)

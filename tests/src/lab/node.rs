@@ -186,6 +186,15 @@ impl Node {
         self.daemon.as_mut().with_context(|| format!("no daemon runs on {}", self.name))
     }
 
+    /// Halts the daemon where it stands, until the lab ends.
+    ///
+    /// # Errors
+    /// If it is not running.
+    pub fn halt(&self) -> Result<()> {
+        let daemon = self.daemon.as_ref().with_context(|| format!("no daemon runs on {}", self.name))?;
+        daemon.signal(Signal::SIGSTOP)
+    }
+
     /// Ends the daemon as systemd would.
     ///
     /// # Errors

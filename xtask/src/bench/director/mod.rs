@@ -129,11 +129,11 @@ fn method(arguments: &Arguments) -> Vec<String> {
              driver hands them over; no client's network stack is measured with it. At the far end of the second an XDP program \
              counts those that arrive as they should, by length, protocol and payload, and drops them. Time is taken by the \
              programs: when the first packet is made, and when the last has arrived. So each figure is of the whole way, \
-             source and sink included; the controls tell what these take. Figures are the median of {} rounds.",
+             source and sink included; the controls tell what these take. Figures are the median of those of {} rounds that lost no packet; what is lost is told.",
             arguments.packets, arguments.rounds
         ),
         "The mesh publishes a UDP port, in native XDP, and sends packets by VXLAN to the nodes of four tasks; nodes know each \
-         other by IPv4. IPVS forwards to four servers by NAT, by direct routing, and by IP-in-IP; with `-o` it keeps no \
+         other by IPv4. Its daemon, which packets do not need, is halted while they are measured. IPVS forwards to four servers by NAT, by direct routing, and by IP-in-IP; with `-o` it keeps no \
          connections. nftables and iptables choose a server in turn and remember it in conntrack, as kube-proxy and Docker \
          have them do. What is not XDP gets its packets by NAPI with GRO, without which a veth device does not poll."
             .to_owned(),

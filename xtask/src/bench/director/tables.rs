@@ -52,9 +52,9 @@ impl Measured {
         outcome.rounds.as_deref().ok()
     }
 
-    /// Nanoseconds, or instructions, for each packet.
+    /// Nanoseconds, or instructions, for each packet, by the rounds that lost none: a packet that is lost early costs little.
     fn cost(&self, case: Case) -> Option<Figure> {
-        Figure::of(&self.rounds(case)?.iter().map(Round::per_packet).collect::<Vec<_>>())
+        Figure::of(&costs(self.rounds(case)?))
     }
 
     /// What a table shows of a case.
@@ -62,9 +62,7 @@ impl Measured {
         let rounds = self.rounds(case)?;
         let figure = match self.clock {
             Clock::Instruction => self.cost(case)?,
-            Clock::Time => {
-                Figure::of(&rounds.iter().map(|round| 1e9 / round.per_packet()).collect::<Vec<_>>())?
-            }
+            Clock::Time => Figure::of(&costs(rounds).iter().map(|cost| 1e9 / cost).collect::<Vec<_>>())?,
         };
         let (lost, sent) = lost(rounds);
         Some(if lost > 0 { figure.with_note(format!("{lost} of {sent} lost")) } else { figure })
@@ -212,6 +210,11 @@ fn one_flow(way: Way) -> Case {
     Case { way, family: Family::V4, load: Load::OneFlow }
 }
 
+/// What a packet cost in each round that lost none.
+fn costs(rounds: &[Round]) -> Vec<f64> {
+    rounds.iter().filter(|round| round.arrived == round.sent).map(Round::per_packet).collect()
+}
+
 /// How many packets did not arrive, and how many were sent.
 fn lost(rounds: &[Round]) -> (u64, u64) {
     rounds.iter().fold((0, 0), |(lost, sent), round| {
@@ -242,16 +245,20 @@ mod tests {
             all.remarks(),
             ["Linux 6.1.0-56-amd64: the sink counted every packet that the source sent, in each case."]
         );
-        let some = measured(vec![outcome(dr(), 940_000, 90), outcome(Way::Mesh(Scheduler::Mh), 90_000, 100)]);
+        let mut lossy = outcome(dr(), 200_000, 90);
+        if let Ok(rounds) = &mut lossy.rounds {
+            rounds.push(Round { sent: 100, arrived: 100, nanoseconds: 940_000 });
+        }
+        let some = measured(vec![lossy, outcome(Way::Mesh(Scheduler::Mh), 90_000, 100)]);
         assert_eq!(
             some.remarks(),
-            ["Linux 6.1.0-56-amd64: IPVS dr mh, IPv4, one flow lost 10 of 100 packets."]
+            ["Linux 6.1.0-56-amd64: IPVS dr mh, IPv4, one flow lost 10 of 200 packets."]
         );
         let tables = some.tables();
         assert_eq!(tables[0].name, "instructions-6.1-ipv4");
         let cells: Vec<_> =
             tables[0].rows.iter().map(|row| row.cells[0].as_ref().map(Figure::shown)).collect();
-        assert_eq!(cells, [Some("9,400 10 of 100 lost".to_owned()), Some("900".to_owned())]);
+        assert_eq!(cells, [Some("9,400 10 of 200 lost".to_owned()), Some("900".to_owned())]);
         assert!(some.ensure_that_ours_loses_nothing().is_ok());
         let ours = measured(vec![outcome(Way::Mesh(Scheduler::Mh), 90_000, 99)]);
         assert!(ours.ensure_that_ours_loses_nothing().is_err());

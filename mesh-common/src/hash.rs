@@ -36,12 +36,17 @@ pub const fn words<const N: usize>(seed: u64, words: [u64; N]) -> u64 {
 #[inline(always)]
 #[must_use]
 pub fn flow(seed: u64, client: Address, client_port: [u8; 2], service_port: [u8; 2], protocol: u8) -> u32 {
-    let [a, b] = client_port;
-    let [c, d] = service_port;
-    flow_by_ports(seed, client, u32::from_le_bytes([a, b, c, d]), protocol)
+    flow_by_ports(seed, client, ports(client_port, service_port), protocol)
 }
 
-/// The same, given both ports as they begin a transport header: four bytes in little-endian order.
+/// Both ports of a packet, in network byte order, as they begin its transport header: four bytes in little-endian order.
+#[inline(always)]
+#[must_use]
+pub const fn ports([a, b]: [u8; 2], [c, d]: [u8; 2]) -> u32 {
+    u32::from_le_bytes([a, b, c, d])
+}
+
+/// The same as [`flow`], given both [`ports`].
 #[inline(always)]
 #[must_use]
 pub fn flow_by_ports(seed: u64, client: Address, ports: u32, protocol: u8) -> u32 {

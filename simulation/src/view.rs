@@ -29,18 +29,6 @@ pub(crate) struct View<'a, const DELIVERS: bool> {
     service: Service,
 }
 
-static NO_BACKEND: Backend = Backend {
-    address: Address::UNSPECIFIED,
-    vni: 0,
-    node: 0,
-    mac: [0; 6],
-    reserved: [0; 2],
-    vxlan: 0,
-    inner: 0,
-};
-static NO_NODE: NodeEntry =
-    NodeEntry { address: Address::UNSPECIFIED, ifindex: 0, mtu: 0, mac: [0; 6], reserved: [0; 2] };
-
 /// Where routers take what is for the outside world.
 const TO_ROUTER: Hop = Hop { ifindex: UPLINK, destination: [2, 0, 0, 0, 1, 254], source: [2, 0, 0, 0, 0, 1] };
 
@@ -117,7 +105,7 @@ impl<const DELIVERS: bool> Tables for View<'_, DELIVERS> {
         let first = self.node.rounds.first().map_or(0, |round| round.version);
         let was_known = |task: &&Task| task.born <= self.version && first < task.gone;
         let task = self.cluster.tasks.get(index as usize).filter(|_| index != 0).filter(was_known);
-        Some(task.map_or(&NO_BACKEND, |task| &task.backend))
+        Some(task.map_or(&Backend::UNUSED, |task| &task.backend))
     }
 
     fn endpoint(&self, key: &EndpointKey) -> Option<&Endpoint> {
@@ -159,7 +147,7 @@ impl<const DELIVERS: bool> Tables for View<'_, DELIVERS> {
     fn node(&self, index: NodeIndex) -> Option<&NodeEntry> {
         let first = self.node.rounds.first().map_or(0, |round| round.version);
         let Some(node) = self.cluster.nodes.get(index as usize).filter(|_| index != 0) else {
-            return Some(&NO_NODE);
+            return Some(&NodeEntry::UNUSED);
         };
         Some(if index == self.node.settings.node {
             &node.entry_without_way
@@ -168,7 +156,7 @@ impl<const DELIVERS: bool> Tables for View<'_, DELIVERS> {
         } else if node.joined <= self.version && first < node.left {
             &node.entry_without_way
         } else {
-            &NO_NODE
+            &NodeEntry::UNUSED
         })
     }
 

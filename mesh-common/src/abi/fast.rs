@@ -1,8 +1,8 @@
 //! The tables of the fast path: published ports by each address that they answer at, and outer headers ready to be sent.
 
 use super::{
-    Address, Family, Scheduler, Service, ServiceKey, Settings, capacity, pod::pod, service_flags,
-    settings_flags,
+    Address, Family, Local, Scheduler, Service, ServiceKey, Settings, capacity, local_flags, pod::pod,
+    service_flags, settings_flags,
 };
 use crate::{hash, wire::protocol};
 
@@ -34,7 +34,26 @@ impl FastService {
     /// An odd number with bits of no pattern (the golden ratio's), by which a ring's place is spread over 64 bits.
     const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
 
-    /// The entry of a port at an address, or `None` if the fast path must leave its packets alone.
+    /// The entry of a published port at an address of this node, or `None` if it does not answer there, or the fast path must
+    /// leave its packets alone. `is_published` says of a port at the address itself whether there is a service for it.
+    pub fn at(
+        settings: &Settings,
+        (address, local): (Address, &Local),
+        (key, service): (&ServiceKey, &Service),
+        is_published: impl FnOnce(&ServiceKey) -> bool,
+    ) -> Option<Self> {
+        let has_own = local.flags & local_flags::OWN != 0;
+        let answers = if key.address.is_unspecified() {
+            let own = ServiceKey { address, ..*key };
+            // What is published at the address itself comes first.
+            local.flags & local_flags::SERVES != 0 && !(has_own && is_published(&own))
+        } else {
+            key.address == address && has_own
+        };
+        if key.scope == 0 && answers { Self::of(settings, address, key, service) } else { None }
+    }
+
+    /// The entry of a port that answers at an address, or `None` if the fast path must leave its packets alone.
     #[must_use]
     pub fn of(settings: &Settings, address: Address, key: &ServiceKey, service: &Service) -> Option<Self> {
         let is_tunnels = key.protocol == protocol::UDP && key.port == settings.vxlan_port;
@@ -56,11 +75,11 @@ impl FastService {
     /// The number of a port, in network byte order, an IP protocol and a family: never 0.
     #[inline(always)]
     #[must_use]
-    pub const fn asked([a, b]: [u8; 2], protocol: u8, family: Family) -> u32 {
-        Self::asked_by_ports((b as u32) << 24 | (a as u32) << 16, protocol, family)
+    pub const fn asked(port: [u8; 2], protocol: u8, family: Family) -> u32 {
+        Self::asked_by_ports(hash::ports([0; 2], port), protocol, family)
     }
 
-    /// The same, given both ports as they begin a transport header: four bytes in little-endian order.
+    /// The same, given both [`hash::ports`] of a client's packet.
     #[inline(always)]
     #[must_use]
     pub const fn asked_by_ports(ports: u32, protocol: u8, family: Family) -> u32 {

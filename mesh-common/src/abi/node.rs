@@ -22,6 +22,12 @@ pub struct Node {
     pub reserved: [u8; 2],
 }
 
+impl Node {
+    /// An unused entry, as the kernel's array has it: zero.
+    pub const UNUSED: Self =
+        Self { address: Address::UNSPECIFIED, ifindex: 0, mtu: 0, mac: [0; 6], reserved: [0; 2] };
+}
+
 /// The MAC address that names a node inside tunnels, where its underlay address has no room: locally administered, then
 /// an IPv4 address behind `4e`, or 40 bits of a hash of an IPv6 address behind another first byte.
 #[must_use]

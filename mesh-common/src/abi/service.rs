@@ -203,6 +203,17 @@ pub struct Backend {
 pub(crate) const VNI_PRESENT: u8 = 0x08;
 
 impl Backend {
+    /// An unused entry, as the kernel's array has it: zero.
+    pub const UNUSED: Self = Self {
+        address: Address::UNSPECIFIED,
+        vni: 0,
+        node: 0,
+        mac: [0; 6],
+        reserved: [0; 2],
+        vxlan: 0,
+        inner: 0,
+    };
+
     /// A task with an address on the network with this VNI, on this node.
     #[must_use]
     pub const fn new(address: Address, vni: u32, node: u32, mac: [u8; 6]) -> Self {

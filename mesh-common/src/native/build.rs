@@ -201,14 +201,10 @@ impl NodeTables {
     pub fn hasten(&mut self) {
         self.fast_services.clear();
         for (address, local) in &self.locals {
-            for (key, service) in self.services.iter().filter(|(key, _)| key.scope == 0) {
-                let own = ServiceKey { address: *address, ..*key };
-                let has_own = local.flags & local_flags::OWN != 0 && self.services.contains_key(&own);
-                let is_own = key.address == *address && local.flags & local_flags::OWN != 0;
-                let is_common =
-                    key.address.is_unspecified() && local.flags & local_flags::SERVES != 0 && !has_own;
-                let entry = FastService::of(&self.settings, *address, key, service);
-                let Some(entry) = entry.filter(|_| is_own || is_common) else { continue };
+            for published in &self.services {
+                let is_published = |key: &ServiceKey| self.services.contains_key(key);
+                let entry = FastService::at(&self.settings, (*address, local), published, is_published);
+                let Some(entry) = entry else { continue };
                 let free = entry.places().find(|place| !self.fast_services.contains_key(place));
                 if let Some(place) = free {
                     self.fast_services.insert(place, entry);

@@ -200,18 +200,6 @@ pub struct HookTables<'a, const DELIVERS: bool, const FRAGMENTS: bool> {
 /// `::1`, from which the kernel sends nothing over an interface.
 const LOOPBACK: Address = Address::from_v6(core::net::Ipv6Addr::LOCALHOST.octets());
 
-static NO_BACKEND: Backend = Backend {
-    address: Address::UNSPECIFIED,
-    vni: 0,
-    node: 0,
-    mac: [0; 6],
-    reserved: [0; 2],
-    vxlan: 0,
-    inner: 0,
-};
-static NO_NODE: Node =
-    Node { address: Address::UNSPECIFIED, ifindex: 0, mtu: 0, mac: [0; 6], reserved: [0; 2] };
-
 /// The entry of an array of the kernel's, which has them all from its beginning.
 fn entry<'a, T>(entries: &'a [T], index: u32, capacity: u32, unused: &'a T) -> Option<&'a T> {
     if index >= capacity {
@@ -261,7 +249,7 @@ impl<const DELIVERS: bool, const FRAGMENTS: bool> Tables for HookTables<'_, DELI
     }
 
     fn backend(&self, index: BackendIndex) -> Option<&Backend> {
-        entry(&self.node.backends, index, capacity::BACKENDS, &NO_BACKEND)
+        entry(&self.node.backends, index, capacity::BACKENDS, &Backend::UNUSED)
     }
 
     fn endpoint(&self, key: &EndpointKey) -> Option<&Endpoint> {
@@ -285,7 +273,7 @@ impl<const DELIVERS: bool, const FRAGMENTS: bool> Tables for HookTables<'_, DELI
     }
 
     fn node(&self, index: NodeIndex) -> Option<&Node> {
-        entry(&self.node.nodes, index, capacity::NODES, &NO_NODE)
+        entry(&self.node.nodes, index, capacity::NODES, &Node::UNUSED)
     }
 
     fn peer(&self, address: Address) -> Option<NodeIndex> {

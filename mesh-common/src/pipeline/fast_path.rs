@@ -24,7 +24,7 @@ use crate::{
 struct Headers {
     source: Address,
     destination: Address,
-    /// Both ports: four bytes in little-endian order.
+    /// Both [`hash::ports`].
     ports: u32,
     protocol: u8,
     family: Family,

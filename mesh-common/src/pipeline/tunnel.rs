@@ -81,15 +81,12 @@ pub(super) fn pass_on<P: Packet, T: Tables>(
     } else if old != overhead(outer) {
         return Err(Reason::NoRoute);
     }
+    let key = &datagram.key;
+    let ports = hash::ports(key.source_port, key.destination_port);
     let frame = Frame {
         inner_ether_type: ether_type::of(datagram.family),
         inner_len: inner,
-        source_port: {
-            let key = &datagram.key;
-            let ([a, b], [c, d]) = (key.source_port, key.destination_port);
-            let ports = u32::from_le_bytes([a, b, c, d]);
-            source_port(key.source, key.destination, ports, key.protocol).to_be_bytes()
-        },
+        source_port: source_port(key.source, key.destination, ports, key.protocol).to_be_bytes(),
         ecn: datagram.traffic_class & ECN,
     };
     packet
@@ -177,7 +174,7 @@ pub(super) const ECN: u8 = 3;
 
 /// The outer source port, by which routers spread flows over paths: from the dynamic range 49152–65535
 /// (RFC 7348, section 5), the same for all packets of a flow, fragments too where they have no ports. `ports` are both of the
-/// flow's, as [`hash::flow_by_ports`] takes them.
+/// flow's, by [`hash::ports`].
 #[inline(always)]
 pub(super) fn source_port(source: Address, destination: Address, ports: u32, protocol: u8) -> u16 {
     // One round of mixing: whoever wants his flows on one path can choose their ports anyway.

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use imbl::OrdMap;
-use mesh_common::abi::{Address, FastService, Local, Service, ServiceKey, Settings, local_flags};
+use mesh_common::abi::{Address, FastService, Local, Service, ServiceKey, Settings};
 
 /// The table's entries. One that is in `current` keeps its place, so that nobody who looks for it at this moment misses it; one
 /// whose places are all taken is left out, and goes the longer way. What stays is shared with `current`, so that nobody compares
@@ -54,28 +54,20 @@ fn wanted(
     };
     let mut wanted = Vec::new();
     for (address, local) in locals {
-        let has_own = local.flags & local_flags::OWN != 0;
-        if has_own {
-            wanted.extend(
-                published_at(*address)
-                    .filter_map(|(key, service)| FastService::of(settings, *address, key, service)),
-            );
-        }
-        if local.flags & local_flags::SERVES == 0 {
-            continue;
-        }
-        for (key, service) in published_at(Address::UNSPECIFIED) {
-            if !(has_own && services.contains_key(&ServiceKey { address: *address, ..*key })) {
-                wanted.extend(FastService::of(settings, *address, key, service));
-            }
-        }
+        let published = published_at(*address).chain(published_at(Address::UNSPECIFIED));
+        let is_published = |key: &ServiceKey| services.contains_key(key);
+        wanted.extend(
+            published.filter_map(|published| {
+                FastService::at(settings, (*address, local), published, is_published)
+            }),
+        );
     }
     wanted
 }
 
 #[cfg(test)]
 mod tests {
-    use mesh_common::abi::{Scheduler, capacity};
+    use mesh_common::abi::{Scheduler, capacity, local_flags};
 
     use super::*;
 

@@ -1,9 +1,6 @@
 //! What a lab is built from, and the configuration file that says the same to the daemons.
 
-use std::{
-    net::IpAddr,
-    path::{Path, PathBuf},
-};
+use std::net::IpAddr;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Map, Value, json};
@@ -43,8 +40,6 @@ pub struct Mesh {
     pub services: Vec<Service>,
     /// The tasks' attachments.
     pub endpoints: Vec<Endpoint>,
-    /// Where `meshd` and `meshctl` are, if not where [`meshd_path`](super::meshd_path) says.
-    pub programs: Option<PathBuf>,
     /// The whole file, where the lab was built from one; then it is not made from what stands above.
     given: Option<Value>,
 }
@@ -117,7 +112,6 @@ impl Mesh {
             networks: Vec::new(),
             services: Vec::new(),
             endpoints: Vec::new(),
-            programs: None,
             given: None,
         }
     }
@@ -170,13 +164,6 @@ impl Mesh {
     #[must_use]
     pub fn mtu(mut self, mtu: u32) -> Self {
         self.mtu = mtu;
-        self
-    }
-
-    /// With the daemon and the command line of another directory.
-    #[must_use]
-    pub fn programs(mut self, directory: &Path) -> Self {
-        self.programs = Some(directory.to_owned());
         self
     }
 

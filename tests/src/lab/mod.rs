@@ -140,8 +140,7 @@ impl Lab {
         }
         self.write_configuration()?;
         for name in self.mesh.nodes.clone() {
-            let namespace = self.host(&name).namespace.reopen()?;
-            let node = Node::new(&self.record, namespace, &name, self.mesh.programs.as_deref())?;
+            let node = Node::new(&self.record, self.host(&name).namespace.reopen()?, &name);
             self.nodes.insert(name, node);
         }
         // All at once, so that the slowest of them is all one waits for.

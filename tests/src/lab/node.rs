@@ -82,8 +82,6 @@ pub struct Node {
     directory: PathBuf,
     record: Arc<Record>,
     daemon: Option<Process>,
-    /// The lab's daemon and command line.
-    programs: [PathBuf; 2],
     /// The daemon's program, where it is another than the lab's.
     program: Option<PathBuf>,
     /// Where the daemon says that it is ready, as to systemd.
@@ -91,28 +89,18 @@ pub struct Node {
 }
 
 impl Node {
-    pub(super) fn new(
-        record: &Arc<Record>,
-        namespace: Namespace,
-        name: &str,
-        programs: Option<&Path>,
-    ) -> Result<Self> {
+    pub(super) fn new(record: &Arc<Record>, namespace: Namespace, name: &str) -> Self {
         let directory = record.directory().join(name);
         let record = Arc::clone(record);
-        let programs = match programs {
-            Some(programs) => ["meshd", "meshctl"].map(|program| programs.join(program)),
-            None => [meshd_path()?, meshctl_path()?],
-        };
-        Ok(Self {
+        Self {
             name: name.to_owned(),
             namespace,
             directory,
             record,
             daemon: None,
-            programs,
             program: None,
             readiness: None,
-        })
+        }
     }
 
     /// Starts the daemon and waits until it is ready.
@@ -140,8 +128,8 @@ impl Node {
             fs::remove_file(&readiness)?;
         }
         self.readiness = Some(UnixDatagram::bind(&readiness).context("cannot bind the readiness socket")?);
-        let [meshd, _] = &self.programs;
-        let mut command = self.namespace.command(self.program.as_ref().unwrap_or(meshd))?;
+        let program = self.program.clone().map_or_else(meshd_path, Ok)?;
+        let mut command = self.namespace.command(program)?;
         command.arg("--config").arg(self.directory.join("mesh.yaml")).args(["--node", &self.name]);
         command.env("NOTIFY_SOCKET", &readiness);
         if env::var_os("RUST_LOG").is_none() {
@@ -259,11 +247,10 @@ impl Node {
         fs::read_to_string(self.log()).with_context(|| format!("cannot read {}", self.log().display()))
     }
 
-    fn meshctl_command(&self) -> Command {
-        let [_, meshctl] = &self.programs;
-        let mut command = Command::new(meshctl);
+    fn meshctl_command(&self) -> Result<Command> {
+        let mut command = Command::new(meshctl_path()?);
         command.env("MESH_SOCKET", self.socket());
-        command
+        Ok(command)
     }
 
     /// `meshctl` on this node, its words separated by spaces, as a person sees it.
@@ -271,7 +258,7 @@ impl Node {
     /// # Errors
     /// If it fails.
     pub fn meshctl_text(&self, words: &str) -> Result<String> {
-        run(self.meshctl_command().args(words.split_whitespace()))
+        run(self.meshctl_command()?.args(words.split_whitespace()))
     }
 
     /// `meshctl` on this node, its words separated by spaces, whatever comes of it.
@@ -279,7 +266,7 @@ impl Node {
     /// # Errors
     /// If it cannot be run.
     pub fn meshctl_output(&self, words: &str) -> Result<Output> {
-        output(self.meshctl_command().args(words.split_whitespace()))
+        output(self.meshctl_command()?.args(words.split_whitespace()))
     }
 
     /// `meshctl --output json` on this node, its words separated by spaces.
@@ -287,7 +274,7 @@ impl Node {
     /// # Errors
     /// If it fails, or its answer is no JSON.
     pub fn meshctl(&self, words: &str) -> Result<Value> {
-        let text = run(self.meshctl_command().args(["--output", "json"]).args(words.split_whitespace()))?;
+        let text = run(self.meshctl_command()?.args(["--output", "json"]).args(words.split_whitespace()))?;
         serde_json::from_str(&text).with_context(|| format!("meshctl {words} answered no JSON: {text}"))
     }
 

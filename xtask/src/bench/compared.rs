@@ -1,10 +1,13 @@
 //! Roads, each measured by several carriers in turn, and the tables of that.
 
+use anyhow::{Context as _, Result};
+
 use super::{
     figure::Figure,
     findings::{Column, Row, Table},
-    paths::{Carrier, Family, Road, Wire},
+    paths::{Carrier, Family, Paths, Road, Wire},
     rounds::Rounds,
+    watch::Watch,
 };
 
 /// What was measured of one road.
@@ -53,6 +56,30 @@ impl<C> Compared<C> {
     pub(super) fn title(&self) -> String {
         format!("{}, {}", self.road.title(), self.family.title())
     }
+}
+
+/// Measures every road over a wire: in each round each of them once, by `measure`, which is told the number of the round.
+pub(super) fn rounds<C: Default>(
+    wire: Wire,
+    families: &[Family],
+    rounds: u32,
+    watch: &Watch,
+    measure: impl Fn(&mut Compared<C>, &Paths, u32) -> Result<()>,
+) -> Result<Vec<Compared<C>>> {
+    watch.now("building every overlay");
+    let paths = Paths::lay(wire)?;
+    let mut measured = Compared::all(wire, families);
+    for round in 0..rounds {
+        for road in &mut measured {
+            watch.now(&format!("round {} of {rounds}: {}", round + 1, road.title()));
+            let outcome = measure(road, &paths, round);
+            if outcome.is_err() {
+                paths.print_logs();
+            }
+            outcome.with_context(|| format!("{}, {}", road.title(), wire.title()))?;
+        }
+    }
+    Ok(measured)
 }
 
 /// A table of one measure, with a row for each road that it was taken of, named by `title`.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use mesh_tests::lab::remains;
 
 use super::{
@@ -110,20 +110,9 @@ fn method(arguments: &Arguments) -> Vec<String> {
 
 fn measure_wire(wire: Wire, arguments: &Arguments) -> Result<Vec<Measured>> {
     let watch = Watch::new(wire.title());
-    watch.now("building every overlay");
-    let paths = Paths::lay(wire)?;
-    let mut measured = Measured::all(wire, &arguments.families);
-    for round in 0..arguments.rounds {
-        for road in &mut measured {
-            watch.now(&format!("round {} of {}: {}", round + 1, arguments.rounds, road.title()));
-            let outcome = measure_road(road, &paths, arguments, round);
-            if outcome.is_err() {
-                paths.print_logs();
-            }
-            outcome.with_context(|| title(road))?;
-        }
-    }
-    Ok(measured)
+    compared::rounds(wire, &arguments.families, arguments.rounds, &watch, |road, paths, round| {
+        measure_road(road, paths, arguments, round)
+    })
 }
 
 fn measure_road(road: &mut Measured, paths: &Paths, arguments: &Arguments, round: u32) -> Result<()> {

@@ -28,13 +28,13 @@ for module in /modules/*; do $b insmod "$module" || exit 1; done
 $b mount -t 9p -o ro,trans=virtio,version=9p2000.L,msize=524288,cache=loose host /host || exit 1
 $b mount -t tmpfs written /written || exit 1
 $b mkdir /written/upper /written/work
-$b mount -t overlay -o lowerdir=/host,upperdir=/written/upper,workdir=/written/work root /root || exit 1
-$b mount -t tmpfs run /root/run || exit 1
-$b mkdir /root/run/guest
-$b cp /bin/busybox /guest/* /root/run/guest
-$b mount -t proc proc /root/proc
-$b mount --move /dev /root/dev
-exec $b switch_root /root /bin/sh /run/guest/start
+$b mount -t overlay -o lowerdir=/host,upperdir=/written/upper,workdir=/written/work root /new || exit 1
+$b mount -t tmpfs run /new/run || exit 1
+$b mkdir /new/run/guest
+$b cp /bin/busybox /guest/* /new/run/guest
+$b mount -t proc proc /new/proc
+$b mount --move /dev /new/dev
+exec $b switch_root /new /bin/sh /run/guest/start
 "#;
 
 /// Run in the machine's files: mounts what a Linux system has, starts the command, tells its status, and turns the power
@@ -73,7 +73,7 @@ while :; do sleep 1; done
 /// The archive that the kernel starts from, with the script to run.
 pub(super) fn initramfs(kernel: &Installed, command: &str) -> Result<Vec<u8>> {
     let mut archive = Archive::default();
-    for directory in ["bin", "dev", "guest", "host", "modules", "proc", "root", "written"] {
+    for directory in ["bin", "dev", "guest", "host", "modules", "new", "proc", "written"] {
         archive.directory(directory);
     }
     archive.file("bin/busybox", &busybox()?);

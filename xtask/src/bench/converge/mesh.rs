@@ -1,6 +1,6 @@
 //! The mesh that changes, and its changes.
 
-use std::{net::Ipv4Addr, path::Path};
+use std::net::Ipv4Addr;
 
 use anyhow::Result;
 use mesh_tests::lab::{Lab, Mesh};
@@ -72,10 +72,9 @@ pub(super) const RELOAD: Case = Case {
 };
 
 /// Three nodes, and `services` services more than the one that changes, whose backends are on a fourth node.
-pub(super) fn mesh(services: u32, programs: &Path) -> Mesh {
+pub(super) fn mesh(services: u32) -> Mesh {
     let ports = ["7001:7000/udp", "7002:7000/udp", "7004:7000/udp", "7005:7000/udp"];
     let mut mesh = Mesh::new(3)
-        .programs(programs)
         .network("blue", 4097, &["10.0.9.0/24"])
         .service("search", "blue", "10.0.9.2", "rr", &ports)
         .backend("search", "one", "n2", "blue", "10.0.9.11")

@@ -17,7 +17,6 @@ use super::{
     machine::Machine,
     watch::Watch,
 };
-use crate::build::{self, Profile};
 
 /// What `bench converge` takes.
 #[derive(clap::Args)]
@@ -120,10 +119,8 @@ fn method(services: u32) -> Vec<String> {
 
 fn measure_lab(name: &str, services: u32, rounds: u32) -> Result<Measured> {
     let watch = Watch::new(name);
-    let built = build::build(Profile::Release)?;
-    let programs = built.meshd.parent().context("meshd is in no directory")?;
     watch.now("building the lab");
-    let mut lab = mesh::mesh(services, programs).up(PREFIX)?;
+    let mut lab = mesh::mesh(services).up(PREFIX)?;
     let measured = measure_changes(&mut lab, services, rounds, &watch);
     if measured.is_err() {
         lab.print_logs();

@@ -17,7 +17,6 @@ use super::{
     machine::Machine,
     watch::Watch,
 };
-use crate::build::{self, Profile};
 
 /// What `bench scale` takes.
 #[derive(clap::Args)]
@@ -40,9 +39,7 @@ const GROWTH: f64 = 1.10;
 pub(super) fn measure(arguments: &Arguments) -> Result<(Findings, Result<()>)> {
     let applied = applying::measure()?;
     let watch = Watch::new("what a packet costs");
-    let built = build::build(Profile::Release)?;
-    let programs = built.meshd.parent().context("meshd is in no directory")?;
-    let services = services::measure(programs, arguments, &watch)?;
+    let services = services::measure(arguments, &watch)?;
     let flows = flows::measure(arguments, &watch)?;
     watch.now("what a read of memory takes");
     let reads: Vec<_> =

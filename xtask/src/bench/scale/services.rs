@@ -1,7 +1,7 @@
 //! What a packet costs while services grow: each packet asks for another one by chance, so that the caches are as cold as a
 //! mesh of that size leaves them.
 
-use std::{net::Ipv4Addr, path::Path, time::Instant};
+use std::{net::Ipv4Addr, time::Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use mesh_tests::lab::Mesh;
@@ -54,11 +54,11 @@ pub(super) struct Measured {
     pub(super) restart: f64,
 }
 
-/// Measures each mesh, by the agent in a directory of programs.
-pub(super) fn measure(programs: &Path, arguments: &Arguments, watch: &Watch) -> Result<Vec<Measured>> {
+/// Measures each mesh.
+pub(super) fn measure(arguments: &Arguments, watch: &Watch) -> Result<Vec<Measured>> {
     let of_size = |(services, each): &(u32, u32)| {
         watch.now(&format!("a mesh of {services} services of {each} backends each"));
-        measure_mesh(mesh(*services, *each).programs(programs), (*services, *each), arguments)
+        measure_mesh(mesh(*services, *each), (*services, *each), arguments)
     };
     SIZES.iter().map(of_size).collect()
 }

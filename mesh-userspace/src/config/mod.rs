@@ -37,11 +37,17 @@ pub struct LocalConfig {
     pub run_dir: PathBuf,
     /// Where the daemon keeps what outlives it.
     pub state_dir: PathBuf,
+    /// The file that names the host's resolvers, which are asked for names that are not the mesh's.
+    pub resolv_conf: PathBuf,
 }
 
 impl Default for LocalConfig {
     fn default() -> Self {
-        Self { run_dir: PathBuf::from("/run/mesh"), state_dir: PathBuf::from("/var/lib/mesh") }
+        Self {
+            run_dir: PathBuf::from("/run/mesh"),
+            state_dir: PathBuf::from("/var/lib/mesh"),
+            resolv_conf: PathBuf::from("/etc/resolv.conf"),
+        }
     }
 }
 

@@ -71,6 +71,9 @@ impl Sections {
                 options.interfaces.extend(reader.name(item, "An interface of the options"));
             }
         }
+        if let Some(node) = keys.take("dns") {
+            options.dns = reader.boolean(node, "The option dns").map(|dns| dns.value);
+        }
         keys.finish(reader);
     }
 

@@ -113,6 +113,7 @@ pub(crate) fn facts() -> NodeFacts {
         ],
         routes: BTreeMap::from([(ip("192.0.2.2"), route), (ip("192.0.2.3"), route)]),
         attached: BTreeMap::new(),
+        gateways: BTreeMap::new(),
         gate: Some(GateFacts { host_ifindex: 4, mesh0_mac: [2, 0, 0, 0, 0, 3] }),
     }
 }

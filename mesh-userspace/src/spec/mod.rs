@@ -64,6 +64,8 @@ pub struct Options {
     pub continuity: Option<Continuity>,
     /// The interfaces on which published ports are served; empty for each that is not a task's.
     pub interfaces: Vec<Given<String>>,
+    /// Whether networks' gateways answer tasks' questions for names.
+    pub dns: Option<bool>,
 }
 
 /// A host of the mesh.

@@ -45,6 +45,13 @@ pub struct Options {
     pub continuity: Continuity,
     /// The interfaces at whose addresses published ports answer; empty for each that is not a task's.
     pub interfaces: Vec<String>,
+    /// Whether networks' gateways answer tasks' questions for names.
+    #[serde(default = "answers_names")]
+    pub dns: bool,
+}
+
+const fn answers_names() -> bool {
+    true
 }
 
 /// How the XDP program is attached to an interface.
@@ -293,6 +300,7 @@ impl Default for Options {
             r#return: ReturnPath::default(),
             continuity: Continuity::default(),
             interfaces: Vec::new(),
+            dns: answers_names(),
         }
     }
 }

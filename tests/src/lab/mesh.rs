@@ -354,7 +354,12 @@ impl Mesh {
             None => self.file()?,
         };
         let own = record.directory().join(node);
-        file["node"] = json!({ "run_dir": own.join("run"), "state_dir": own.join("state") });
+        // Not the machine's own resolvers, which the lab does not reach: the lab's, where a test writes any.
+        file["node"] = json!({
+            "run_dir": own.join("run"),
+            "state_dir": own.join("state"),
+            "resolv_conf": own.join("resolv.conf"),
+        });
         for endpoint in file["endpoints"].as_array_mut().into_iter().flatten() {
             if let Some(Value::String(netns)) = endpoint.get_mut("netns") {
                 *netns = record.namespace_name(netns);

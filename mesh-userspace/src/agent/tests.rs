@@ -145,13 +145,14 @@ fn what_cannot_be_done_is_told_and_keeps_nothing_back() {
         assert_eq!(subjects(&outcome), ["endpoint lost.1", "node n3"]);
         assert!(outcome.problems[0].message.starts_with("Network namespace "), "{:?}", outcome.problems);
         assert!(outcome.waiting.contains_key("lost.1"));
-        assert_eq!(attached(&outcome)["endpoint_tc"], 1);
+        // Its network's gateway is beside the other.
+        assert_eq!(attached(&outcome)["endpoint_tc"], 2);
 
         // The namespace comes: it heals by itself.
         let _later = Scratch::named(&later);
         let outcome = kernel.round(&table, "n1").await.unwrap();
         assert_eq!(subjects(&outcome), ["node n3"]);
-        assert_eq!(attached(&outcome)["endpoint_tc"], 2);
+        assert_eq!(attached(&outcome)["endpoint_tc"], 3);
     });
 }
 

@@ -46,6 +46,8 @@ fn the_mesh() {
     let (loaded, table) = config::check(&configs().join("mesh.yaml")).unwrap();
     assert_eq!(loaded.local.run_dir, Path::new("/run/mesh"));
     assert_eq!(loaded.local.state_dir, Path::new("/var/lib/mesh"));
+    assert_eq!(loaded.local.resolv_conf, Path::new("/etc/resolv.conf"));
+    assert!(table.options.dns);
     assert_eq!(table.nodes.len(), 3);
     assert_eq!(table.nodes["n1"].interface.as_deref(), Some("eth0"));
     assert_eq!(table.nodes["n2"].interface, None);

@@ -375,9 +375,9 @@ fn names_come_back_with_the_daemon_and_go_with_the_mesh() -> Result<()> {
         for crash in [false, true] {
             let node = lab.node_mut("n1");
             if crash {
-                node.kill()?
+                node.kill()?;
             } else {
-                node.stop()?
+                node.stop()?;
             }
             // The gateway is still there, and refuses.
             lab.host("caller").ping("10.0.9.1".parse()?, 1, 56)?;

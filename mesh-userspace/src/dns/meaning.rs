@@ -47,7 +47,7 @@ pub(super) fn meaning(names: &Names, networks: &[&str], name: &str) -> Meaning {
         Some((rest, last)) => (Some(rest), last),
         None => (None, name),
     };
-    for network in networks.iter().filter(|network| is_suffix(names, network, name)) {
+    if let Some(network) = networks.iter().find(|network| is_suffix(names, network, name)) {
         let rest = name.get(..name.len().saturating_sub(network.len() + 1)).filter(|rest| !rest.is_empty());
         return match rest {
             Some(rest) => on(network, rest).unwrap_or(Meaning::Unknown),

@@ -195,7 +195,7 @@ async fn obey(mut orders: mpsc::UnboundedReceiver<Order>, shared: Rc<Shared>) {
                         serving.insert(place, handles).into_iter().flatten().for_each(|task| task.abort());
                     }
                     Err(error) => {
-                        tracing::error!(network = place.0, %error, "a gateway cannot answer for names")
+                        tracing::error!(network = place.0, %error, "a gateway cannot answer for names");
                     }
                 }
             }

@@ -66,6 +66,8 @@ pub struct Service {
     pub network: String,
     /// Its virtual IP on that network; allocated if `None`.
     pub vip: Option<String>,
+    /// Whether its name stands for a virtual IP or for its tasks; the default if `None`.
+    pub endpoint_mode: Option<String>,
     /// By IPVS's names.
     pub scheduler: String,
     /// As in the file: a string in the short form, or an object.
@@ -220,12 +222,23 @@ impl Mesh {
             name: name.to_owned(),
             network: network.to_owned(),
             vip: Some(vip.to_owned()),
+            endpoint_mode: None,
             scheduler: scheduler.to_owned(),
             ports: ports.iter().map(|&port| Value::from(port)).collect(),
             external: Vec::new(),
             on_no_backend: None,
             persistent: None,
         });
+        self
+    }
+
+    /// With the service that was added last having no virtual IP: its name stands for its tasks' addresses.
+    #[must_use]
+    pub fn by_tasks(mut self) -> Self {
+        if let Some(service) = self.services.last_mut() {
+            service.vip = None;
+            service.endpoint_mode = Some("dnsrr".to_owned());
+        }
         self
     }
 
@@ -381,6 +394,9 @@ impl Mesh {
         });
         let services = self.services.iter().map(|service| {
             let mut entry = json!({ "networks": [service.network], "scheduler": service.scheduler });
+            if let Some(mode) = &service.endpoint_mode {
+                entry["endpoint_mode"] = json!(mode);
+            }
             if let Some(vip) = &service.vip {
                 entry["vip"] = json!({ &service.network: vip });
             }

@@ -52,6 +52,7 @@ const LAB: &[(&str, &[&str])] = &[
     ("curl", &["curl"]),
     ("dig", &["bind9-dnsutils"]),
     ("dnsmasq", &["dnsmasq-base"]),
+    ("dnsperf", &["dnsperf"]),
     ("ethtool", &["ethtool"]),
     ("ip", &["iproute2"]),
     ("iperf3", &["iperf3"]),

@@ -49,7 +49,7 @@ impl<'a> Story<'a> {
         }
         if network.gateways().any(|gateway| gateway == to) {
             self.why.push(format!("{to} is the gateway of {network_name}"));
-            return self.to_gateway(endpoint, network_name, network);
+            return self.asked_gateway(endpoint, network_name, network);
         }
         if let Some(asked) = self.asked_vip(network_name, network) {
             return self.balanced(
@@ -68,7 +68,7 @@ impl<'a> Story<'a> {
     }
 
     /// A task's packet to its network's gateway, which answers for names by the first address of each family.
-    fn to_gateway(&mut self, endpoint: &Endpoint, network_name: &str, network: &Network) -> End {
+    fn asked_gateway(&mut self, endpoint: &Endpoint, network_name: &str, network: &Network) -> End {
         let to = self.query.to.address;
         let first = network.gateways().find(|gateway| gateway.is_ipv4() == to.is_ipv4());
         if !self.snapshot.table.options.dns || endpoint.netns.is_none() || first != Some(to) {

@@ -58,6 +58,7 @@ fn the_mesh() {
     assert_eq!(search.vips["blue"], addresses(&["10.0.9.2", "fd00:9::a00:902"]));
     assert_eq!(search.scheduler, Scheduler::Mh);
     assert_eq!(search.on_no_backend, OnNoBackend::Reject);
+    assert_eq!(search.aliases, ["elastic"]);
     assert_eq!(
         search.ports,
         [

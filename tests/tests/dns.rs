@@ -27,12 +27,13 @@ services:
     networks: [blue, red]
     vip: {blue: [10.0.9.2, "fd00:9::2"], red: [10.0.9.7, "fd00:9::7"]}
     ports: ["9200:9200"]
+    aliases: [elastic]
   pool: {networks: [blue], endpoint_mode: dnsrr}
 endpoints:
   - {name: search.1, node: n1, service: search, network: blue, address: 10.0.9.11, netns: s1}
   - {name: search.2, node: n2, service: search, network: blue, address: 10.0.9.12, netns: s2}
   - {name: search.3, node: n2, service: search, network: red, address: 10.0.9.11, netns: s3}
-  - {name: pool.1, node: n1, service: pool, network: blue, address: 10.0.9.21, netns: p1}
+  - {name: pool.1, node: n1, service: pool, network: blue, address: 10.0.9.21, netns: p1, aliases: [first]}
   - {name: pool.2, node: n2, service: pool, network: blue, address: 10.0.9.22, netns: p2}
   - {name: caller, node: n1, network: blue, address: 10.0.9.99, netns: caller}
   - {name: stranger, node: n1, network: red, address: 10.0.9.99, netns: stranger}
@@ -92,13 +93,15 @@ fn in_task(lab: &Lab, task: &str, words: &[&str]) -> Command {
 #[test]
 fn dig_finds_each_kind_of_name() -> Result<()> {
     test(|lab| {
-        let questions: [(&str, &[&str]); 11] = [
+        let questions: [(&str, &[&str]); 13] = [
             ("search A", &["A 10.0.9.2"]),
             ("SEARCH.Blue AAAA", &["AAAA fd00:9::2"]),
             ("tasks.search A", &["A 10.0.9.11", "A 10.0.9.12"]),
             ("tasks.search AAAA", &["AAAA fd00:9::a00:90b", "AAAA fd00:9::a00:90c"]),
             ("pool A", &["A 10.0.9.21", "A 10.0.9.22"]),
             ("search.2 A", &["A 10.0.9.12"]),
+            ("Elastic A", &["A 10.0.9.2"]),
+            ("first.blue A", &["A 10.0.9.21"]),
             ("search.2.blue AAAA", &["AAAA fd00:9::a00:90c"]),
             ("-x 10.0.9.12", &["PTR search.2.blue."]),
             ("-x fd00:9::2", &["PTR search.blue."]),
@@ -199,7 +202,7 @@ fn the_c_libraries_find_names_by_themselves() -> Result<()> {
         };
         for (name, expected) in [
             ("search", "10.0.9.2 fd00:9::2"),
-            ("search.blue", "10.0.9.2 fd00:9::2"),
+            ("elastic.blue", "10.0.9.2 fd00:9::2"),
             ("Search.1", "10.0.9.11 fd00:9::a00:90b"),
             ("tasks.search", "10.0.9.11 10.0.9.12 fd00:9::a00:90b fd00:9::a00:90c"),
             ("pool", "10.0.9.21 10.0.9.22 fd00:9::a00:915 fd00:9::a00:916"),

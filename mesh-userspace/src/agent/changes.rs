@@ -120,6 +120,7 @@ fn attach(spec: &mut Spec, node: &str, asked: Attach) -> Result<String, Refusal>
         addresses: asked.address.into_iter().map(Given::from).collect(),
         mac: None,
         netns: Some(Given::from(namespace)),
+        aliases: Vec::new(),
         remembered: Vec::new(),
         origin,
     };

@@ -75,15 +75,9 @@ fn is_suffix(names: &Names, network: &str, name: &str) -> bool {
 }
 
 fn on_network(names: &Names, network: &str, name: &str) -> Option<Meaning> {
-    if let Some((service_name, service)) = names.service(name)
-        && let Some(addresses) = of_service(names, network, service_name, service)
-    {
+    let by_name = of_service(names, network, name).or_else(|| of_endpoint(names, network, name));
+    if let Some(addresses) = by_name.or_else(|| of_alias(names, network, name)) {
         return Some(Meaning::Addresses(addresses));
-    }
-    if let Some((_, endpoint)) = names.endpoint(name)
-        && endpoint.network == network
-    {
-        return Some(Meaning::Addresses(endpoint.addresses.clone()));
     }
     if let Some(rest) = name.strip_prefix("tasks.")
         && let Some((service_name, service)) = names.service(rest)
@@ -95,11 +89,31 @@ fn on_network(names: &Names, network: &str, name: &str) -> Option<Meaning> {
 }
 
 /// What a service's own name stands for on a network, if it is on it.
-fn of_service(names: &Names, network: &str, name: &str, service: &Service) -> Option<Vec<IpAddr>> {
+fn of_service(names: &Names, network: &str, name: &str) -> Option<Vec<IpAddr>> {
+    let (name, service) = names.service(name)?;
     match service.endpoint_mode {
         EndpointMode::Vip => service.vips.get(network).cloned(),
         EndpointMode::Dnsrr => is_on(names, network, name, service).then(|| running(names, network, name)),
     }
+}
+
+/// What an endpoint's own name stands for on a network, if it is on it.
+fn of_endpoint(names: &Names, network: &str, name: &str) -> Option<Vec<IpAddr>> {
+    let (_, endpoint) = names.endpoint(name).filter(|(_, endpoint)| endpoint.network == network)?;
+    Some(endpoint.addresses.clone())
+}
+
+/// What an alias stands for on a network: all that those of its bearers which are on it stand for.
+fn of_alias(names: &Names, network: &str, alias: &str) -> Option<Vec<IpAddr>> {
+    let of_bearer = |bearer: &Holder| {
+        let name = bearer.name().to_ascii_lowercase();
+        match bearer {
+            Holder::Service(_) => of_service(names, network, &name),
+            Holder::Endpoint(_) => of_endpoint(names, network, &name),
+        }
+    };
+    let found: Vec<Vec<IpAddr>> = names.bearers(alias).filter_map(of_bearer).collect();
+    (!found.is_empty()).then(|| found.concat())
 }
 
 /// Whether a service is on a network: by a virtual IP, or by a task.

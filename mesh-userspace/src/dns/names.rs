@@ -1,7 +1,7 @@
 //! The names of a table, with the indexes that a question needs. They follow a change of the table, of which mostly little
 //! has changed.
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc};
+use std::{borrow::Borrow, collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc};
 
 use imbl::{OrdMap, OrdSet, ordmap::DiffItem};
 
@@ -18,6 +18,8 @@ pub struct Names {
     endpoints_in_capitals: OrdMap<String, String>,
     /// Networks' names by their lower-case forms.
     networks: BTreeMap<String, String>,
+    /// Who has an alias, by its lower-case form.
+    aliases: OrdMap<String, OrdSet<Holder>>,
     /// The names of each service's endpoints.
     tasks: OrdMap<String, OrdSet<String>>,
     /// Who has an address, by VNI.
@@ -26,8 +28,8 @@ pub struct Names {
     rooms: OrdMap<PathBuf, OrdSet<String>>,
 }
 
-/// Who has an address.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Who has an address, or an alias.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Holder {
     /// An endpoint of this name.
     Endpoint(String),
@@ -134,6 +136,11 @@ impl Names {
         self.table.endpoints.get_key_value(name).map(|(name, endpoint)| (name.as_str(), endpoint))
     }
 
+    /// Those that have the alias with this lower-case form.
+    pub(super) fn bearers(&self, lower: &str) -> impl Iterator<Item = &Holder> {
+        self.aliases.get(lower).into_iter().flatten()
+    }
+
     /// A service's endpoints on a network, also those that drain.
     pub(super) fn tasks<'a>(
         &'a self,
@@ -156,6 +163,7 @@ impl Names {
         if let Some(lower) = in_capitals(name) {
             self.endpoints_in_capitals.insert(lower, name.to_owned());
         }
+        self.add_aliases(&endpoint.aliases, &Holder::Endpoint(name.to_owned()));
         if let Some(service) = &endpoint.service {
             self.tasks.entry(service.clone()).or_default().insert(name.to_owned());
         }
@@ -172,6 +180,7 @@ impl Names {
         if let Some(lower) = in_capitals(name) {
             self.endpoints_in_capitals.remove(&lower);
         }
+        self.remove_aliases(&endpoint.aliases, &Holder::Endpoint(name.to_owned()));
         if let Some(service) = &endpoint.service {
             remove_from(&mut self.tasks, service, name);
         }
@@ -189,6 +198,7 @@ impl Names {
         if let Some(lower) = in_capitals(name) {
             self.services_in_capitals.insert(lower, name.to_owned());
         }
+        self.add_aliases(&service.aliases, &Holder::Service(name.to_owned()));
         for key in self.addresses(service) {
             self.holders.insert(key, Holder::Service(name.to_owned()));
         }
@@ -198,8 +208,21 @@ impl Names {
         if let Some(lower) = in_capitals(name) {
             self.services_in_capitals.remove(&lower);
         }
+        self.remove_aliases(&service.aliases, &Holder::Service(name.to_owned()));
         for key in self.addresses(service) {
             self.holders.remove(&key);
+        }
+    }
+
+    fn add_aliases(&mut self, aliases: &[String], bearer: &Holder) {
+        for alias in aliases {
+            self.aliases.entry(alias.to_ascii_lowercase()).or_default().insert(bearer.clone());
+        }
+    }
+
+    fn remove_aliases(&mut self, aliases: &[String], bearer: &Holder) {
+        for alias in aliases {
+            remove_from(&mut self.aliases, &alias.to_ascii_lowercase(), bearer);
         }
     }
 
@@ -209,10 +232,14 @@ impl Names {
     }
 }
 
-/// Takes a name out of one of several sets, and the set with its last.
-fn remove_from<K: Ord + Clone>(sets: &mut OrdMap<K, OrdSet<String>>, key: &K, name: &str) {
+/// Takes an item out of one of several sets, and the set with its last.
+fn remove_from<K: Ord + Clone, V: Ord + Clone + Borrow<B>, B: Ord + ?Sized>(
+    sets: &mut OrdMap<K, OrdSet<V>>,
+    key: &K,
+    item: &B,
+) {
     if let Some(set) = sets.get_mut(key) {
-        set.remove(name);
+        set.remove(item);
         if set.is_empty() {
             sets.remove(key);
         }

@@ -45,6 +45,8 @@ fn sample() -> Table {
     endpoint(&mut table, "safe", "n1", "", "Vault", &["10.0.11.5"]);
     endpoint(&mut table, "both.blue", "n1", "", "blue", &["10.0.9.31"]);
     endpoint(&mut table, "both.vault", "n1", "", "Vault", &["10.0.11.31"]);
+    table.services.get_mut("search").unwrap().aliases = vec!["Elastic".to_owned(), "data".to_owned()];
+    table.endpoints.get_mut("Pool.1").unwrap().aliases = vec!["data".to_owned(), "pool".to_owned()];
     let room = table.endpoints["both.blue"].netns.clone();
     table.endpoints.get_mut("both.vault").unwrap().netns = room;
     table
@@ -118,6 +120,11 @@ fn each_kind_of_name_has_its_addresses() {
         ("blue", "pool.2.", RecordType::A, &["10.0.9.22"]),
         ("blue", "tasks.POOL.blue.", RecordType::A, &["10.0.9.21", "10.0.9.22", "10.0.9.23"]),
         ("Vault", "safe.vault.", RecordType::A, &["10.0.11.5"]),
+        // Aliases: of one, of several together, and behind a name.
+        ("blue", "elastic.", RecordType::AAAA, &["fd00:9::2"]),
+        ("red", "ELASTIC.red.", RecordType::A, &["10.0.9.7"]),
+        ("blue", "data.", RecordType::A, &["10.0.9.2", "10.0.9.21"]),
+        ("red", "data.", RecordType::A, &["10.0.9.7"]),
     ] {
         let message = ask(&table, network, name, kind);
         assert_eq!(addresses(&message), ips(expected), "{name} {kind} on {network}");
@@ -356,7 +363,9 @@ fn table_of(endpoints: &[(u8, u8, bool, u8)], services: &[(u8, u8)]) -> Table {
     for (number, vip) in services {
         let on = networks[usize::from(vip % 2)];
         let vip = format!("10.0.9.{}", 100 + number);
-        service(&mut table, &format!("S{number}"), &[(on, &[&vip])], &[]);
+        let name = format!("S{number}");
+        service(&mut table, &name, &[(on, &[&vip])], &[]);
+        table.services.get_mut(&name).unwrap().aliases = vec![format!("A{}", number / 2)];
     }
     for (number, of, here, on) in endpoints {
         let address = format!("10.0.9.{}", 10 + number);
@@ -364,6 +373,7 @@ fn table_of(endpoints: &[(u8, u8, bool, u8)], services: &[(u8, u8)]) -> Table {
         let name = if number % 2 == 0 { format!("t{number}") } else { format!("T{number}") };
         let network = networks[usize::from(on % 2)];
         endpoint(&mut table, &name, node, &format!("S{of}"), network, &[&address]);
+        table.endpoints.get_mut(&name).unwrap().aliases = vec![format!("a{of}"), format!("b{}", on % 3)];
         table.endpoints.get_mut(&name).unwrap().netns = Some(format!("/run/netns/{}", number % 3).into());
     }
     table

@@ -54,6 +54,7 @@ pub(crate) fn service(table: &mut Table, name: &str, vips: &[(&str, &[&str])], p
         persistent: None,
         ports: ports.collect(),
         external: Vec::new(),
+        aliases: Vec::new(),
     };
     table.services.insert(name.to_owned(), service);
 }
@@ -80,6 +81,7 @@ pub(crate) fn endpoint(
         addresses,
         mac: [0x02, 0x42, a, b, c, d],
         netns: Some(PathBuf::from(format!("/run/netns/{name}"))),
+        aliases: Vec::new(),
     };
     table.endpoints.insert(name.to_owned(), endpoint);
 }

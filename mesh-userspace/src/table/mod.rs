@@ -137,6 +137,9 @@ pub struct Service {
     pub ports: Vec<PublishedPort>,
     /// Addresses routed to several nodes, on each of which it answers.
     pub external: Vec<IpAddr>,
+    /// Other names that it has for the tasks of its networks.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub aliases: Vec<String>,
 }
 
 /// How a backend is chosen for a new flow, by IPVS's names.
@@ -289,6 +292,9 @@ pub struct Endpoint {
     pub mac: [u8; 6],
     /// The path of the task's network namespace; none where the endpoint is not ours to attach (a node without meshd).
     pub netns: Option<PathBuf>,
+    /// Other names that it has for the tasks of its network.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub aliases: Vec<String>,
 }
 
 impl Default for Options {
@@ -388,6 +394,7 @@ mod tests {
             addresses: vec![address],
             mac: mac_of(address),
             netns: None,
+            aliases: Vec::new(),
         }
     }
 

@@ -101,6 +101,7 @@ impl<'a> Judge<'a> {
                 persistent: service.persistent,
                 ports,
                 external: service.external.iter().map(|address| address.value).collect(),
+                aliases: service.aliases.iter().map(|alias| alias.value.clone()).collect(),
             };
             (name.clone(), settled)
         });
@@ -114,6 +115,7 @@ impl<'a> Judge<'a> {
                 addresses,
                 mac,
                 netns: endpoint.netns.as_ref().map(|netns| netns.value.clone()),
+                aliases: endpoint.aliases.iter().map(|alias| alias.value.clone()).collect(),
             };
             (endpoint.name.value.clone(), settled)
         });

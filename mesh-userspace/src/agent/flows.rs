@@ -85,7 +85,7 @@ impl Sweep {
     }
 
     /// Looks at the next slice; says whether there is more. `now` is in seconds of the monotonic clock, and `gone`
-    /// holds the backends that have left.
+    /// holds the backends that have left or are unhealthy.
     ///
     /// # Errors
     /// When the kernel refuses.
@@ -124,7 +124,7 @@ impl Sweep {
 }
 
 /// Whether a flow is to be forgotten, given that of its other direction, if it has one. `now` is in seconds of the clock of
-/// [`Flow::seen`], and `gone` holds the backends that have left.
+/// [`Flow::seen`], and `gone` holds the backends that have left or are unhealthy.
 #[must_use]
 pub fn is_over(
     key: &FlowKey,
@@ -148,7 +148,7 @@ pub fn is_over(
         return quiet > QUIET_FOR;
     }
     if key.protocol != TCP {
-        // What speaks without a connection would stay with a backend that is gone for as long as it speaks.
+        // What speaks without a connection would stay with a backend that is gone, or not well, for as long as it speaks.
         return quiet > QUIET_FOR || gone.contains(&flow.backend);
     }
     // An open but quiet one is given up only where room is short.

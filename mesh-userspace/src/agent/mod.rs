@@ -53,6 +53,7 @@ use watch::FileWatch;
 use crate::{
     api::{self, BindError, Change, Changed, Refusal, RefusalKind},
     datapath::{Datapath, DatapathError, Progress, Report},
+    health::{self, Keeper},
     links::{LinkError, Links},
     plan,
     spec::Faults,
@@ -143,6 +144,7 @@ pub async fn run(options: Options, object: &'static [u8]) -> Result<(), AgentErr
 struct Agent {
     started: SystemTime,
     desired: Desired,
+    health: Keeper,
     links: Links,
     kernel: Kernel,
     datapath: Arc<Mutex<Datapath>>,
@@ -168,6 +170,7 @@ impl Agent {
         let (sender, commands) = mpsc::channel(64);
         Self {
             started: SystemTime::now(),
+            health: Keeper::open(health::file(&desired.local().state_dir, desired.node())),
             desired,
             kernel: Kernel::new(links.clone(), Arc::clone(&datapath)),
             links,
@@ -236,12 +239,14 @@ impl Agent {
             }
         };
         let network = self.links.watch().await?;
+        self.health.start()?;
         tracing::info!(node = self.desired.node(), socket = %socket.display(), "ready");
         tell_systemd(&[NotifyState::Ready]);
 
         let mut events = Events { signals, file, namespaces, network };
         let end = self.serve(&published, &mut events).await;
         tell_systemd(&[NotifyState::Stopping]);
+        self.health.stop().await;
         sweeper.abort();
         teller.abort();
         tracer.abort();
@@ -287,6 +292,7 @@ impl Agent {
                 }
                 Some(()) = OptionFuture::from(file.as_mut().map(FileWatch::changed)) => self.reload(),
                 Some(()) = OptionFuture::from(namespaces.as_mut().map(NamespaceWatch::changed)) => {}
+                () = self.health.changed() => {}
                 () = after(earliest, network.next()) => {}
                 _ = timer.tick() => {}
             }
@@ -363,10 +369,13 @@ impl Agent {
 
     async fn round(&mut self) -> Result<Published, RoundError> {
         self.kernel.trace_every = self.tracer.every();
-        self.kernel.revision = self.desired.revision();
-        let outcome: Outcome = self.kernel.round(self.desired.table(), self.desired.node()).await?;
-        let numbers = Arc::new(Numbers::new(self.desired.table(), &outcome));
-        let snapshot = state::snapshot(&self.desired, self.started, &outcome, Arc::clone(&numbers));
+        // Each change of health is something new to do, as each table is.
+        self.kernel.revision = self.desired.revision() + self.health.changes();
+        let healths = self.health.follow(self.desired.table(), self.desired.node(), self.desired.commands());
+        let table = self.desired.table().with_health(&healths);
+        let outcome: Outcome = self.kernel.round(&table, self.desired.node()).await?;
+        let numbers = Arc::new(Numbers::new(self.desired.table(), &healths, &outcome));
+        let snapshot = state::snapshot(&self.desired, self.started, &outcome, healths, Arc::clone(&numbers));
         Ok(Published { snapshot: Arc::new(snapshot), numbers, uses: Arc::new(outcome.contents.uses()) })
     }
 

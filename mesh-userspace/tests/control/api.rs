@@ -114,6 +114,7 @@ async fn services_are_made_and_removed() {
         scheduler: Scheduler::Rr,
         endpoint_mode: EndpointMode::Vip,
         on_no_backend: OnNoBackend::Drop,
+        health_check: None,
         persistent: NonZeroU32::new(300),
         ports: vec![PublishedPort {
             published: 53,

@@ -1,6 +1,6 @@
 //! Backends: endpoints in the eyes of a service.
 
-use super::{addresses, state};
+use super::{addresses, health, state};
 use crate::{
     api::types::{Backend, EndpointState, Removed},
     cli::{
@@ -24,7 +24,7 @@ pub(in crate::cli) fn backends(backends: &[Backend], service: Option<&str>, pain
     }
     table(
         paint,
-        ["SERVICE", "ENDPOINT", "NETWORK", "ADDRESSES", "NODE", "WEIGHT", "FLOWS", "STATE"],
+        ["SERVICE", "ENDPOINT", "NETWORK", "ADDRESSES", "NODE", "WEIGHT", "FLOWS", "STATE", "HEALTH"],
         backends.iter().map(|backend| {
             [
                 backend.service.as_str().into(),
@@ -35,6 +35,7 @@ pub(in crate::cli) fn backends(backends: &[Backend], service: Option<&str>, pain
                 weight(backend.weight),
                 flows(backend).into(),
                 state(&backend.state),
+                health(backend.health.as_ref()),
             ]
         }),
     )
@@ -107,6 +108,7 @@ mod tests {
             weight: 1,
             flows: None,
             state: EndpointState::Remote,
+            health: None,
         }
     }
 

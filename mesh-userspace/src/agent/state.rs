@@ -7,9 +7,9 @@ use std::{
     time::SystemTime,
 };
 
-use mesh_common::abi::{self, BackendIndex, NodeIndex};
+use mesh_common::abi::{self, Address, BackendIndex, NodeIndex};
 
-use super::{desired::Desired, round::Outcome};
+use super::{desired::Desired, flows::Gone, round::Outcome};
 use crate::{
     api::{Attachment, Lookup, Snapshot, Uplink, types},
     apply::MapContents,
@@ -25,8 +25,8 @@ pub(crate) struct Numbers {
     table: Arc<Table>,
     plan: Arc<Plan>,
     contents: Arc<MapContents>,
-    /// The backends that are known to be unhealthy.
-    unhealthy: BTreeSet<BackendId>,
+    /// The backends that are known to be unhealthy, by VNI and address.
+    unhealthy: BTreeSet<(u32, Address)>,
     interfaces: BTreeMap<u32, String>,
 }
 
@@ -36,7 +36,7 @@ impl Numbers {
         let sick = healths.iter().filter(|(_, health)| health.state == HealthState::Unhealthy);
         let unhealthy = sick.filter_map(|(name, _)| table.endpoints.get(name)).flat_map(|endpoint| {
             let vni = table.networks.get(&endpoint.network).map(|network| network.vni);
-            let id = move |address: &IpAddr| Some(BackendId { vni: vni?, address: *address });
+            let id = move |address: &IpAddr| Some((vni?, Address::from(*address)));
             endpoint.addresses.iter().filter_map(id)
         });
         Self {
@@ -64,19 +64,14 @@ impl Numbers {
         self.contents.services == before.contents.services
     }
 
-    /// The backends with which no conversation begins anew: those that have left, whose numbers are kept for flows that are
-    /// under way, and those that are unhealthy.
-    pub(crate) fn gone(&self) -> BTreeSet<BackendIndex> {
+    /// The backends that have left, whose numbers are kept for flows that are under way, and those that are unhealthy.
+    pub(crate) fn gone(&self) -> Gone {
         let is_gone = |backend: &abi::Backend| {
             let id = BackendId { vni: backend.vni, address: backend.address.into() };
-            !self.plan.backends.contains_key(&id) || self.unhealthy.contains(&id)
+            !self.plan.backends.contains_key(&id) || self.unhealthy.contains(&(backend.vni, backend.address))
         };
-        self.contents
-            .backends
-            .iter()
-            .filter(|(_, backend)| is_gone(backend))
-            .map(|(index, _)| *index)
-            .collect()
+        let gone = self.contents.backends.iter().filter(|(_, backend)| is_gone(backend));
+        Gone { backends: gone.map(|(index, _)| *index).collect(), unhealthy: self.unhealthy.clone() }
     }
 }
 

@@ -111,8 +111,8 @@ struct Entry {
     number: u64,
     /// How many checks in a row spoke against what holds.
     against: u8,
-    /// Since when it starts.
-    starting: Duration,
+    /// When it was asked first since it starts.
+    starting: Option<Duration>,
     /// The namespace that it was last seen in.
     task: Option<u64>,
     /// When it is checked next; none while it is being checked.
@@ -181,14 +181,8 @@ impl Checks {
         self.remove(&name);
         self.healths.insert(name.clone(), health);
         self.numbers += 1;
-        let entry = Entry {
-            target: Arc::new(target),
-            number: self.numbers,
-            against: 0,
-            starting: now.monotonic,
-            task,
-            due,
-        };
+        let entry =
+            Entry { target: Arc::new(target), number: self.numbers, against: 0, starting: None, task, due };
         if let Some(due) = due {
             self.lane(&entry.target.check.probe).0.due.insert((due, name.clone()));
         }
@@ -219,6 +213,7 @@ impl Checks {
         };
         let entry = self.entries.get_mut(&name)?;
         entry.due = None;
+        entry.starting.get_or_insert(now);
         let failed = self.healths.get(&name).is_some_and(|health| health.reason.is_some());
         Some(Begun {
             endpoint: name,
@@ -285,7 +280,7 @@ impl Entry {
             become_of(health, HealthState::Starting, now);
         }
         if is_another || is_gone {
-            self.starting = now.monotonic;
+            self.starting = None;
             self.against = 0;
         }
         self.task = outcome.task;
@@ -304,7 +299,7 @@ impl Entry {
             (HealthState::Starting, true) => HealthState::Healthy,
             (HealthState::Starting, false) => {
                 let patience = check.interval.get() * u32::from(check.fall.get());
-                if now.monotonic.saturating_sub(self.starting) < patience {
+                if now.monotonic.saturating_sub(*self.starting.get_or_insert(now.monotonic)) < patience {
                     return;
                 }
                 HealthState::Unhealthy

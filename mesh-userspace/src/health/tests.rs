@@ -10,8 +10,15 @@ use std::{
 
 use proptest::prelude::*;
 
-use super::checks::{Begun, Checks, MOST_COMMANDS, MOST_SOCKETS, Now, Outcome, Target};
-use crate::table::{HealthCheck, HealthState, Period, Probe};
+use super::{
+    checks::{Begun, Checks, MOST_COMMANDS, MOST_SOCKETS, Now, Outcome, Target},
+    commands, targets,
+};
+use crate::{
+    config,
+    spec::resolve,
+    table::{HealthCheck, HealthState, Period, Probe},
+};
 
 const INTERVAL: Duration = Duration::from_secs(2);
 
@@ -362,6 +369,53 @@ proptest! {
     }
 }
 
+#[test]
+fn this_nodes_own_tasks_are_checked_as_their_service_says() {
+    const FILE: &str = r#"
+nodes: {n1: {address: 192.0.2.1}, n2: {address: 192.0.2.2}}
+networks: {blue: {subnets: [10.0.9.0/24]}}
+services:
+  web: {networks: [blue], ports: ["80:8080"], health_check: {http: /}}
+  queue: {networks: [blue], health_check: {command: [check, -x]}}
+  plain: {networks: [blue]}
+endpoints:
+  - {name: web.1, node: n1, service: web, network: blue, netns: a}
+  - {name: web.2, node: n2, service: web, network: blue, netns: b}
+  - {name: web.3, node: n1, service: web, network: blue}
+  - {name: queue.1, node: n1, service: queue, network: blue, netns: c}
+  - {name: plain.1, node: n1, service: plain, network: blue, netns: d}
+  - {name: alone, node: n1, network: blue, netns: e}
+"#;
+    let spec = |text: &str| config::parse("mesh.yaml", text.as_bytes()).unwrap().spec;
+    let file = spec(FILE);
+    let table = resolve(&file).unwrap();
+    let wanted = targets(&table, None, "n1", &commands(&file));
+    assert_eq!(
+        wanted.keys().collect::<Vec<_>>(),
+        ["queue.1", "web.1"],
+        "the others have no check, or are not ours"
+    );
+    let web = &wanted["web.1"];
+    assert_eq!((&*web.service, &web.netns), ("web", &PathBuf::from("/run/netns/a")));
+    assert_eq!(web.check.probe, Probe::Http { port: NonZeroU16::new(8080).unwrap(), path: "/".to_owned() });
+    assert!(wanted.values().all(|target| target.forbidden.is_none() && !target.took_flows));
+
+    // A node whose own file does not say so runs no command.
+    let other = spec(&FILE.replace("-x", "-y"));
+    let wanted = targets(&table, None, "n1", &commands(&other));
+    assert!(wanted["queue.1"].forbidden.is_some() && wanted["web.1"].forbidden.is_none());
+
+    // Who took flows before there was a check, and nobody else, goes on.
+    let before = resolve(&spec(&FILE.replace(", health_check: {http: /}", ""))).unwrap();
+    let wanted = targets(&table, Some(&before), "n1", &commands(&file));
+    assert_eq!([&wanted["web.1"], &wanted["queue.1"]].map(|target| target.took_flows), [true, false]);
+    let before = resolve(&spec(
+        &FILE.replace(", health_check: {http: /}", "").replace("{name: web.1,", "{name: web.9,"),
+    ))
+    .unwrap();
+    assert!(!targets(&table, Some(&before), "n1", &commands(&file))["web.1"].took_flows);
+}
+
 mod real {
     //! Checks of a task in a namespace, whose loopback interface is down as `ip netns add` leaves it.
 
@@ -479,11 +533,13 @@ mod real {
         });
         // Headers without end.
         serve(&task, 81, |mut stream| {
+            let _ = stream.read(&mut [0; 4096]);
             let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n");
             while stream.write_all(b"X-Filler: xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\r\n").is_ok() {}
         });
         // A body without end is no matter.
         serve(&task, 82, |mut stream| {
+            let _ = stream.read(&mut [0; 4096]);
             let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n");
             while stream.write_all(&[b'x'; 4096]).is_ok() {}
         });

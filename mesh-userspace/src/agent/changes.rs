@@ -78,7 +78,7 @@ fn create_service(spec: &mut Spec, asked: ServiceCreate) -> Result<String, Refus
         endpoint_mode: asked.endpoint_mode,
         on_no_backend: asked.on_no_backend,
         persistent: asked.persistent,
-        health_check: asked.health_check.map(Given::from),
+        health_check: asked.health_check.map(|check| Given::from(*check)),
         ports: asked.ports.into_iter().map(Given::from).collect(),
         ..Service::default()
     };

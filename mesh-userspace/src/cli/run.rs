@@ -186,7 +186,7 @@ async fn services(client: &Client, screen: &Screen, command: &Services) -> Resul
                 endpoint_mode: *endpoint_mode,
                 on_no_backend: *on_no_backend,
                 persistent: *persistent,
-                health_check: health.asked(),
+                health_check: health.asked().map(Box::new),
                 ports,
             };
             let service = client.create_service(&body).await?;

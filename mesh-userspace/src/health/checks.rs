@@ -254,7 +254,7 @@ impl Checks {
     }
 
     /// What is to be known again after a restart, if that has changed since it was asked for last.
-    pub(crate) fn to_keep(&mut self) -> Option<BTreeMap<String, Kept>> {
+    pub(crate) fn take_unkept(&mut self) -> Option<BTreeMap<String, Kept>> {
         if !std::mem::take(&mut self.is_unkept) {
             return None;
         }

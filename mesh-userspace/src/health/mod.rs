@@ -269,7 +269,7 @@ fn tell(Change { endpoint, service, health }: &Change) {
 }
 
 fn keep(shared: &Shared) {
-    let Some(tasks) = shared.checks().to_keep() else { return };
+    let Some(tasks) = shared.checks().take_unkept() else { return };
     if let Err(error) = kept::write(&shared.file, tasks) {
         tracing::warn!(%error, file = %shared.file.display(), "what is known of tasks' health cannot be kept");
     }

@@ -76,7 +76,12 @@ impl Prober {
                     ("MESH_SERVICE", target.service.clone()),
                     ("MESH_ADDRESS", target.address.to_string()),
                 ];
-                (&self.commands, Box::new(move || command::start(&words, &environment).map(Entered::Command)))
+                (
+                    &self.commands,
+                    Box::new(move || {
+                        command::start(&words, &environment).map(Box::new).map(Entered::Command)
+                    }),
+                )
             }
         };
         let (cookie, entered) = visitor.visit(namespace, move || (cookie_here(), work())).await?;
@@ -97,7 +102,7 @@ impl Prober {
 /// What was begun in a namespace.
 enum Entered {
     Socket(TcpSocket),
-    Command(command::Running),
+    Command(Box<command::Running>),
 }
 
 impl Entered {

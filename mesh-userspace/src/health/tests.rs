@@ -196,12 +196,12 @@ fn an_answer_to_an_earlier_question_counts_for_nothing() {
 #[test]
 fn a_restart_keeps_what_was_known_of_the_same_tasks() {
     let mut one = One::new(target(1, 2, 3));
-    assert!(one.checks.to_keep().is_none());
+    assert!(one.checks.take_unkept().is_none());
     for answer in [well(7), ill(7), ill(7), ill(7)] {
         one.hear(answer);
     }
-    let kept = one.checks.to_keep().unwrap();
-    assert!(one.checks.to_keep().is_none(), "it is kept already");
+    let kept = one.checks.take_unkept().unwrap();
+    assert!(one.checks.take_unkept().is_none(), "it is kept already");
     let text = serde_json::to_string(&kept).unwrap();
     let again = |target: Target| {
         let mut checks = Checks::new(serde_json::from_str(&text).unwrap());

@@ -115,7 +115,10 @@ async fn services_are_made_and_removed() {
         scheduler: Scheduler::Rr,
         endpoint_mode: EndpointMode::Vip,
         on_no_backend: OnNoBackend::Drop,
-        health_check: Some(HealthCheck { tcp: Some(NonZeroU16::MIN.into()), ..HealthCheck::default() }),
+        health_check: Some(Box::new(HealthCheck {
+            tcp: Some(NonZeroU16::MIN.into()),
+            ..HealthCheck::default()
+        })),
         persistent: NonZeroU32::new(300),
         ports: vec![PublishedPort {
             published: 53,

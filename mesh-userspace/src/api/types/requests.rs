@@ -54,7 +54,7 @@ pub struct ServiceCreate {
     pub persistent: Option<NonZeroU32>,
     /// How its tasks are asked whether they are well: by `http` or `tcp`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub health_check: Option<HealthCheck>,
+    pub health_check: Option<Box<HealthCheck>>,
     /// The ports that nodes answer on for it.
     #[serde(default)]
     pub ports: Vec<PublishedPort>,

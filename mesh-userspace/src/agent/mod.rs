@@ -55,10 +55,11 @@ use crate::{
     api::{self, BindError, Change, Changed, Refusal, RefusalKind},
     datapath::{Datapath, DatapathError, Progress, Report},
     dns,
+    health::{self, Keeper},
     links::{LinkError, Links},
     plan,
     spec::Faults,
-    table,
+    table::{self, Table},
 };
 
 /// What the agent looks at again this often, whatever happens or does not.
@@ -147,6 +148,7 @@ pub async fn run(options: Options, object: &'static [u8]) -> Result<(), AgentErr
 struct Agent {
     started: SystemTime,
     desired: Desired,
+    health: Keeper,
     links: Links,
     kernel: Kernel,
     datapath: Arc<Mutex<Datapath>>,
@@ -174,6 +176,7 @@ impl Agent {
         let (sender, commands) = mpsc::channel(64);
         Self {
             started: SystemTime::now(),
+            health: Keeper::open(health::file(&desired.local().state_dir, desired.node())),
             kernel: Kernel::new(links.clone(), Arc::clone(&datapath), &desired.local().run_dir),
             resolv_confs: dns::ResolvConfs::of(&desired.local().run_dir),
             links,
@@ -244,12 +247,14 @@ impl Agent {
             }
         };
         let network = self.links.watch().await?;
+        self.health.start()?;
         tracing::info!(node = self.desired.node(), socket = %socket.display(), "ready");
         tell_systemd(&[NotifyState::Ready]);
 
         let mut events = Events { signals, file, namespaces, network };
         let end = self.serve(&published, &mut events).await;
         tell_systemd(&[NotifyState::Stopping]);
+        self.health.stop().await;
         sweeper.abort();
         teller.abort();
         tracer.abort();
@@ -295,6 +300,7 @@ impl Agent {
                 }
                 Some(()) = OptionFuture::from(file.as_mut().map(FileWatch::changed)) => self.reload(),
                 Some(()) = OptionFuture::from(namespaces.as_mut().map(NamespaceWatch::changed)) => {}
+                () = self.health.changed() => {}
                 () = after(earliest, network.next()) => {}
                 _ = timer.tick() => {}
             }
@@ -371,20 +377,23 @@ impl Agent {
 
     async fn round(&mut self) -> Result<Published, RoundError> {
         self.kernel.trace_every = self.tracer.every();
-        self.kernel.revision = self.desired.revision();
-        let mut outcome: Outcome = self.kernel.round(self.desired.table(), self.desired.node()).await?;
-        self.answer_for_names(&mut outcome);
-        let numbers = Arc::new(Numbers::new(self.desired.table(), &outcome));
-        let snapshot = state::snapshot(&self.desired, self.started, &outcome, Arc::clone(&numbers));
+        // Each change of health is something new to do, as each table is.
+        self.kernel.revision = self.desired.revision() + self.health.changes();
+        let healths = self.health.follow(self.desired.table(), self.desired.node(), self.desired.commands());
+        let table = self.desired.table().with_health(&healths);
+        let mut outcome: Outcome = self.kernel.round(&table, self.desired.node()).await?;
+        self.answer_for_names(&table, &mut outcome);
+        let numbers = Arc::new(Numbers::new(self.desired.table(), &healths, &outcome));
+        let snapshot = state::snapshot(&self.desired, self.started, &outcome, healths, Arc::clone(&numbers));
         Ok(Published { snapshot: Arc::new(snapshot), numbers, uses: Arc::new(outcome.contents.uses()) })
     }
 
     /// Has names change with the maps, and after them: what an answer says is then there. Maps that could not be written keep
     /// the names that they had.
-    fn answer_for_names(&mut self, outcome: &mut Outcome) {
+    fn answer_for_names(&mut self, table: &Arc<Table>, outcome: &mut Outcome) {
         if self.kernel.is_applied() {
-            let (table, node) = (self.desired.table(), self.desired.node());
-            self.dns.publish(Arc::new(self.dns.names().follow(table, node, self.desired.revision())));
+            let names = self.dns.names().follow(table, self.desired.node(), self.kernel.revision);
+            self.dns.publish(Arc::new(names));
         }
         outcome.problems.extend(self.dns.serve(&outcome.gateways));
         outcome.problems.extend(self.resolv_confs.ensure(&outcome.plan.resolvers));

@@ -1,6 +1,7 @@
 //! The YAML file: what a user writes, read with the place of every word, and every fault of it found.
 
 mod file;
+mod health;
 mod keys;
 mod reader;
 mod sections;
@@ -138,4 +139,10 @@ fn read(name: &str, path: &Path) -> Result<Vec<u8>, Faults> {
         )));
     }
     Ok(text)
+}
+
+/// A noun phrase in the middle of a sentence.
+fn lower(who: &str) -> String {
+    let mut characters = who.chars();
+    characters.next().map_or_else(String::new, |first| first.to_lowercase().chain(characters).collect())
 }

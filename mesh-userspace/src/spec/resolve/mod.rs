@@ -7,6 +7,7 @@
 mod addresses;
 mod endpoints;
 mod external;
+mod health;
 mod names;
 mod networks;
 mod nodes;
@@ -47,6 +48,7 @@ fn judge(spec: &Spec, unreadable: &Unreadable) -> (Table, Faults) {
     let nodes = judge.nodes();
     let networks = judge.networks();
     judge.service_rules();
+    judge.health_rules();
     judge.port_rules();
     judge.external_rules(&networks);
     judge.endpoint_rules();

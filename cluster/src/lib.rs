@@ -4,6 +4,7 @@
 //! has changed is asked for after each. The same calls with the same seed give the same answers, so that thousands of nodes
 //! can be simulated, and any history played again.
 
+pub mod seal;
 pub mod stamp;
 pub mod store;
 

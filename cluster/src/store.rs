@@ -4,7 +4,7 @@
 //! however often, have the same store; [`Store::digest`] is then the same too. What is deleted stays as a mark, so that an
 //! older entry that somebody still has does not come back.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use imbl::{OrdMap, OrdSet};
 use serde::{Deserialize, Serialize};
@@ -55,8 +55,11 @@ impl Key {
     }
 }
 
-/// What was last written under a key.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// How the value of a secret begins, by which it is kept out of logs whatever it is part of.
+const SECRET: &str = "{\"secret\":";
+
+/// What was last written under a key. A secret's value is not shown.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     /// When and by whom.
     pub stamp: Stamp,
@@ -67,13 +70,33 @@ pub struct Entry {
     pub value: Option<Arc<str>>,
 }
 
-/// A wish to write: a value, or none to delete.
-#[derive(Clone, Debug, PartialEq, Eq)]
+impl fmt::Debug for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Entry")
+            .field("stamp", &self.stamp)
+            .field("created", &self.created)
+            .field("value", &shown(self.value.as_deref()))
+            .finish()
+    }
+}
+
+/// A wish to write: a value, or none to delete. A secret's value is not shown.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Write {
     /// Under which key.
     pub key: Key,
     /// What.
     pub value: Option<Arc<str>>,
+}
+
+impl fmt::Debug for Write {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Write").field("key", &self.key).field("value", &shown(self.value.as_deref())).finish()
+    }
+}
+
+fn shown(value: Option<&str>) -> Option<&str> {
+    value.map(|value| if value.starts_with(SECRET) { "…" } else { value })
 }
 
 /// What is wrong with an entry from elsewhere.
@@ -297,6 +320,15 @@ mod tests {
 
     fn write(name: &str, value: Option<&str>) -> Write {
         Write { key: Key::new(Kind::Service, name), value: value.map(Into::into) }
+    }
+
+    #[test]
+    fn secrets_are_not_shown() {
+        let mut store = Store::default();
+        let secret = Write { key: Key::new(Kind::Secret, "k"), value: Some("{\"secret\":\"hidden\"}".into()) };
+        let shown = format!("{secret:?} {:#?}", store.write(secret.clone(), stamp(1, 1)));
+        assert!(!(shown + &format!("{store:?}")).contains("hidden"));
+        assert!(format!("{:?}", write("a", Some("open"))).contains("open"));
     }
 
     #[test]

@@ -190,6 +190,12 @@ impl Sealer {
         sealer
     }
 
+    /// The address that this node is reached at.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.me
+    }
+
     /// The ring.
     #[must_use]
     pub const fn ring(&self) -> &Ring {
@@ -231,6 +237,12 @@ impl Sealer {
     #[must_use]
     pub fn knows(&self, address: SocketAddr) -> bool {
         self.peers.contains_key(&address)
+    }
+
+    /// The key that whoever is reached at an address had in use when it was heard of last.
+    #[must_use]
+    pub fn in_use_of(&self, address: SocketAddr) -> Option<KeyId> {
+        self.peers.get(&address).map(|peer| peer.in_use)
     }
 
     /// Asks an address for its session; none if it was asked a moment ago. Each time another key of the ring is tried, the

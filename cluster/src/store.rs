@@ -199,6 +199,12 @@ impl Default for Store {
 }
 
 impl Store {
+    /// A store as it was kept on disk, to which its entries are yet to be merged.
+    #[must_use]
+    pub fn kept(horizon: Stamp, current: u64) -> Self {
+        Self { horizon, current, ..Self::default() }
+    }
+
     /// What a key says now, if it was not deleted.
     #[must_use]
     pub fn value(&self, key: &Key) -> Option<&Arc<str>> {
@@ -404,7 +410,8 @@ mod tests {
     #[test]
     fn secrets_are_not_shown() {
         let mut store = Store::default();
-        let secret = Write { key: Key::new(Kind::Secret, "k"), value: Some("{\"secret\":\"hidden\"}".into()) };
+        let secret =
+            Write { key: Key::new(Kind::Secret, "k"), value: Some("{\"secret\":\"hidden\"}".into()) };
         let shown = format!("{secret:?} {:#?}", store.write(secret.clone(), stamp(1, 1)));
         assert!(!(shown + &format!("{store:?}")).contains("hidden"));
         assert!(format!("{:?}", write("a", Some("open"))).contains("open"));

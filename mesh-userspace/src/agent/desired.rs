@@ -3,12 +3,15 @@
 use std::{
     collections::BTreeMap,
     fs, io,
+    net::{Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
+use super::AgentError;
 use crate::{
     config::{self, LocalConfig},
+    gossip,
     problem::Problem,
     spec::{Fault, Faults, Origin, Override, Spec, resolve},
     table::Table,
@@ -53,6 +56,33 @@ impl Desired {
         };
         desired.restore();
         Ok(desired)
+    }
+
+    /// Starts gossip, if the file asks for it.
+    ///
+    /// # Errors
+    /// The keyring cannot be used, or gossip does not start.
+    pub(super) async fn start_gossip(&self) -> Result<Option<gossip::Handle>, AgentError> {
+        let Some(cluster) = &self.local.cluster else { return Ok(None) };
+        let keyring = &cluster.keyring;
+        let ring = gossip::read_keyring(&keyring.value, &keyring.origin).map_err(AgentError::Config)?;
+        // The table has this node.
+        let own = self.table.nodes.get(&self.node).map(|node| node.address);
+        let listen = cluster.listen.or_else(|| own.map(|own| SocketAddr::new(own, gossip::PORT)));
+        let listen = listen.unwrap_or_else(|| SocketAddr::from((Ipv6Addr::UNSPECIFIED, gossip::PORT)));
+        // Who listens everywhere is reached at its own address.
+        let own = own.filter(|_| listen.ip().is_unspecified());
+        let settings = gossip::Settings {
+            listen,
+            address: own.map_or(listen, |own| SocketAddr::new(own, listen.port())),
+            join: cluster.join.clone(),
+            keyring: keyring.value.clone(),
+            ring,
+            state_dir: self.local.state_dir.clone(),
+            name: self.node.clone(),
+            protocol: mesh_cluster::Settings::default(),
+        };
+        Ok(Some(gossip::start(settings).await?))
     }
 
     /// This node's name.

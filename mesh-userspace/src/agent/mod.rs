@@ -6,6 +6,7 @@ mod control;
 mod desired;
 mod flows;
 mod forwarding;
+mod keys;
 mod lock;
 mod namespaces;
 mod round;
@@ -53,6 +54,7 @@ use watch::FileWatch;
 use crate::{
     api::{self, BindError, Change, Changed, Refusal, RefusalKind},
     datapath::{Datapath, DatapathError, Progress, Report},
+    gossip,
     links::{LinkError, Links},
     plan,
     spec::Faults,
@@ -94,6 +96,9 @@ pub enum AgentError {
     /// The eBPF programs could not be loaded.
     #[error(transparent)]
     Datapath(#[from] DatapathError),
+    /// There is no gossip.
+    #[error(transparent)]
+    Gossip(#[from] gossip::StartError),
     /// There is no plan.
     #[error(transparent)]
     Round(#[from] RoundError),
@@ -133,8 +138,9 @@ pub async fn run(options: Options, object: &'static [u8]) -> Result<(), AgentErr
     let links = Links::open().await?;
     let _namespace = NamespaceLock::take()?;
     let cookie = links.namespace().cookie()?;
+    let cluster = desired.start_gossip().await?;
     let datapath = Datapath::open(&run_dir, object, cookie, plan::slots_for(desired.table()))?;
-    let mut agent = Agent::new(desired, links, datapath);
+    let mut agent = Agent::new(desired, links, datapath, cluster);
     let first = agent.take_over(object, cookie).await?;
     agent.run(first, &options, &run_dir).await
 }
@@ -152,6 +158,8 @@ struct Agent {
     flows: Arc<Counts>,
     /// Told when a ring has changed.
     rings_changed: Arc<Notify>,
+    /// The cluster that this node is in.
+    cluster: Option<gossip::Handle>,
 }
 
 /// Why the agent ends.
@@ -163,7 +171,7 @@ enum End {
 }
 
 impl Agent {
-    fn new(desired: Desired, links: Links, datapath: Datapath) -> Self {
+    fn new(desired: Desired, links: Links, datapath: Datapath, cluster: Option<gossip::Handle>) -> Self {
         let datapath = Arc::new(Mutex::new(datapath));
         let (sender, commands) = mpsc::channel(64);
         Self {
@@ -177,6 +185,7 @@ impl Agent {
             sender,
             flows: Arc::default(),
             rings_changed: Arc::default(),
+            cluster,
         }
     }
 
@@ -209,6 +218,7 @@ impl Agent {
             datapath: Arc::clone(&self.datapath),
             tracer: self.tracer.clone(),
             flows: Arc::clone(&self.flows),
+            cluster: self.cluster.clone(),
         });
         let (stop, stopped) = latest::channel(false);
         let server = tokio::spawn(api::server::serve(listener, control, is_true(stopped)));

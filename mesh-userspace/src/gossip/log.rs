@@ -213,7 +213,8 @@ mod tests {
 
     fn write(store: &mut Store, number: u64) -> (Key, Entry) {
         let key = Key::new(Kind::Service, format!("s{}", number % 7));
-        let value = (number % 5 != 0).then(|| format!("{{\"n\": {number}, \"line\": \"a\\nb\"}}").into());
+        let value =
+            (!number.is_multiple_of(5)).then(|| format!("{{\"n\": {number}, \"line\": \"a\\nb\"}}").into());
         let stamp = Stamp { time: number + 1, count: 0, node: NodeId(1) };
         let entry = store.write(Wish { key: key.clone(), value }, stamp).unwrap();
         (key, entry)

@@ -25,7 +25,7 @@ use std::{
     time::Duration,
 };
 
-pub use assembly::{Assembly, LONGEST_MESSAGE, OutOfOrder, Part};
+pub use assembly::{Assembly, OutOfOrder, Part};
 pub use key::{KEY_LENGTH, KeyFault, KeyId, MOST_KEYS, Ring, RingFault, Secret};
 pub use window::{WIDTH, Window};
 pub use wire::{GREETING, OVERHEAD, PART_OVERHEAD, Session};
@@ -34,8 +34,10 @@ use cipher::Cipher;
 use limiter::Limiter;
 use wire::{Header, Kind, PartHeader, Prefix};
 
+use crate::output::{MOST_DATAGRAM, MOST_MESSAGE};
+
 /// The longest datagram that is opened, in bytes: what the longest message becomes.
-pub const LONGEST_DATAGRAM: usize = 1200 + OVERHEAD;
+pub const LONGEST_DATAGRAM: usize = MOST_DATAGRAM + OVERHEAD;
 /// The bytes of a message in each part of a stream; as with TLS's records, nobody can make a node keep more before it has
 /// shown that it knows a key.
 pub const PART: usize = 16 << 10;
@@ -297,7 +299,7 @@ impl Sealer {
         let long = SealFault::Long(message.len());
         let next = message.len().min(offset + PART);
         let part = message.get(offset..next).ok_or(long)?;
-        if message.len() > LONGEST_MESSAGE {
+        if message.len() > MOST_MESSAGE {
             return Err(long);
         }
         let header = PartHeader {

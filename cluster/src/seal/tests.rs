@@ -77,7 +77,7 @@ fn messages_have_an_end() {
     assert_eq!(b.open(NOW, &longest).result, Ok(message(1, &[7; 1200])));
     assert_eq!(a.seal(address(2), &[7; 1201]), Err(SealFault::Long(1201)));
     let number = a.begin();
-    let long = vec![7; LONGEST_MESSAGE + 1];
+    let long = vec![7; MOST_MESSAGE + 1];
     assert_eq!(a.seal_part(address(2), number, &long, 0), Err(SealFault::Long(long.len())));
 }
 

@@ -323,7 +323,7 @@ mod tests {
         let write = |join: &str| {
             let keyring = keyring.display();
             case.write_whole(&format!(
-                "nodes:\n  n1: {{address: 127.0.0.1}}\ncluster:\n  listen: 127.0.0.1:7946\n  join: [{join}]\n  keyring: {keyring}\n"
+                "nodes:\n  n1: {{address: 192.0.2.1}}\ncluster:\n  listen: 127.0.0.1:7946\n  join: [{join}]\n  keyring: {keyring}\n"
             ));
         };
         write("");

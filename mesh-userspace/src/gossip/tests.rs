@@ -49,7 +49,7 @@ impl Node {
             keyring::write(&keyring, &Ring::new(vec![key(1)]).unwrap()).unwrap();
         }
         let ring = read_keyring(&keyring, &Origin::default()).unwrap();
-        let handle = start(Settings {
+        let settings = Settings {
             listen,
             address,
             join,
@@ -58,8 +58,14 @@ impl Node {
             state_dir: directory.join("state"),
             name: name.to_owned(),
             protocol: mesh_cluster::Settings::default(),
-        })
-        .await?;
+        };
+        let handle = loop {
+            match start(settings.clone()).await {
+                // The port that the system chose for datagrams was taken for streams.
+                Err(StartError::Listen { .. }) if listen.port() == 0 => {}
+                started => break started?,
+            }
+        };
         let mut followed = handle.clone();
         let agent = tokio::spawn(async move {
             while followed.changed().await {
@@ -172,6 +178,13 @@ async fn all_nodes_may_be_killed_and_what_was_acknowledged_stays() {
         nodes[number % 3].write(&format!("s{number}"), "1").await.unwrap();
     }
     let ports = nodes.each_ref().map(|node| node.address().port());
+    for name in ["a", "b", "c"] {
+        let noted = directory.path().join(format!("state/{name}.cluster/members.json"));
+        until("members are noted", || {
+            fs::read_to_string(&noted).is_ok_and(|text| text.contains("127.0.0.1"))
+        })
+        .await;
+    }
     // At once, whatever has reached whom.
     for node in nodes {
         node.kill().await;

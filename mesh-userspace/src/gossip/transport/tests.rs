@@ -22,7 +22,11 @@ fn ring() -> Ring {
 
 async fn transport() -> Transport {
     let here: SocketAddr = "127.0.0.1:0".parse().unwrap();
-    Transport::bind(here, here, ring()).await.unwrap()
+    loop {
+        if let Ok(transport) = Transport::bind(here, here, ring()).await {
+            return transport;
+        }
+    }
 }
 
 /// A peer that answers hellos when it is told to, and does nothing else.
@@ -35,9 +39,14 @@ struct Peer {
 
 impl Peer {
     async fn new() -> Self {
-        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let (socket, listener) = loop {
+            let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+            // Somebody else may have the same port for streams.
+            if let Ok(listener) = TcpListener::bind(socket.local_addr().unwrap()).await {
+                break (socket, listener);
+            }
+        };
         let address = socket.local_addr().unwrap();
-        let listener = TcpListener::bind(address).await.unwrap();
         let sealer = Sealer::new(address, ring(), Session([7; 16]));
         Self { socket, listener, sealer, address }
     }

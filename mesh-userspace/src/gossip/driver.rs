@@ -1,7 +1,7 @@
 //! The task that owns the protocol, the sockets and the disk, and moves between them what each has for the others.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fs::{self, DirBuilder},
     io,
     net::SocketAddr,
@@ -106,6 +106,8 @@ pub(super) struct Driver {
     keyring: PathBuf,
     known_keys: PathBuf,
     known_members: PathBuf,
+    /// How the others were, when that was logged last.
+    states: BTreeMap<NodeId, MemberState>,
     /// When it started, in monotonic time.
     started: Duration,
     /// The addresses of members, as they were noted last.
@@ -202,6 +204,7 @@ impl Driver {
             known_keys,
             known_members,
             noted: earlier,
+            states: BTreeMap::new(),
             started: monotonic(),
             noting: None,
             problems,
@@ -258,21 +261,42 @@ impl Driver {
                 Output::Confirmed { id, missing } => self.confirmed(id, missing),
                 Output::Refused { by, why } => {
                     let problem = Problem::new("cluster", format!("{by} refuses this node: {why}"));
-                    tracing::error!(%problem);
-                    has_changed |= self.problems.insert("refused", problem.clone()) != Some(problem);
+                    if self.problems.get("refused") != Some(&problem) {
+                        tracing::error!("{problem}");
+                        self.problems.insert("refused", problem);
+                        has_changed = true;
+                    }
                 }
             }
         }
         if has_changed {
-            let others = self.cluster.members().into_iter().filter(|member| member.identity.id != self.me.id);
-            if others.into_iter().any(|member| member.state.lives()) {
-                // Who was let in is no longer refused.
-                self.problems.remove("refused");
-            }
+            self.tell_members();
             self.settle_keys();
             self.keep();
             self.publish();
+        } else if !self.waiting.is_empty() {
+            // Nothing was written that was not there.
+            self.keep();
         }
+    }
+
+    /// Logs what has become of others.
+    fn tell_members(&mut self) {
+        let members = self.cluster.members();
+        let others = members.into_iter().filter(|member| member.identity.id != self.me.id);
+        let states: BTreeMap<NodeId, MemberState> = others
+            .map(|Member { identity, state, .. }| {
+                if self.states.get(&identity.id) != Some(&state) {
+                    tracing::info!(node = identity.name, address = %identity.address, ?state, "a member");
+                }
+                (identity.id, state)
+            })
+            .collect();
+        if states.values().any(|state| state.lives()) {
+            // Who was let in is no longer refused.
+            self.problems.remove("refused");
+        }
+        self.states = states;
     }
 
     /// Has the disk write what it has not yet.

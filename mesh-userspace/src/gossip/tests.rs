@@ -144,6 +144,7 @@ async fn what_is_written_on_one_node_is_on_every_other_and_confirmed() {
     let nodes = three(directory.path()).await;
     nodes[1].write("web", "{}").await.unwrap();
     assert_eq!(nodes[1].has("web").as_deref(), Some("{}"), "who wrote it sees it at once");
+    nodes[1].handle.write(vec![]).await.unwrap();
     nodes[1].handle.confirm(vec![Key::new(Kind::Service, "web")], SOON).await.unwrap();
     // Who has confirmed it has published it before.
     assert!(nodes.iter().all(|node| node.has("web").is_some()));

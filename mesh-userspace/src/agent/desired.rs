@@ -12,6 +12,7 @@ use super::AgentError;
 use crate::{
     config::{self, LocalConfig},
     gossip,
+    health::{self, Commands},
     problem::Problem,
     spec::{Fault, Faults, Origin, Override, Spec, resolve},
     table::Table,
@@ -25,6 +26,8 @@ pub(crate) struct Desired {
     local: LocalConfig,
     node: String,
     spec: Spec,
+    /// The commands of health checks that stand in the file.
+    commands: Arc<Commands>,
     table: Arc<Table>,
     revision: u64,
     /// What is wrong with the file as it is now, if the table is of an earlier one.
@@ -48,6 +51,7 @@ impl Desired {
             state_file,
             local: loaded.local,
             node,
+            commands: Arc::new(health::commands(&loaded.spec)),
             spec: loaded.spec,
             table: Arc::new(table),
             revision: 1,
@@ -100,6 +104,11 @@ impl Desired {
         &self.spec
     }
 
+    /// The commands that this node may run to check its tasks.
+    pub(crate) const fn commands(&self) -> &Arc<Commands> {
+        &self.commands
+    }
+
     /// The table.
     pub(crate) const fn table(&self) -> &Arc<Table> {
         &self.table
@@ -133,14 +142,18 @@ impl Desired {
         if loaded.local != self.local {
             return Err(Fault::new(
                 self.origin(),
-                "`run_dir`, `state_dir` and `cluster` cannot change while meshd runs; restart it, or put them back.",
+                "`run_dir`, `state_dir`, `resolv_conf` and `cluster` cannot change while meshd runs; restart it, or put them back.",
             )
             .into());
         }
         let mut spec = loaded.spec;
+        let commands = health::commands(&spec);
         spec.adopt(&self.spec)?;
         let before = self.spec.overrides.clone();
         self.take_over(spec)?;
+        if *self.commands != commands {
+            self.commands = Arc::new(commands);
+        }
         self.keep_without_stale(&before);
         Ok(())
     }
@@ -312,7 +325,10 @@ mod tests {
         assert!(error.contains("This node, \"n1\", is no longer among the nodes"), "{error}");
         fs::write(case.file(), "nodes:\n  n1: {address: 192.0.2.1}\n").unwrap();
         let error = desired.reload().unwrap_err().to_string();
-        assert!(error.contains("`run_dir`, `state_dir` and `cluster` cannot change"), "{error}");
+        assert!(
+            error.contains("`run_dir`, `state_dir`, `resolv_conf` and `cluster` cannot change"),
+            "{error}"
+        );
         assert!(desired.table().networks.contains_key("blue"));
     }
 

@@ -14,6 +14,7 @@ use crate::{
     outbox::Outbox,
     output::Output,
     peer::Peer,
+    roll::Roll,
     rumours::Rumours,
     settings::Settings,
     stamp::{Clock, NodeId, Now, Stamp},
@@ -40,6 +41,7 @@ pub struct Cluster {
     pub(crate) exchange: Exchange,
     pub(crate) confirming: Confirming,
     pub(crate) forgetting: Forgetting,
+    pub(crate) roll: Option<(u64, Roll)>,
     pub(crate) version: u64,
     left: bool,
 }
@@ -59,6 +61,7 @@ impl Cluster {
             exchange: Exchange::new(now.monotonic),
             confirming: Confirming::default(),
             forgetting: Forgetting::new(now.monotonic, &settings),
+            roll: None,
             version: 1,
             left: false,
             store,

@@ -62,12 +62,19 @@ const fn mix(number: u64) -> u64 {
 }
 
 impl Cluster {
-    fn roll(&self) -> Roll {
+    /// Kept until members change.
+    fn roll(&mut self) -> Roll {
+        let changes = self.swim.changes();
+        if let Some((_, roll)) = self.roll.as_ref().filter(|(at, _)| *at == changes) {
+            return roll.clone();
+        }
         let living = self.swim.all().filter(|(_, state)| state.lives()).map(|(peer, _)| peer);
-        Roll::new(living.chain([self.swim.me()]))
+        let roll = Roll::new(living.chain([self.swim.me()]));
+        self.roll = Some((changes, roll.clone()));
+        roll
     }
 
-    pub(crate) fn roll_sum(&self) -> u64 {
+    pub(crate) fn roll_sum(&mut self) -> u64 {
         self.roll().sum()
     }
 

@@ -128,6 +128,8 @@ pub(crate) struct Swim {
     asked: Option<(Peer, Vec<u8>)>,
     events: Vec<Event>,
     since: Duration,
+    /// Counts whatever changes of who is known.
+    changes: u64,
 }
 
 impl Swim {
@@ -143,7 +145,13 @@ impl Swim {
             asked: None,
             events: Vec::new(),
             since: now,
+            changes: 0,
         }
+    }
+
+    /// Counts whatever changes of who is known, this node among them.
+    pub(crate) const fn changes(&self) -> u64 {
+        self.changes
     }
 
     /// This node, as it is now.
@@ -317,6 +325,7 @@ impl Swim {
         let Some(known) = self.known.get(&id).filter(|known| !known.state.lives()) else { return };
         let timer = Timer::RemoveDown(known.peer.clone());
         self.known.remove(&id);
+        self.changes += 1;
         self.events.push(Event::Changed);
         self.call(now, out, |foca, effects| foca.handle_timer(timer, effects).is_ok());
     }
@@ -402,7 +411,11 @@ impl Swim {
         ) -> bool,
     ) -> bool {
         let mut effects = Effects::default();
+        let me = (self.me().incarnation, self.me().life);
         let well = call(&mut self.foca, &mut effects);
+        if !effects.notes.is_empty() || me != (self.me().incarnation, self.me().life) {
+            self.changes += 1;
+        }
         for note in effects.notes {
             self.note(now, note);
         }
@@ -487,6 +500,7 @@ impl Swim {
 
     fn set(&mut self, now: Duration, id: NodeId, state: MemberState) {
         let Some(known) = self.known.get_mut(&id) else { return };
+        self.changes += 1;
         known.dying = false;
         known.state = state;
         known.since = now;
@@ -530,8 +544,8 @@ pub(crate) fn header(data: &[u8]) -> Option<Header<Peer>> {
 
 fn config(settings: &Settings, nodes: usize) -> Config {
     let one = NonZeroUsize::MIN;
-    // What is new reaches everybody after about the logarithm of how many there are.
-    let transmissions = 6 + 2 * nodes.max(1).ilog2();
+    // What is new reaches nearly everybody after about the logarithm of how many there are; the others compare.
+    let transmissions = 5 + nodes.max(1).ilog2();
     Config {
         probe_period: settings.probe_period,
         probe_rtt: settings.probe_timeout,

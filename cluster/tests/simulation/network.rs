@@ -69,8 +69,11 @@ pub(crate) struct Network {
     pub(crate) settings: Settings,
     /// How long an agent takes to apply a change, at most.
     pub(crate) applying: Duration,
-    queue: BinaryHeap<Reverse<(Duration, u64, usize)>>,
-    events: BTreeMap<usize, Event>,
+    /// What happens when: nanoseconds, a count that keeps the order, and the place of what happens.
+    queue: BinaryHeap<Reverse<(u64, u64, usize)>>,
+    /// What happens at an entry of the queue, and which places are free.
+    events: Vec<Option<Event>>,
+    free: Vec<usize>,
     count: u64,
 }
 
@@ -89,7 +92,8 @@ impl Network {
             settings: Settings::default(),
             applying: Duration::from_millis(30),
             queue: BinaryHeap::new(),
-            events: BTreeMap::new(),
+            events: Vec::new(),
+            free: Vec::new(),
             count: 0,
         }
     }
@@ -240,16 +244,20 @@ impl Network {
 
     fn push(&mut self, at: Duration, event: Event) {
         self.count += 1;
-        let slot = usize::try_from(self.count).unwrap();
-        self.events.insert(slot, event);
-        self.queue.push(Reverse((at, self.count, slot)));
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.events.push(None);
+            self.events.len() - 1
+        });
+        self.events[slot] = Some(event);
+        let nanos = u64::try_from(at.as_nanos()).unwrap();
+        self.queue.push(Reverse((nanos, self.count, slot)));
     }
 
     /// Lets time pass.
     pub(crate) fn run(&mut self, time: Duration) {
         let end = self.now + time;
         while let Some(Reverse((at, _, _))) = self.queue.peek() {
-            if *at > end {
+            if Duration::from_nanos(*at) > end {
                 break;
             }
             self.step();
@@ -271,8 +279,9 @@ impl Network {
 
     fn step(&mut self) {
         let Some(Reverse((at, _, slot))) = self.queue.pop() else { return };
-        self.now = at;
-        let Some(event) = self.events.remove(&slot) else { return };
+        self.now = Duration::from_nanos(at);
+        self.free.push(slot);
+        let Some(event) = self.events[slot].take() else { return };
         match event {
             Event::Tick(index) => {
                 self.nodes[index].tick = Duration::MAX;

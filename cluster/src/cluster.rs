@@ -238,6 +238,12 @@ impl Cluster {
         self.swim.members()
     }
 
+    /// How many nodes live, this one among them.
+    #[must_use]
+    pub fn living(&self) -> usize {
+        self.swim.living().len() + 1
+    }
+
     /// Follows what has come about in membership.
     fn settle(&mut self, now: Now) {
         let events = self.swim.take_events();

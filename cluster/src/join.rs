@@ -82,7 +82,7 @@ impl Cluster {
             now.monotonic + if alone { self.settings.knock_period / 2 } else { self.settings.knock_period };
         let most = if alone { MOST_HELLOS.0 } else { MOST_HELLOS.1 };
         let dead =
-            self.swim.all().filter(|(_, state)| *state == MemberState::Dead).map(|(peer, _)| peer.clone());
+            self.swim.gone().filter(|(_, state)| *state == MemberState::Dead).map(|(peer, _)| peer.clone());
         let dead: Vec<Peer> = dead.sample(&mut self.rng, most);
         let me = self.swim.me().address();
         let lives = |seed: &SocketAddr| {
@@ -210,10 +210,8 @@ impl Cluster {
             return;
         }
         // Who comes under the name or the address of a dead node takes its place.
-        let replaced = self.swim.all().filter(|(other, state)| {
-            !state.lives()
-                && other.id != id
-                && (other.name() == peer.name() || other.address() == peer.address())
+        let replaced = self.swim.gone().filter(|(other, _)| {
+            other.id != id && (other.name() == peer.name() || other.address() == peer.address())
         });
         let replaced: Vec<NodeId> = replaced.map(|(other, _)| other.id).collect();
         for id in replaced {

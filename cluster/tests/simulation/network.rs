@@ -2,7 +2,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BinaryHeap},
+    collections::{BTreeMap, BTreeSet, BinaryHeap},
     net::{Ipv4Addr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -69,6 +69,8 @@ pub(crate) struct Network {
     pub(crate) settings: Settings,
     /// How long an agent takes to apply a change, at most.
     pub(crate) applying: Duration,
+    /// Every message that was sent, if it is wanted.
+    pub(crate) record: Option<Vec<Vec<u8>>>,
     /// What happens when: nanoseconds, a count that keeps the order, and the place of what happens.
     queue: BinaryHeap<Reverse<(u64, u64, usize)>>,
     /// What happens at an entry of the queue, and which places are free.
@@ -91,6 +93,7 @@ impl Network {
             rng: Xoshiro256PlusPlus::seed_from_u64(seed),
             settings: Settings::default(),
             applying: Duration::from_millis(30),
+            record: None,
             queue: BinaryHeap::new(),
             events: Vec::new(),
             free: Vec::new(),
@@ -214,6 +217,9 @@ impl Network {
 
     fn send(&mut self, from: usize, to: SocketAddr, message: &[u8], reliable: bool) {
         assert!(message.len() <= if reliable { MOST_MESSAGE } else { MOST_DATAGRAM });
+        if let Some(record) = &mut self.record {
+            record.push(message.to_vec());
+        }
         // What sealing, UDP and IP add; or TCP.
         self.nodes[from].sent += message.len() as u64 + if reliable { 200 } else { 64 };
         let to = index_of(to);
@@ -315,10 +321,17 @@ impl Network {
 
     /// Whether each running node sees all running nodes alive, and no others.
     pub(crate) fn all_know_all(&self) -> bool {
-        let running = self.running().len();
-        self.running().into_iter().all(|index| {
-            let members = self.cluster(index).members();
-            members.iter().filter(|member| member.state.lives()).count() == running
+        let running = self.running();
+        // Looked at first, because it is quick.
+        if running.iter().any(|index| self.cluster(*index).living() != running.len()) {
+            return false;
+        }
+        let names: BTreeSet<&str> =
+            running.iter().map(|index| self.nodes[*index].identity.name.as_str()).collect();
+        running.iter().all(|index| {
+            let members = self.cluster(*index).members();
+            let mut living = members.iter().filter(|member| member.state.lives());
+            living.all(|member| names.contains(member.identity.name.as_str()))
         })
     }
 

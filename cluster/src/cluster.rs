@@ -134,8 +134,12 @@ impl Cluster {
         self.swim.heard(now.monotonic, sender);
         match message {
             Message::Swim(data) => self.probed(now, &data),
-            Message::Hello { peer, held, alone } => self.hello(now, peer, held.as_ref(), alone),
-            Message::Welcome { peer, others } => self.welcomed(now, &peer, others),
+            Message::Hello { peer, held, living } if peer.id == sender => {
+                self.hello(now, peer, held.as_ref(), living);
+            }
+            Message::Welcome { peer, others, living } if peer.id == sender => {
+                self.welcomed(now, peer, others, living);
+            }
             Message::Stale { held, by } => self.stale(now, &held, by),
             Message::Refused { by, why } => self.refused(by, why),
             Message::Suspected { peer, number, by } => {
@@ -167,8 +171,11 @@ impl Cluster {
                 self.compare_roots(now, address, horizon, root);
             }
             Message::Members { sums } => self.compare_rolls(address, &sums),
-            Message::Peers { parts, living, dead, answer } => {
-                self.peers(now, address, parts, (living, dead), answer);
+            Message::Peers { parts, living, dead, count, answer } => {
+                if answer {
+                    self.tell_peers(address, parts, false);
+                }
+                self.compare_peers(now, &living, dead, count);
             }
             Message::Same => self.exchanged(now),
             Message::Parts { horizon, parts } => self.compare_parts(now, address, horizon, parts),

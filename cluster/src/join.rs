@@ -5,7 +5,7 @@
 //! other again. Nobody is told that others hold it for dead, or that they hold others so: news of deaths from before
 //! would make the living seem dead for a moment.
 
-use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, slice, time::Duration};
 
 use rand::seq::{IndexedRandom, IteratorRandom};
 
@@ -15,6 +15,7 @@ use crate::{
     message::Message,
     output::Output,
     peer::Peer,
+    roll::far_more,
     stamp::{NodeId, Now},
     swim::{Swim, header},
 };
@@ -99,11 +100,11 @@ impl Cluster {
     }
 
     fn say_hello(&mut self, to: SocketAddr, held: Option<Peer>) {
-        let alone = self.swim.living().is_empty();
-        self.out.send(to, &Message::Hello { peer: self.swim.me().clone(), held, alone });
+        let living = self.count();
+        self.out.send(to, &Message::Hello { peer: self.swim.me().clone(), held, living });
     }
 
-    pub(crate) fn hello(&mut self, now: Now, peer: Peer, held: Option<&Peer>, alone: bool) {
+    pub(crate) fn hello(&mut self, now: Now, peer: Peer, held: Option<&Peer>, living: u32) {
         if peer == *self.swim.me() {
             return;
         }
@@ -111,6 +112,9 @@ impl Cluster {
             let by = self.swim.me().name().to_owned();
             self.out.send(peer.address(), &Message::Refused { by, why });
             return;
+        }
+        if self.was_cut_off(living) {
+            self.swim.revive(now.monotonic, slice::from_ref(&peer), &mut self.out);
         }
         if let Some((known, state)) = self.swim.known(peer.id) {
             let dead = !state.lives() || self.swim.held_dead(peer.id).is_some();
@@ -120,27 +124,34 @@ impl Cluster {
                 return;
             }
         }
-        if let Some(held) = held {
+        // Who was cut off learns by the answer that this node lives.
+        if let Some(held) = held
+            && !far_more(self.count(), living)
+        {
             self.swim.renew(now.monotonic, held, &mut self.out);
         }
-        let most = if alone { MOST_TOLD_OF } else { TOLD_OF };
+        let most = if living <= 1 { MOST_TOLD_OF } else { TOLD_OF };
         let others = self.swim.choose(&mut self.rng, most);
         let others = others.iter().filter(|id| **id != peer.id);
         let others: Vec<Peer> = others.filter_map(|id| Some(self.swim.known(*id)?.0.clone())).collect();
-        let welcome = Message::Welcome { peer: self.swim.me().clone(), others };
+        let welcome = Message::Welcome { peer: self.swim.me().clone(), others, living: self.count() };
         self.out.send(peer.address(), &welcome);
         self.exchange.soon(now.monotonic, peer.id);
         self.swim.alive(now.monotonic, &[peer], true, &mut self.out);
     }
 
-    pub(crate) fn welcomed(&mut self, now: Now, peer: &Peer, others: Vec<Peer>) {
+    pub(crate) fn welcomed(&mut self, now: Now, peer: Peer, others: Vec<Peer>, living: u32) {
         self.joining.refused = None;
         // Who knew nobody has no news for anybody.
         let tell = !self.swim.living().is_empty();
+        let id = peer.id;
         let mut peers = others;
-        peers.push(peer.clone());
+        peers.push(peer);
+        if self.was_cut_off(living) {
+            self.swim.revive(now.monotonic, &peers, &mut self.out);
+        }
         self.knock_at_dead(now, &peers);
-        self.exchange.soon(now.monotonic, peer.id);
+        self.exchange.soon(now.monotonic, id);
         self.swim.alive(now.monotonic, &peers, tell, &mut self.out);
     }
 
@@ -172,6 +183,11 @@ impl Cluster {
         {
             let by = self.swim.me().name().to_owned();
             self.out.send(header.src.address(), &Message::Refused { by, why });
+            return;
+        }
+        // It has yet to hear that it is held for dead.
+        if self.swim.held_dead(header.src.id).is_some_and(|held| *held >= header.src) {
+            self.joining.knock(now.monotonic, header.src.id);
             return;
         }
         self.swim.receive(now.monotonic, data, &mut self.out);

@@ -7,7 +7,7 @@
 use std::net::SocketAddr;
 
 use crate::{
-    cluster::Cluster,
+    cluster::{Cluster, SMALL},
     member::MemberState,
     message::Message,
     peer::Peer,
@@ -48,6 +48,12 @@ impl Roll {
         let parts = self.0.iter().zip(other).enumerate();
         parts.filter(|(_, (a, b))| a != b).fold(0, |mask, (at, _)| mask | 1 << at)
     }
+}
+
+/// Whether one side of a partition has so many more than the other that these few were cut off: they take the many for alive
+/// then, who need not become somebody greater, each of them, for the sake of the few.
+pub(crate) fn far_more(many: u32, few: u32) -> bool {
+    many > few.saturating_mul(2) && usize::try_from(many).is_ok_and(|many| many > SMALL)
 }
 
 fn part(id: NodeId) -> usize {
@@ -93,7 +99,7 @@ impl Cluster {
         }
     }
 
-    fn tell_peers(&mut self, to: SocketAddr, parts: u64, answer: bool) {
+    pub(crate) fn tell_peers(&mut self, to: SocketAddr, parts: u64, answer: bool) {
         let of = |peer: &Peer| parts & (1 << part(peer.id)) != 0;
         let (mut living, mut dead) = (vec![self.swim.me().clone()], Vec::new());
         for (peer, state) in self.swim.all().filter(|(peer, _)| of(peer)).take(MOST_TOLD_OF) {
@@ -102,13 +108,17 @@ impl Cluster {
                 MemberState::Dead | MemberState::Left => dead.push(peer.clone()),
             }
         }
-        self.out.send(to, &Message::Peers { parts, living, dead, answer });
+        let count = self.count();
+        self.out.send(to, &Message::Peers { parts, living, dead, count, answer });
     }
 
-    fn compare_peers(&mut self, now: Now, living: &[Peer], dead: Vec<Peer>) {
+    pub(crate) fn compare_peers(&mut self, now: Now, living: &[Peer], dead: Vec<Peer>, count: u32) {
         let fresh =
             living.iter().filter(|peer| self.swim.known(peer.id).is_none_or(|(known, _)| known < *peer));
         let tell = fresh.count() <= FEW;
+        if self.was_cut_off(count) {
+            self.swim.revive(now.monotonic, living, &mut self.out);
+        }
         self.knock_at_dead(now, living);
         self.swim.alive(now.monotonic, living, tell, &mut self.out);
         for peer in dead.into_iter().take(MOST_DOUBTED) {
@@ -122,18 +132,14 @@ impl Cluster {
         }
     }
 
-    pub(crate) fn peers(
-        &mut self,
-        now: Now,
-        from: SocketAddr,
-        parts: u64,
-        told: (Vec<Peer>, Vec<Peer>),
-        answer: bool,
-    ) {
-        if answer {
-            self.tell_peers(from, parts, false);
-        }
-        self.compare_peers(now, &told.0, told.1);
+    /// How many live, as it is told.
+    pub(crate) fn count(&self) -> u32 {
+        u32::try_from(self.living()).unwrap_or(u32::MAX)
+    }
+
+    /// Whether this node was cut off with few others from so many who live elsewhere.
+    pub(crate) fn was_cut_off(&self, count: u32) -> bool {
+        far_more(count, self.count())
     }
 
     /// Says hello to those who are held for dead here, and live elsewhere.

@@ -267,6 +267,19 @@ impl Swim {
         self.call(now, out, |foca, effects| foca.apply_many(updates.into_iter(), tell, effects).is_ok());
     }
 
+    /// These live though they are held for dead: it is forgotten that they are.
+    pub(crate) fn revive(&mut self, now: Duration, peers: &[Peer], out: &mut Outbox) {
+        for peer in peers {
+            if self.held_dead(peer.id) == Some(peer) {
+                let timer = Timer::RemoveDown(peer.clone());
+                self.call(now, out, |foca, effects| foca.handle_timer(timer, effects).is_ok());
+            }
+        }
+        let peers: Vec<Peer> =
+            peers.iter().filter(|peer| self.held_dead(peer.id) == Some(peer)).cloned().collect();
+        self.alive(now, &peers, false, out);
+    }
+
     /// It said that it leaves.
     pub(crate) fn farewell(&mut self, now: Duration, peer: Peer, out: &mut Outbox) {
         if peer.id == self.me().id || !peer.left || !self.known.contains_key(&peer.id) {
@@ -590,7 +603,8 @@ fn config(settings: &Settings, nodes: usize) -> Config {
         remove_down_after: Some(settings.dead_kept),
         // Less than a datagram, by what is written around it.
         max_packet_size: NonZeroUsize::new(MOST_DATAGRAM - 20).unwrap_or(one),
-        notify_down_members: true,
+        // Who is dead and speaks is knocked at.
+        notify_down_members: false,
         // Members are compared as stores are.
         periodic_announce: None,
         // Who is dead is knocked at, which brings about more than an announcement.

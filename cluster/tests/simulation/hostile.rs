@@ -150,12 +150,12 @@ fn a_flood_of_members_is_bounded() {
         let identities = (0..3000_u32).map(|number| {
             let id = NodeId(1_000_000 + round * 3000 + u64::from(number));
             let address = std::net::SocketAddr::from((std::net::Ipv4Addr::from(0x0b00_0000 + number), 7946));
-            (id, 1_u64, 0_u32, false, format!("flood{}-{number}", round), address)
+            (id, 1_u64, 0_u32, false, format!("flood{round}-{number}"), address)
         });
         let others: Vec<_> = identities.collect();
         let peer = others[0].clone();
         // A welcome, by its variant.
-        let bytes = postcard::to_allocvec(&(1_u8, NodeId(1), 2_u8, peer, others)).unwrap();
+        let bytes = postcard::to_allocvec(&(1_u8, peer.0, 2_u8, &peer, &others, 3000_u32)).unwrap();
         cluster.receive(now, address(0), &bytes);
         drain(&mut cluster);
     }

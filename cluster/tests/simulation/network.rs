@@ -55,6 +55,8 @@ pub(crate) struct Node {
     pub(crate) wrong: i64,
     /// Which side of the partition it is on.
     pub(crate) side: u32,
+    /// Until when it stands still, as a paused machine does.
+    pub(crate) paused: Duration,
     pub(crate) refused: Vec<String>,
     pub(crate) confirmed: BTreeMap<u64, Vec<String>>,
     pub(crate) sent: u64,
@@ -126,6 +128,7 @@ impl Network {
             disk: Store::default(),
             wrong,
             side: 0,
+            paused: Duration::ZERO,
             refused: Vec::new(),
             confirmed: BTreeMap::new(),
             sent: 0,
@@ -288,6 +291,14 @@ impl Network {
         self.now = Duration::from_nanos(at);
         self.free.push(slot);
         let Some(event) = self.events[slot].take() else { return };
+        let node = match &event {
+            Event::Tick(node) | Event::Deliver { to: node, .. } | Event::Applied { node, .. } => *node,
+        };
+        let paused = self.nodes[node].paused;
+        if paused > self.now {
+            self.push(paused, event);
+            return;
+        }
         match event {
             Event::Tick(index) => {
                 self.nodes[index].tick = Duration::MAX;

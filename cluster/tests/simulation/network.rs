@@ -46,6 +46,42 @@ enum Event {
     Applied { node: usize, start: u64, version: u64 },
 }
 
+/// What happens when: nanoseconds, a count that keeps the order, and the place of what happens.
+type Due = (u64, u64, usize);
+
+/// Millions of events: only those of the next millisecond are in order.
+#[derive(Default)]
+struct Queue {
+    soon: BinaryHeap<Reverse<Due>>,
+    millisecond: u64,
+    later: BTreeMap<u64, Vec<Due>>,
+}
+
+impl Queue {
+    fn push(&mut self, entry: Due) {
+        let millisecond = entry.0 / 1_000_000;
+        if millisecond <= self.millisecond {
+            self.soon.push(Reverse(entry));
+        } else {
+            self.later.entry(millisecond).or_default().push(entry);
+        }
+    }
+
+    fn next(&mut self) -> Option<u64> {
+        if self.soon.is_empty() {
+            let (millisecond, entries) = self.later.pop_first()?;
+            self.millisecond = millisecond;
+            self.soon.extend(entries.into_iter().map(Reverse));
+        }
+        self.soon.peek().map(|Reverse((at, ..))| *at)
+    }
+
+    fn pop(&mut self) -> Option<Due> {
+        self.next()?;
+        self.soon.pop().map(|Reverse(entry)| entry)
+    }
+}
+
 pub(crate) struct Node {
     pub(crate) cluster: Option<Cluster>,
     pub(crate) identity: Identity,
@@ -73,8 +109,7 @@ pub(crate) struct Network {
     pub(crate) applying: Duration,
     /// Every message that was sent, if it is wanted.
     pub(crate) record: Option<Vec<Vec<u8>>>,
-    /// What happens when: nanoseconds, a count that keeps the order, and the place of what happens.
-    queue: BinaryHeap<Reverse<(u64, u64, usize)>>,
+    queue: Queue,
     /// What happens at an entry of the queue, and which places are free.
     events: Vec<Option<Event>>,
     free: Vec<usize>,
@@ -96,7 +131,7 @@ impl Network {
             settings: Settings::default(),
             applying: Duration::from_millis(30),
             record: None,
-            queue: BinaryHeap::new(),
+            queue: Queue::default(),
             events: Vec::new(),
             free: Vec::new(),
             count: 0,
@@ -259,14 +294,14 @@ impl Network {
         });
         self.events[slot] = Some(event);
         let nanos = u64::try_from(at.as_nanos()).unwrap();
-        self.queue.push(Reverse((nanos, self.count, slot)));
+        self.queue.push((nanos, self.count, slot));
     }
 
     /// Lets time pass.
     pub(crate) fn run(&mut self, time: Duration) {
         let end = self.now + time;
-        while let Some(Reverse((at, _, _))) = self.queue.peek() {
-            if Duration::from_nanos(*at) > end {
+        while let Some(at) = self.queue.next() {
+            if Duration::from_nanos(at) > end {
                 break;
             }
             self.step();
@@ -287,7 +322,7 @@ impl Network {
     }
 
     fn step(&mut self) {
-        let Some(Reverse((at, _, slot))) = self.queue.pop() else { return };
+        let Some((at, _, slot)) = self.queue.pop() else { return };
         self.now = Duration::from_nanos(at);
         self.free.push(slot);
         let Some(event) = self.events[slot].take() else { return };
@@ -348,9 +383,9 @@ impl Network {
 
     /// Whether all running nodes have the same store.
     pub(crate) fn all_equal(&self) -> bool {
-        let mut roots = self.running().into_iter().map(|index| self.cluster(index).store().digest().root());
-        let first = roots.next();
-        roots.all(|root| Some(root) == first)
+        let mut digests = self.running().into_iter().map(|index| self.cluster(index).store().digest());
+        let first = digests.next();
+        digests.all(|digest| Some(digest) == first)
     }
 
     pub(crate) fn entry(&self, index: usize, name: &str) -> Option<Entry> {

@@ -105,12 +105,12 @@ impl Cluster {
     }
 
     pub(crate) fn hello(&mut self, now: Now, peer: Peer, held: Option<&Peer>, living: u32) {
-        if peer == *self.swim.me() {
-            return;
-        }
         if let Some(why) = self.clash(&peer) {
             let by = self.swim.me().name().to_owned();
             self.out.send(peer.address(), &Message::Refused { by, why });
+            return;
+        }
+        if peer.id == self.swim.me().id {
             return;
         }
         if self.was_cut_off(living) {

@@ -7,6 +7,8 @@ pub mod cli;
 pub mod config;
 mod conversation;
 pub mod datapath;
+pub mod dns;
+mod health;
 pub mod links;
 pub mod plan;
 pub mod problem;

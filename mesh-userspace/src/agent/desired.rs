@@ -9,6 +9,7 @@ use std::{
 
 use crate::{
     config::{self, LocalConfig},
+    health::{self, Commands},
     problem::Problem,
     spec::{Fault, Faults, Origin, Override, Spec, resolve},
     table::Table,
@@ -22,6 +23,8 @@ pub(crate) struct Desired {
     local: LocalConfig,
     node: String,
     spec: Spec,
+    /// The commands of health checks that stand in the file.
+    commands: Arc<Commands>,
     table: Arc<Table>,
     revision: u64,
     /// What is wrong with the file as it is now, if the table is of an earlier one.
@@ -45,6 +48,7 @@ impl Desired {
             state_file,
             local: loaded.local,
             node,
+            commands: Arc::new(health::commands(&loaded.spec)),
             spec: loaded.spec,
             table: Arc::new(table),
             revision: 1,
@@ -68,6 +72,11 @@ impl Desired {
     /// What is asked for.
     pub(crate) const fn spec(&self) -> &Spec {
         &self.spec
+    }
+
+    /// The commands that this node may run to check its tasks.
+    pub(crate) const fn commands(&self) -> &Arc<Commands> {
+        &self.commands
     }
 
     /// The table.
@@ -103,14 +112,18 @@ impl Desired {
         if loaded.local != self.local {
             return Err(Fault::new(
                 self.origin(),
-                "`run_dir` and `state_dir` cannot change while meshd runs; restart it, or put them back.",
+                "`run_dir`, `state_dir` and `resolv_conf` cannot change while meshd runs; restart it, or put them back.",
             )
             .into());
         }
         let mut spec = loaded.spec;
+        let commands = health::commands(&spec);
         spec.adopt(&self.spec)?;
         let before = self.spec.overrides.clone();
         self.take_over(spec)?;
+        if *self.commands != commands {
+            self.commands = Arc::new(commands);
+        }
         self.keep_without_stale(&before);
         Ok(())
     }
@@ -282,7 +295,7 @@ mod tests {
         assert!(error.contains("This node, \"n1\", is no longer among the nodes"), "{error}");
         fs::write(case.file(), "nodes:\n  n1: {address: 192.0.2.1}\n").unwrap();
         let error = desired.reload().unwrap_err().to_string();
-        assert!(error.contains("`run_dir` and `state_dir` cannot change"), "{error}");
+        assert!(error.contains("`run_dir`, `state_dir` and `resolv_conf` cannot change"), "{error}");
         assert!(desired.table().networks.contains_key("blue"));
     }
 

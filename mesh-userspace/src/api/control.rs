@@ -13,7 +13,7 @@ use futures::Stream;
 use mesh_common::abi;
 
 use super::types::{Attach, BackendAdd, MapUse, NetworkCreate, Problem, Program, ServiceCreate};
-use crate::table::Table;
+use crate::table::{Healths, Table};
 
 /// The agent, as the API sees it: one published picture of what is, and a few things to ask for.
 ///
@@ -77,6 +77,8 @@ pub struct Snapshot {
     pub addresses: Vec<std::net::IpAddr>,
     /// Addresses of this node at which published ports answer, beside loopback, at which its own processes ask.
     pub serving: Vec<std::net::IpAddr>,
+    /// What is known of endpoints' health, by name.
+    pub healths: Healths,
     /// What is wrong.
     pub problems: Vec<Problem>,
 }

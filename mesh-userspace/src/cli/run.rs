@@ -87,8 +87,15 @@ async fn run(cli: &Cli) -> Result<(), Failure> {
             let endpoint = client.attach(&attach_body(attach)?).await?;
             Ok(screen.show(&endpoint, |endpoint, _| render::attached(endpoint))?)
         }
-        Command::Detach { names } => {
+        Command::Detach { names, drain: false, .. } => {
             remove(&screen, ("endpoint", "detached"), names, |name| client.detach(name)).await
+        }
+        Command::Detach { names, drain: true, timeout } => {
+            for name in names {
+                let removed = drain::and_detach(&client, &screen, name, *timeout).await?;
+                screen.show_next(&removed, |removed, _| render::removed("endpoint", "detached", removed))?;
+            }
+            Ok(())
         }
         Command::Flows(Flows::Ls(filters)) => {
             Ok(screen.show(&client.flows(&filter(filters)).await?, render::flows)?)
@@ -165,6 +172,7 @@ async fn services(client: &Client, screen: &Screen, command: &Services) -> Resul
             on_no_backend,
             persistent,
             vips,
+            health,
         } => {
             let mut ports = ports.clone();
             for port in &mut ports {
@@ -178,6 +186,7 @@ async fn services(client: &Client, screen: &Screen, command: &Services) -> Resul
                 endpoint_mode: *endpoint_mode,
                 on_no_backend: *on_no_backend,
                 persistent: *persistent,
+                health_check: health.asked().map(Box::new),
                 ports,
             };
             let service = client.create_service(&body).await?;

@@ -1,6 +1,7 @@
 //! The YAML file: what a user writes, read with the place of every word, and every fault of it found.
 
 mod file;
+mod health;
 mod keys;
 mod reader;
 mod sections;
@@ -37,11 +38,17 @@ pub struct LocalConfig {
     pub run_dir: PathBuf,
     /// Where the daemon keeps what outlives it.
     pub state_dir: PathBuf,
+    /// The file that names the host's resolvers, which are asked for names that are not the mesh's.
+    pub resolv_conf: PathBuf,
 }
 
 impl Default for LocalConfig {
     fn default() -> Self {
-        Self { run_dir: PathBuf::from("/run/mesh"), state_dir: PathBuf::from("/var/lib/mesh") }
+        Self {
+            run_dir: PathBuf::from("/run/mesh"),
+            state_dir: PathBuf::from("/var/lib/mesh"),
+            resolv_conf: PathBuf::from("/etc/resolv.conf"),
+        }
     }
 }
 
@@ -132,4 +139,10 @@ fn read(name: &str, path: &Path) -> Result<Vec<u8>, Faults> {
         )));
     }
     Ok(text)
+}
+
+/// A noun phrase in the middle of a sentence.
+fn lower(who: &str) -> String {
+    let mut characters = who.chars();
+    characters.next().map_or_else(String::new, |first| first.to_lowercase().chain(characters).collect())
 }

@@ -193,6 +193,7 @@ fn endpoint(node: &str, service: Option<&str>, network: &str, addresses: &[&str]
         addresses,
         mac: [2, 0x42, a, b, c, d],
         netns: Some(PathBuf::from(format!("/run/netns/{netns}"))),
+        aliases: vec![],
     }
 }
 
@@ -207,8 +208,10 @@ fn service(network: &str, vips: &[&str], scheduler: Scheduler, ports: Vec<Publis
         endpoint_mode: mesh_userspace::table::EndpointMode::Vip,
         on_no_backend: mesh_userspace::table::OnNoBackend::Reject,
         persistent: None,
+        health_check: None,
         ports,
         external: vec![],
+        aliases: vec![],
     }
 }
 
@@ -340,6 +343,7 @@ pub(crate) fn snapshot() -> Snapshot {
         mtus: [("blue".to_owned(), 1450), ("vault".to_owned(), 1450)].into(),
         addresses: vec![ip("192.0.2.1"), ip("2001:db8::1"), ip("10.77.0.1")],
         serving: vec![ip("192.0.2.1"), ip("2001:db8::1")],
+        healths: Default::default(),
         problems: vec![],
     }
 }

@@ -20,7 +20,7 @@ pub use requests::{
 };
 pub use traffic::{Datagram, DropCount, Flow, FlowKind, Flows, HookCount, MapUse, Stats, TraceLine, Tunnel};
 pub use views::{
-    Backend, Counts, Endpoint, EndpointState, Network, Node, Peer, Problem, Program, Service, Status,
+    Backend, Counts, Endpoint, EndpointState, Health, Network, Node, Peer, Problem, Program, Service, Status,
 };
 
 /// A transport protocol's name, as in requests and answers.

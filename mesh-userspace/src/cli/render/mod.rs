@@ -11,8 +11,14 @@ mod traffic;
 
 use std::net::IpAddr;
 
-use super::screen::{Entry, Tone};
-use crate::api::types::{Down, EndpointState, Removed};
+use super::{
+    screen::{Entry, Tone},
+    units::age,
+};
+use crate::{
+    api::types::{Down, EndpointState, Health, Removed},
+    table::HealthState,
+};
 
 pub(super) use backends::{
     backend_added, backend_drained, backend_removed, backend_weighed, backends, live_flows,
@@ -43,6 +49,16 @@ fn state(state: &EndpointState) -> Entry {
         EndpointState::Attached => Entry::new(Tone::Good, "attached"),
         EndpointState::Waiting(why) => Entry::new(Tone::Bad, format!("waiting: {why}")),
         EndpointState::Remote => Entry::new(Tone::Faint, "on its own node"),
+    }
+}
+
+/// What health checks came to, for a column.
+fn health(health: Option<&Health>) -> Entry {
+    let Some(Health { is, seconds, .. }) = health else { return "–".into() };
+    match is {
+        HealthState::Healthy => Entry::new(Tone::Good, is.name()),
+        HealthState::Starting => Entry::new(Tone::Faint, format!("{} {}", is.name(), age(*seconds))),
+        HealthState::Unhealthy => Entry::new(Tone::Bad, format!("{} {}", is.name(), age(*seconds))),
     }
 }
 

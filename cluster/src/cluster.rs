@@ -118,7 +118,8 @@ impl Cluster {
         self.confirming.abandon(id);
     }
 
-    /// This node's agent has applied the store as it was at a version.
+    /// This node's agent has applied the store as it was at a version. It says so after its start too: until then nobody's
+    /// writes count as applied here.
     pub fn applied(&mut self, now: Now, version: u64) {
         self.confirming.applied(version);
         self.answer_asked(now);

@@ -1,8 +1,8 @@
 //! Anti-entropy of members: who is not known here though he lives elsewhere, and the other way round.
 //!
-//! News of members travels like rumours and reaches nearly everybody. With each comparison of stores goes a sum over who lives,
-//! as whom; where it differs, the sums of its parts, and of those that differ, who lives and who does not. Nobody is declared dead for that:
-//! who is dead elsewhere is suspected, asked, and may deny it; and who lives elsewhere is knocked at.
+//! News of members travels like rumours and reaches nearly everybody. With each comparison of stores goes a sum over who
+//! lives, as whom; where it differs, the sums of its parts, and of those that differ, who lives and who does not. Nobody is
+//! declared dead for that: who is dead elsewhere is suspected, asked, and may deny it; and who lives elsewhere is knocked at.
 
 use std::net::SocketAddr;
 
@@ -50,8 +50,8 @@ impl Roll {
     }
 }
 
-/// Whether one side of a partition has so many more than the other that these few were cut off: they take the many for alive
-/// then, who need not become somebody greater, each of them, for the sake of the few.
+/// Whether one side of a partition has so many more than the other that these few were cut off: they take the many for
+/// alive then, who need not become somebody greater, each of them, for the sake of the few.
 pub(crate) fn far_more(many: u32, few: u32) -> bool {
     many > few.saturating_mul(2) && usize::try_from(many).is_ok_and(|many| many > SMALL)
 }

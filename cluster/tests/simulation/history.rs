@@ -231,6 +231,17 @@ fn promises_are_kept_in_random_histories() {
     assert!(confirmed * 4 > writes, "too few were confirmed to say anything");
 }
 
+#[test]
+fn a_history_is_played_again_by_its_seed() {
+    let played = || {
+        let run = rounds(5, 60);
+        let sent: Vec<u64> = run.network.nodes.iter().map(|node| node.sent).collect();
+        let history = run.finish();
+        (sent, format!("{:?} {:?}", history.written, history.ends))
+    };
+    assert_eq!(played(), played());
+}
+
 /// What a store would have that takes whatever comes, also what is older: the writes in the order in which they were made,
 /// but with those of one key turned about, as when a partition heals.
 fn takes_older(history: &History) -> History {

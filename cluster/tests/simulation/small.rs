@@ -70,6 +70,30 @@ fn a_node_that_stood_still_declares_nobody_dead_for_its_own_absence() {
 }
 
 #[test]
+fn who_is_said_to_be_dead_is_asked_before_anybody_believes_it() {
+    for seed in seeds(5) {
+        let mut network = Network::mesh(seed, 30);
+        network.weather = Weather::bad();
+        network.run(3 * SECOND);
+        let (living, of) = (Vec::<()>::new(), |index: usize| network.nodes[index].identity.clone());
+        let (by, dead) = (of(1), of(7));
+        let dead = vec![(dead.id, dead.incarnation, 0_u32, false, dead.name, dead.address)];
+        // A comparison of members, by its variant.
+        let peers = (1_u8, by.id, 10_u8, u64::MAX, living, dead, 30_u32, false);
+        let message = postcard::to_allocvec(&peers).unwrap();
+        network.call(2, |cluster, now| cluster.receive(now, address(1), &message));
+        assert_eq!(network.sees(2, 7), Some(MemberState::Suspect), "seed {seed}");
+        for _ in 0..150 {
+            network.run(Duration::from_millis(20));
+            for index in 0..30 {
+                assert!(network.sees(index, 7).unwrap().lives(), "seed {seed}: {index}");
+            }
+        }
+        assert_eq!(network.sees(2, 7), Some(MemberState::Alive), "seed {seed}");
+    }
+}
+
+#[test]
 fn a_copied_state_is_refused_and_a_node_that_moved_is_not() {
     let mut network = Network::mesh(1, 3);
     let copy = network.add();

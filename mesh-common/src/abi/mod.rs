@@ -37,10 +37,10 @@ pub use observe::{Counter, Hook, Outcome, Shortage, TRACE_BYTES, Trace};
 #[cfg(feature = "other-layout")]
 pub use other_flow::OtherFlow as Flow;
 pub use pod::Pod;
-pub(crate) use service::VNI_PRESENT;
 pub use service::{
     AllowedKey, Backend, BackendIndex, Scheduler, Service, ServiceKey, Slot, TargetKey, service_flags,
 };
+pub(crate) use service::{VNI_PRESENT, inside_tunnel};
 pub use settings::{
     HOST_ALIAS_V4, HOST_ALIAS_V6, HOST_ALIASES, HOST_ALIASES_V4, HOST_ALIASES_V6, MASQUERADE_PORTS, Settings,
     host_alias, settings_flags,

@@ -249,7 +249,8 @@ pub(super) fn take<T: Tables>(
 
 /// Remembers a flow: what its packets become, and that its answers leave by the entry node.
 #[inline(never)]
-pub(super) fn open<T: Tables>(tables: &T, key: &mut FlowKey, change: &Rewrite, arrival: &Arrival) {
+pub(super) fn open<T: Tables>(tables: &T, key: &mut FlowKey, landing: &Landing, arrival: &Arrival) {
+    let change = &landing.change;
     let mut flow = Flow {
         source: change.source,
         destination: change.destination,
@@ -259,6 +260,8 @@ pub(super) fn open<T: Tables>(tables: &T, key: &mut FlowKey, change: &Rewrite, a
         seen: tables.now(),
         service: arrival.service,
         flags: flow_flags::NEW,
+        // Each packet of a client with a session keeps that alive, which only the longer way does.
+        vni: if arrival.persistent == 0 { landing.ifindex } else { 0 },
         ..Flow::default()
     };
     remember(tables, key, &mut flow, FlowKey::scope(Space::Network, arrival.vni));

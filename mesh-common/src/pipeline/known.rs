@@ -1,0 +1,250 @@
+//! The short way of an ordinary packet whose flow is known and settled: a client's out of its tunnel to the task of a published
+//! port, and the task's answer into the tunnel back.
+//!
+//! It does what [`from_underlay`](super::from_underlay()) and [`from_endpoint`](super::from_endpoint()) come to, to the byte, for
+//! packets of which nothing unusual is true; all others it leaves untouched to them. The flow is looked up first, and says all
+//! else: neither the service nor the network nor the endpoint is asked for.
+
+use network_types::eth::EthHdr;
+
+use super::{
+    Step,
+    datagram::{Datagram, tcp},
+    headers::{self, Headers},
+    outer::{self, Inside},
+    settle,
+    too_big::is_too_big,
+    tunnel::{self, ECN, RETURN_MAC},
+};
+use crate::{
+    Packet, Reason, Tables, Verdict,
+    abi::{
+        Address, Attachment, Family, Flow, FlowKey, Node, Settings, Space, UDP_IDLE, VNI_PRESENT, flow_flags,
+        inside_tunnel, settings_flags,
+    },
+    checksum::Sum,
+    hash,
+    wire::{ETHERNET, ether_type, ip_header, protocol},
+};
+
+/// The way of a client's packet in a tunnel, or `None`, and the packet untouched, if it is to go the longer way.
+#[inline(never)]
+pub(super) fn deliver<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Option<Verdict> {
+    let outer = headers::read(packet, Datagram::L3, packet.read(ETHERNET - 2)?)?;
+    let settings = tables.settings()?;
+    let is_tunnel = outer.protocol == protocol::UDP
+        && (outer.ports >> 16) as u16 == u16::from_le_bytes(settings.vxlan_port)
+        && outer.destination == settings.address
+        && settings.flags & settings_flags::FORGETFUL == 0;
+    if !is_tunnel {
+        return None;
+    }
+    // The VXLAN and Ethernet headers inside, and two bytes more.
+    let vxlan = Datagram::L3 + ip_header(outer.family) + 8;
+    let [header, to, from] = packet.read::<[u64; 3]>(vxlan)?.map(u64::from_le);
+    // Its last byte is the errand: the packet comes straight from its entry node.
+    let is_first = header as u8 & VNI_PRESENT != 0 && header >> 56 == 0;
+    if !is_first || to << 16 == mac(RETURN_MAC) << 16 {
+        return None;
+    }
+    let vni = ((header >> 32) as u32).swap_bytes() >> 8;
+    let l3 = vxlan + 8 + ETHERNET;
+    let inner = headers::read(packet, l3, ((from >> 32) as u16).to_le())?;
+    let is_unmarked = matches!(tunnel::congestion(outer.traffic_class, inner.traffic_class), Ok(None));
+    if !is_unmarked || inner.hop_limit <= 1 || !is_under_way(packet, &inner, l3)? {
+        return None;
+    }
+
+    let key = key(&inner, FlowKey::scope(Space::Published, vni));
+    let flow = tables.flow(&key)?;
+    const UNUSUAL: u32 =
+        flow_flags::NEW | flow_flags::FIN | flow_flags::RST | flow_flags::REPLY | flow_flags::ROUTE;
+    if flow.flags & UNUSUAL != 0 || flow.vni == 0 || flow.node == settings.node {
+        return None;
+    }
+    let now = tables.now();
+    if inner.protocol == protocol::UDP && now.saturating_sub(flow.seen) > UDP_IDLE {
+        return None;
+    }
+    // From its entry node, as always.
+    let node = tables.node(flow.node)?;
+    if node.address != outer.source || node.ifindex == 0 {
+        return None;
+    }
+    let task = tables.attachment(flow.vni)?;
+    if task.vni != vni || address_of(task, inner.family) != flow.destination {
+        return None;
+    }
+    if now != flow.seen {
+        tables.mark_flow(&key, now, flow.flags);
+    }
+    Some(settle(land(packet, &inner, &flow, task, tunnel::overhead(outer.family))))
+}
+
+/// Hands a client's packet in a tunnel of so many bytes to its task.
+#[inline(always)]
+fn land<P: Packet>(packet: &mut P, headers: &Headers, flow: &Flow, task: &Attachment, tunnel: usize) -> Step {
+    packet.close(tunnel, headers.family).ok_or(Reason::NoRoom)?;
+    let ethernet =
+        EthHdr { dst_addr: task.mac, src_addr: task.gateway_mac, ether_type: ether_type::of(headers.family) };
+    packet.write(0, &ethernet).ok_or(Reason::Malformed)?;
+    route(packet, headers, flow).ok_or(Reason::Malformed)?;
+    Ok(Verdict::deliver(flow.vni))
+}
+
+/// The way of a task's answer to a client of another node, or `None`, and the packet untouched, if it is to go the longer way.
+#[inline(never)]
+pub(super) fn answer<P: Packet, T: Tables>(packet: &mut P, tables: &T, ifindex: u32) -> Option<Verdict> {
+    // The Ethernet header, and two bytes more.
+    let [first, second] = packet.read::<[u64; 2]>(0)?.map(u64::from_le);
+    let from = first >> 48 | second << 16;
+    let headers = headers::read(packet, Datagram::L3, ((second >> 32) as u16).to_le())?;
+    let task = tables.attachment(ifindex)?;
+    let is_its_own = from << 16 == mac(task.mac) << 16 && headers.source == address_of(task, headers.family);
+    if !is_its_own || headers.hop_limit <= 1 || is_too_big(packet, task.mtu) {
+        return None;
+    }
+    if !is_under_way(packet, &headers, Datagram::L3)? {
+        return None;
+    }
+
+    let key = key(&headers, FlowKey::scope(Space::Network, task.vni));
+    let flow = tables.flow(&key)?;
+    const USUAL: u32 = flow_flags::REPLY | flow_flags::ANSWERED;
+    let settings = tables.settings()?;
+    let is_for_another =
+        flow.node != 0 && flow.node != settings.node && settings.flags & settings_flags::RETURN_DIRECT == 0;
+    if flow.flags != USUAL || !is_for_another {
+        return None;
+    }
+    let node = tables.node(flow.node)?;
+    if node.ifindex == 0 {
+        return None;
+    }
+    let now = tables.now();
+    if now != flow.seen {
+        tables.mark_flow(&key, now, flow.flags);
+    }
+    Some(settle(send_back(packet, &headers, &flow, settings, (task.vni, node))))
+}
+
+/// Sends an answer to its entry node.
+#[inline(always)]
+fn send_back<P: Packet>(
+    packet: &mut P,
+    headers: &Headers,
+    flow: &Flow,
+    settings: &Settings,
+    (vni, node): (u32, &Node),
+) -> Step {
+    route(packet, headers, flow).ok_or(Reason::Malformed)?;
+    let family = node.address.family();
+    let udp_len = (packet.length() - ETHERNET + tunnel::INSIDE) as u16;
+    packet.open(family).ok_or(Reason::NoRoom)?;
+    let [vxlan, inner] = inside_tunnel(vni, RETURN_MAC);
+    let [s0, s1, s2, s3, s4, s5] = settings.host_mac;
+    let [e0, e1] = ether_type::of(headers.family).to_ne_bytes();
+    let ports = hash::ports(flow.source_port, flow.destination_port);
+    let source_port = tunnel::source_port(flow.source, flow.destination, ports, headers.protocol);
+    let [p0, p1] = settings.vxlan_port;
+    let inside = Inside {
+        vxlan,
+        inner,
+        source: u64::from_le_bytes([s0, s1, s2, s3, s4, s5, e0, e1]),
+        ports: u64::from(source_port.swap_bytes()) | u64::from(u16::from_le_bytes([p0, p1])) << 16,
+        udp_len,
+        ecn: headers.traffic_class & ECN,
+    };
+    let header = outer::unaddressed(settings, node);
+    outer::write(packet, family, &header, &inside).ok_or(Reason::Malformed)?;
+    Ok(Verdict::transmit(node.ifindex))
+}
+
+/// Whether a packet neither begins nor ends a connection.
+#[inline(always)]
+fn is_under_way<P: Packet>(packet: &P, headers: &Headers, l3: usize) -> Option<bool> {
+    if headers.protocol != protocol::TCP {
+        return Some(true);
+    }
+    let flags: u8 = packet.read(l3 + ip_header(headers.family) + 13)?;
+    Some(flags & (tcp::SYN | tcp::FIN | tcp::RST) == 0)
+}
+
+/// A MAC address in the lower six bytes of a little-endian word.
+#[inline(always)]
+const fn mac([a, b, c, d, e, f]: [u8; 6]) -> u64 {
+    u64::from_le_bytes([a, b, c, d, e, f, 0, 0])
+}
+
+#[inline(always)]
+fn key(headers: &Headers, scope: u32) -> FlowKey {
+    let [a, b, c, d] = headers.ports.to_le_bytes();
+    FlowKey {
+        source: headers.source,
+        destination: headers.destination,
+        source_port: [a, b],
+        destination_port: [c, d],
+        scope,
+        protocol: headers.protocol,
+        reserved: [0; 7],
+    }
+}
+
+#[inline(always)]
+fn address_of(task: &Attachment, family: Family) -> Address {
+    match family {
+        Family::V4 => task.v4,
+        Family::V6 => task.v6,
+    }
+}
+
+/// Gives a packet without a tunnel the addresses and ports that its flow says, takes one off its hop limit, of which it has
+/// one to spare, and mends its checksums.
+#[inline(always)]
+fn route<P: Packet>(packet: &mut P, headers: &Headers, flow: &Flow) -> Option<()> {
+    let new_ports = hash::ports(flow.source_port, flow.destination_port);
+    let ports =
+        Sum::ZERO.plus32(new_ports.to_le_bytes()).minus(Sum::ZERO.plus32(headers.ports.to_le_bytes()));
+    let addresses = Sum::ZERO
+        .plus_address(flow.source)
+        .plus_address(flow.destination)
+        .minus(Sum::ZERO.plus_address(headers.source).plus_address(headers.destination));
+    let l3 = Datagram::L3;
+    match headers.family {
+        Family::V4 => {
+            let [limit, protocol, a, b, ..] = headers.head.to_le_bytes();
+            let one_less = limit.wrapping_sub(1);
+            let change = addresses.plus16([one_less, protocol]).minus(Sum::ZERO.plus16([limit, protocol]));
+            let [a, b] = change.update([a, b]);
+            let [source, destination] =
+                [flow.source, flow.destination].map(|address| u32::from_le_bytes(address.v4_octets()));
+            let words = [
+                u64::from(u32::from_le_bytes([one_less, protocol, a, b])) | u64::from(source) << 32,
+                u64::from(destination) | u64::from(new_ports) << 32,
+            ];
+            packet.write(l3 + 8, &words.map(u64::to_le))?;
+        }
+        Family::V6 => {
+            let [.., next, limit] = headers.head.to_le_bytes();
+            let one_less = limit.wrapping_sub(1);
+            let [source_a, source_b] = flow.source.0;
+            let [destination_a, destination_b] = flow.destination.0;
+            let words = [
+                (headers.head & u64::MAX >> 8 | u64::from(one_less) << 56).to_le(),
+                source_a,
+                source_b,
+                destination_a,
+                destination_b,
+                (u64::from(new_ports) | u64::from(headers.tail) << 32).to_le(),
+            ];
+            packet.write(l3, &words)?;
+            // No header checksum makes up for them, as IPv4's does.
+            packet.changed(addresses.plus16([next, one_less]).minus(Sum::ZERO.plus16([next, limit])));
+        }
+    }
+    let l4 = l3 + ip_header(headers.family);
+    match headers.protocol {
+        protocol::TCP => packet.update_checksum(l4 + 16, Some(addresses), ports, false),
+        _ => packet.update_checksum(l4 + 6, Some(addresses), ports, true),
+    }
+}

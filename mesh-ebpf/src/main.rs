@@ -14,6 +14,7 @@
 
 mod access;
 mod bridge;
+mod clock;
 mod fragment;
 mod frame;
 mod handover;

@@ -26,7 +26,7 @@ use mesh_common::{
     },
 };
 
-use crate::{bridge, fragment, maps, observe};
+use crate::{bridge, clock, fragment, maps, observe};
 
 /// The kernel's address families.
 const AF_INET: u8 = 2;
@@ -38,8 +38,6 @@ const PREFIX_BITS: u32 = 32 + 128;
 /// For how many ticks of the kernel's timer an outer header is good: 25 to 250 milliseconds, as kernels are built with 1000 to
 /// 100 ticks a second.
 const OUTER_HEADER_LIFE: u64 = 25;
-
-const NANOSECONDS: u64 = 1_000_000_000;
 
 /// The kernel's tables, as seen from a hook. With `XDP`, packets leave with their Ethernet addresses in place and
 /// cannot be handed to endpoints; otherwise the kernel fills those in on the way out. With `FRAGMENTS`, the program is one that
@@ -393,8 +391,7 @@ impl<const XDP: bool, const FRAGMENTS: bool> Tables for KernelTables<XDP, FRAGME
 
     #[inline(always)]
     fn now(&self) -> u64 {
-        // SAFETY: no arguments.
-        unsafe { helpers::generated::bpf_ktime_get_coarse_ns() / NANOSECONDS }
+        clock::now()
     }
 
     #[inline(always)]

@@ -10,7 +10,7 @@ use mesh_common::{
     Reason,
     abi::{
         Address, Allowance, AllowedKey, Arrival, Attachment, Backend, Counter, Dialled, DialledKey, Endpoint,
-        EndpointKey, FastService, Flow, FlowKey, FragmentKey, Fragments, Handover, Held, Local, MacKey,
+        EndpointKey, Exit, FastService, Flow, FlowKey, FragmentKey, Fragments, Handover, Held, Local, MacKey,
         Network, Node, NodeIndex, OuterHeader, Service, ServiceKey, Settings, Shortage, Slot, Station,
         SubnetKey, TargetKey, Uplink, capacity, layout::FlowBefore,
     },
@@ -27,6 +27,9 @@ pub static FAST_SERVICES: Array<FastService> = Array::pinned(capacity::FAST_SERV
 /// By node: the outer header that its last packet had. New programs begin without any.
 #[map]
 pub static OUTER_HEADERS: PerCpuArray<OuterHeader> = PerCpuArray::with_max_entries(capacity::NODES, 0);
+/// By which ways answers left that came in tunnels. New programs begin without any.
+#[map]
+pub static EXITS: PerCpuArray<Exit> = PerCpuArray::with_max_entries(capacity::EXITS, 0);
 /// The ports at which tasks answer clients; the values say nothing.
 #[map]
 pub static TARGETS: HashMap<TargetKey, u32> = HashMap::pinned(capacity::TARGETS, NO_PREALLOC);

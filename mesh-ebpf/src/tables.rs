@@ -19,7 +19,7 @@ use aya_ebpf::{
 use mesh_common::{
     Hop, Route, Tables,
     abi::{
-        Address, AllowedKey, Arrival, Attachment, Backend, BackendIndex, Endpoint, EndpointKey, Family,
+        Address, AllowedKey, Arrival, Attachment, Backend, BackendIndex, Endpoint, EndpointKey, Exit, Family,
         FastService, Flow, FlowKey, FragmentKey, Fragments, Handover, Local, MacKey, Network, Node,
         NodeIndex, OuterHeader, Service, ServiceKey, Settings, Shortage, Slot, Station, SubnetKey, TargetKey,
         Uplink, capacity,
@@ -35,9 +35,9 @@ const AF_INET6: u8 = 10;
 /// Bits of the key of a longest-prefix table: a number and an address.
 const PREFIX_BITS: u32 = 32 + 128;
 
-/// For how many ticks of the kernel's timer an outer header is good: 25 to 250 milliseconds, as kernels are built with 1000 to
+/// For how many ticks of the kernel's timer what was learnt of routes is good: 25 to 250 milliseconds, as kernels are built with 1000 to
 /// 100 ticks a second.
-const OUTER_HEADER_LIFE: u64 = 25;
+const KEPT: u64 = 25;
 
 /// The kernel's tables, as seen from a hook. With `XDP`, packets leave with their Ethernet addresses in place and
 /// cannot be handed to endpoints; otherwise the kernel fills those in on the way out. With `FRAGMENTS`, the program is one that
@@ -177,8 +177,23 @@ impl<const XDP: bool, const FRAGMENTS: bool> Tables for KernelTables<XDP, FRAGME
         if let Some(place) = maps::OUTER_HEADERS.get_ptr_mut(node) {
             // SAFETY: the entry is this processor's own, and a program at a hook is not interrupted by another at it.
             unsafe {
-                *place =
-                    OuterHeader { until: helpers::generated::bpf_jiffies64() + OUTER_HEADER_LIFE, ..*header };
+                *place = OuterHeader { until: helpers::generated::bpf_jiffies64() + KEPT, ..*header };
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn exit(&self, place: u32) -> Option<impl Deref<Target = Exit>> {
+        // SAFETY: no arguments.
+        maps::EXITS.get(place).filter(|exit| exit.until > unsafe { helpers::generated::bpf_jiffies64() })
+    }
+
+    #[inline(always)]
+    fn keep_exit(&self, place: u32, exit: &Exit) {
+        if let Some(place) = maps::EXITS.get_ptr_mut(place) {
+            // SAFETY: as for outer headers.
+            unsafe {
+                *place = Exit { until: helpers::generated::bpf_jiffies64() + KEPT, ..*exit };
             }
         }
     }

@@ -27,7 +27,7 @@ pub use endpoint::{
     Attachment, Endpoint, EndpointKey, MacKey, Network, Station, SubnetKey, VNI_MAX, network_flags,
     station_flags,
 };
-pub use fast::{FastService, OuterHeader};
+pub use fast::{Exit, FastService, OuterHeader};
 #[cfg(not(feature = "other-layout"))]
 pub use flow::Flow;
 pub use flow::{FlowKey, ForwardingAddress, Space, UDP_IDLE, flow_flags};
@@ -54,6 +54,8 @@ pub mod capacity {
     /// Published ports by each address that they answer at, for the fast path: a power of two, with room enough that few find
     /// the entries taken which they may stand in.
     pub const FAST_SERVICES: u32 = 1 << 17;
+    /// Ways by which answers left, on each processor: a power of two.
+    pub const EXITS: u32 = 1 << 12;
     /// Ports of the networks' tasks that answer clients.
     pub const TARGETS: u32 = 1 << 16;
     /// Slots of all rings, eight bytes each: as many as the object itself asks for. The agent makes the map as great as

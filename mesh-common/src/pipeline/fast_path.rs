@@ -7,10 +7,11 @@
 
 use super::{
     datagram::Datagram,
+    exit,
     headers::{self, Headers},
     outer::{self, Inside},
     second_chance,
-    tunnel::{self, ECN, RETURN_MAC},
+    tunnel::{self, ECN},
 };
 use crate::{
     Packet, Reason, Tables, Verdict,
@@ -29,7 +30,7 @@ pub(super) fn fast_path<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Opt
         && (headers.ports >> 16) as u16 == u16::from_le_bytes(settings.vxlan_port)
         && headers.destination == settings.address
     {
-        return leave_to_tc(packet, headers.family);
+        return tunnelled(packet, tables, &headers);
     }
     let service = find(tables, &headers)?;
     let hash = hash::flow_by_ports(settings.seed, headers.source, headers.ports, headers.protocol);
@@ -82,11 +83,14 @@ fn find<T: Tables>(tables: &T, headers: &Headers) -> Option<FastService> {
     None
 }
 
-/// A packet in a tunnel to this node: only what returns to a client goes on from here, by the longer way.
+/// A packet in a tunnel to this node: only what returns to a client goes on from here.
 #[inline(always)]
-fn leave_to_tc<P: Packet>(packet: &P, outer: Family) -> Option<Verdict> {
-    let inner: [u8; 6] = packet.read(Datagram::L3 + ip_header(outer) + 16)?;
-    (inner != RETURN_MAC).then_some(Verdict::PASS)
+fn tunnelled<P: Packet, T: Tables>(packet: &mut P, tables: &T, outer: &Headers) -> Option<Verdict> {
+    let inside = headers::inside(packet, Datagram::L3 + ip_header(outer.family) + 8)?;
+    if !inside.is_return {
+        return Some(Verdict::PASS);
+    }
+    exit::leave(packet, tables, outer, &inside)
 }
 
 /// Keeps the outer header of a packet that was just put into a tunnel to a node, for those that follow. Out of line, for it

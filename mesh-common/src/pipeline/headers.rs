@@ -1,11 +1,47 @@
 //! The headers of an ordinary packet: TCP or UDP, whole, without options or extension headers. What the fast ways take; what is
 //! none goes the longer way, which reads it as a [`Datagram`](super::datagram::Datagram).
 
+use super::tunnel::RETURN_MAC;
 use crate::{
     Packet,
-    abi::{Address, Family},
-    wire::{ether_type, ip_header, protocol},
+    abi::{Address, Family, VNI_PRESENT},
+    wire::{ETHERNET, ether_type, ip_header, protocol},
 };
+
+/// The VXLAN and Ethernet headers in a tunnel.
+pub(super) struct Inside {
+    pub(super) vni: u32,
+    /// The header's last byte: how often the packet was passed on.
+    pub(super) errand: u8,
+    /// The packet returns to a client.
+    pub(super) is_return: bool,
+    pub(super) ether_type: u16,
+    /// Where the inner network header begins.
+    pub(super) l3: usize,
+}
+
+/// Reads what follows the outer UDP header, at `vxlan`.
+#[inline(always)]
+pub(super) fn inside<P: Packet>(packet: &P, vxlan: usize) -> Option<Inside> {
+    // And two bytes more.
+    let [header, to, from] = packet.read::<[u64; 3]>(vxlan)?.map(u64::from_le);
+    if header as u8 & VNI_PRESENT == 0 {
+        return None;
+    }
+    Some(Inside {
+        vni: ((header >> 32) as u32).swap_bytes() >> 8,
+        errand: (header >> 56) as u8,
+        is_return: to << 16 == mac(RETURN_MAC) << 16,
+        ether_type: ((from >> 32) as u16).to_le(),
+        l3: vxlan + 8 + ETHERNET,
+    })
+}
+
+/// A MAC address in the lower six bytes of a little-endian word.
+#[inline(always)]
+pub(super) const fn mac([a, b, c, d, e, f]: [u8; 6]) -> u64 {
+    u64::from_le_bytes([a, b, c, d, e, f, 0, 0])
+}
 
 /// What of a packet's headers decides its way.
 pub(super) struct Headers {

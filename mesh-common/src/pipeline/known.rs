@@ -10,8 +10,10 @@ use network_types::eth::EthHdr;
 use super::{
     Step,
     datagram::{Datagram, tcp},
-    headers::{self, Headers},
+    exit,
+    headers::{self, Headers, mac},
     outer::{self, Inside},
+    second_chance::Errand,
     settle,
     too_big::is_too_big,
     tunnel::{self, ECN, RETURN_MAC},
@@ -19,7 +21,7 @@ use super::{
 use crate::{
     Packet, Reason, Tables, Verdict,
     abi::{
-        Address, Attachment, Family, Flow, FlowKey, Node, Settings, Space, UDP_IDLE, VNI_PRESENT, flow_flags,
+        Address, Attachment, Family, Flow, FlowKey, Node, Settings, Space, UDP_IDLE, flow_flags,
         inside_tunnel, settings_flags,
     },
     checksum::Sum,
@@ -39,17 +41,15 @@ pub(super) fn deliver<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Optio
     if !is_tunnel {
         return None;
     }
-    // The VXLAN and Ethernet headers inside, and two bytes more.
-    let vxlan = Datagram::L3 + ip_header(outer.family) + 8;
-    let [header, to, from] = packet.read::<[u64; 3]>(vxlan)?.map(u64::from_le);
-    // Its last byte is the errand: the packet comes straight from its entry node.
-    let is_first = header as u8 & VNI_PRESENT != 0 && header >> 56 == 0;
-    if !is_first || to << 16 == mac(RETURN_MAC) << 16 {
+    let inside = headers::inside(packet, Datagram::L3 + ip_header(outer.family) + 8)?;
+    if inside.is_return {
+        return exit::leave(packet, tables, &outer, &inside);
+    }
+    if !Errand::from_byte(inside.errand).is_first() {
         return None;
     }
-    let vni = ((header >> 32) as u32).swap_bytes() >> 8;
-    let l3 = vxlan + 8 + ETHERNET;
-    let inner = headers::read(packet, l3, ((from >> 32) as u16).to_le())?;
+    let (vni, l3) = (inside.vni, inside.l3);
+    let inner = headers::read(packet, l3, inside.ether_type)?;
     let is_unmarked = matches!(tunnel::congestion(outer.traffic_class, inner.traffic_class), Ok(None));
     if !is_unmarked || inner.hop_limit <= 1 || !is_under_way(packet, &inner, l3)? {
         return None;
@@ -168,12 +168,6 @@ fn is_under_way<P: Packet>(packet: &P, headers: &Headers, l3: usize) -> Option<b
     }
     let flags: u8 = packet.read(l3 + ip_header(headers.family) + 13)?;
     Some(flags & (tcp::SYN | tcp::FIN | tcp::RST) == 0)
-}
-
-/// A MAC address in the lower six bytes of a little-endian word.
-#[inline(always)]
-const fn mac([a, b, c, d, e, f]: [u8; 6]) -> u64 {
-    u64::from_le_bytes([a, b, c, d, e, f, 0, 0])
 }
 
 #[inline(always)]

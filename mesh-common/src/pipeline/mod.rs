@@ -7,6 +7,7 @@ mod balance;
 mod datagram;
 mod deliver;
 mod echo;
+mod exit;
 mod fast_path;
 mod fragment;
 mod from_endpoint;

@@ -14,10 +14,10 @@ use aya::{
 use mesh_common::{
     Reason,
     abi::{
-        Address, Allowance, AllowedKey, Attachment, Backend, Counter, Endpoint, EndpointKey, FastService,
-        Flow, FlowKey, FragmentKey, Fragments, Held, Hook, Local, MacKey, Network, Node, NodeIndex,
-        OuterHeader, Pod, Service, ServiceKey, Settings, Shortage, Slot, Station, SubnetKey, TargetKey,
-        Trace, Uplink,
+        Address, Allowance, AllowedKey, Attachment, Backend, Counter, Endpoint, EndpointKey, Exit,
+        FastService, Flow, FlowKey, FragmentKey, Fragments, Held, Hook, Local, MacKey, Network, Node,
+        NodeIndex, OuterHeader, Pod, Service, ServiceKey, Settings, Shortage, Slot, Station, SubnetKey,
+        TargetKey, Trace, Uplink, capacity,
     },
     native::NodeTables,
 };
@@ -74,6 +74,7 @@ pub(crate) struct Kernel {
     /// The entries of that in use.
     fast: Vec<u32>,
     outer_headers: PerCpuArray<MapData, Raw<OuterHeader>>,
+    exits: PerCpuArray<MapData, Raw<Exit>>,
     uplinks: Hash<u32, Uplink>,
     flows: Hash<FlowKey, Flow>,
     fragments: Hash<FragmentKey, Fragments>,
@@ -168,6 +169,7 @@ impl Kernel {
             fast_services: map!(programs, Array, "FAST_SERVICES"),
             fast: vec![],
             outer_headers: map!(programs, PerCpuArray, "OUTER_HEADERS"),
+            exits: map!(programs, PerCpuArray, "EXITS"),
             uplinks: map!(programs, HashMap, "UPLINKS"),
             flows: map!(programs, HashMap, "FLOWS"),
             fragments: map!(programs, HashMap, "FRAGMENTS"),
@@ -200,6 +202,10 @@ impl Kernel {
         let none = vec![Raw(OuterHeader::default()); nr_cpus().map_err(|(_, error)| error)?];
         for index in 0..NODES {
             self.outer_headers.set(index, PerCpuValues::try_from(none.clone())?, 0)?;
+        }
+        let none = vec![Raw(Exit::default()); nr_cpus().map_err(|(_, error)| error)?];
+        for place in 0..capacity::EXITS {
+            self.exits.set(place, PerCpuValues::try_from(none.clone())?, 0)?;
         }
         for service in 0..64 {
             self.cursors.set(service, Raw(node.cursor(service)), 0)?;

@@ -98,6 +98,8 @@ pub trait Tables {
     fn add_flow(&self, key: &FlowKey, flow: &Flow) -> bool;
     /// Notes of a flow, if it is still known, when it was seen and which flags it has.
     fn mark_flow(&self, key: &FlowKey, seen: u64, flags: u32);
+    /// Notes when a flow was seen that was just looked up by its key.
+    fn touch_flow(&self, key: &FlowKey, flow: &Self::Flow<'_>, seen: u64);
     /// Forgets a flow, if it is known.
     fn remove_flow(&self, key: &FlowKey);
     /// The next place of the queue of new flows, which the next one takes: the place taken longest ago, once all are.

@@ -91,7 +91,12 @@ pub static REFUSE_XDP: ProgramArray = ProgramArray::pinned(1, 0);
 /// The program that goes on with packets of unknown flows.
 #[map]
 pub static UNKNOWN_TC: ProgramArray = ProgramArray::pinned(1, 0);
-/// What is handed on to it.
+/// The programs of the longer ways, of an endpoint's packets and of those from the wire.
+#[map]
+pub static ENDPOINT_LONGER: ProgramArray = ProgramArray::pinned(1, 0);
+#[map]
+pub static UNDERLAY_LONGER: ProgramArray = ProgramArray::pinned(1, 0);
+/// What is handed on to the program of unknown flows.
 #[map]
 pub static ARRIVALS: PerCpuArray<Arrival> = PerCpuArray::pinned(1, 0);
 /// What XDP's program hands on to the one that answers.

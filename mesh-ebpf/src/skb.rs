@@ -189,6 +189,27 @@ impl Packet for Skb {
 
     #[inline(always)]
     fn update_checksum(&mut self, offset: usize, pseudo: Option<Sum>, body: Sum, udp: bool) -> Option<()> {
+        let mangled = if udp { u64::from(BPF_F_MARK_MANGLED_0) } else { 0 };
+        if let Some(pseudo) = pseudo
+            && !pseudo.is_zero()
+        {
+            let flags = mangled | u64::from(BPF_F_PSEUDO_HDR);
+            self.replace_checksum(offset, pseudo, flags)?;
+        }
+        if !body.is_zero() {
+            self.replace_checksum(offset, body, mangled)?;
+        }
+        Some(())
+    }
+
+    #[inline(always)]
+    fn update_checksum_at_once(
+        &mut self,
+        offset: usize,
+        pseudo: Option<Sum>,
+        body: Sum,
+        udp: bool,
+    ) -> Option<()> {
         let before: [u8; 2] = self.read(offset)?;
         if udp && before == [0, 0] {
             return Some(());

@@ -4,7 +4,7 @@ use core::{
     intrinsics::{AtomicOrdering, atomic_xadd},
     mem::MaybeUninit,
     ops::Deref,
-    ptr,
+    ptr::{self, NonNull},
 };
 
 use aya_ebpf::{
@@ -140,8 +140,22 @@ macro_rules! get {
     };
 }
 
+/// A flow as it stands in its table.
+#[derive(Clone, Copy)]
+pub struct KnownFlow(NonNull<Flow>);
+
+impl Deref for KnownFlow {
+    type Target = Flow;
+
+    #[inline(always)]
+    fn deref(&self) -> &Flow {
+        // SAFETY: the pointer is the map's, and what is freed is freed after the program has ended.
+        unsafe { self.0.as_ref() }
+    }
+}
+
 impl<const XDP: bool, const FRAGMENTS: bool> Tables for KernelTables<XDP, FRAGMENTS> {
-    type Flow<'a> = &'a Flow;
+    type Flow<'a> = KnownFlow;
 
     const DELIVERS: bool = !XDP;
     const FRAGMENTS: bool = FRAGMENTS;
@@ -264,11 +278,11 @@ impl<const XDP: bool, const FRAGMENTS: bool> Tables for KernelTables<XDP, FRAGME
     }
 
     #[inline(always)]
-    fn flow(&self, key: &FlowKey) -> Option<&Flow> {
+    fn flow(&self, key: &FlowKey) -> Option<KnownFlow> {
         if bridge::reads_before() {
-            return bridge::flow(key);
+            return bridge::flow(key).map(|flow| KnownFlow(NonNull::from(flow)));
         }
-        get!(FLOWS, key)
+        maps::FLOWS.get_ptr_mut(key).and_then(NonNull::new).map(KnownFlow)
     }
 
     #[inline(always)]
@@ -297,6 +311,15 @@ impl<const XDP: bool, const FRAGMENTS: bool> Tables for KernelTables<XDP, FRAGME
     #[inline(always)]
     fn mark_flow(&self, key: &FlowKey, seen: u64, flags: u32) {
         mark(key, seen, flags);
+    }
+
+    #[inline(always)]
+    fn touch_flow(&self, key: &FlowKey, flow: &KnownFlow, seen: u64) {
+        if bridge::is_bridging() {
+            return mark(key, seen, flow.flags);
+        }
+        // SAFETY: the pointer is the map's, as the only table is read; the word is written whole.
+        unsafe { ptr::write_volatile(&raw mut (*flow.0.as_ptr()).seen, seen) };
     }
 
     #[inline(always)]

@@ -203,6 +203,10 @@ impl<const DELIVERS: bool> Tables for View<'_, DELIVERS> {
         self.own.mark_flow(key, seen, flags);
     }
 
+    fn touch_flow(&self, key: &FlowKey, flow: &Known, seen: u64) {
+        self.own.touch_flow(key, flow, seen);
+    }
+
     fn remove_flow(&self, key: &FlowKey) {
         self.own.remove_flow(key);
     }

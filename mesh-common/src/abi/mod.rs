@@ -55,7 +55,7 @@ pub mod capacity {
     /// the entries taken which they may stand in.
     pub const FAST_SERVICES: u32 = 1 << 17;
     /// Ways by which answers left, on each processor: a power of two.
-    pub const EXITS: u32 = 1 << 12;
+    pub const EXITS: u32 = 1 << 10;
     /// Ports of the networks' tasks that answer clients.
     pub const TARGETS: u32 = 1 << 16;
     /// Slots of all rings, eight bytes each: as many as the object itself asks for. The agent makes the map as great as

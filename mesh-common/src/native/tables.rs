@@ -327,6 +327,10 @@ impl<const DELIVERS: bool, const FRAGMENTS: bool> Tables for HookTables<'_, DELI
         }
     }
 
+    fn touch_flow(&self, key: &FlowKey, flow: &Known, seen: u64) {
+        self.mark_flow(key, seen, flow.flags);
+    }
+
     fn remove_flow(&self, key: &FlowKey) {
         self.node.flows.borrow_mut().remove(key);
     }

@@ -5,7 +5,7 @@ use network_types::eth::EthHdr;
 use super::{
     Step, Way, balance,
     datagram::Datagram,
-    deliver, echo, fragment, go, known,
+    deliver, echo, fragment, go,
     lookup::{self, Place},
     mss, neighbour, newcomer, outside,
     published::Answer,
@@ -33,11 +33,6 @@ pub fn from_endpoint<P: Packet, T: Tables>(packet: &mut P, tables: &T, ifindex: 
 
 #[inline(always)]
 fn endpoint<P: Packet, T: Tables>(packet: &mut P, tables: &T, ifindex: u32) -> Step {
-    if !T::FRAGMENTS
-        && let Some(verdict) = known::answer(packet, tables, ifindex)
-    {
-        return Ok(verdict);
-    }
     let settings = tables.settings().ok_or(Reason::NotAttached)?;
     let attachment = tables.attachment(ifindex).ok_or(Reason::NotAttached)?;
     let network = tables.network(attachment.vni).ok_or(Reason::UnknownNetwork)?;

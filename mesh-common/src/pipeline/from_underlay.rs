@@ -5,7 +5,7 @@ use network_types::eth::EthHdr;
 use super::{
     Step, Way, balance,
     datagram::Datagram,
-    deliver, echo, fast_path, fragment, go, known, lookup,
+    deliver, echo, fast_path, fragment, go, lookup,
     neighbour::{self, Asker},
     outside,
     published::{self, Returned},
@@ -31,12 +31,6 @@ pub fn from_underlay<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Verdic
 fn underlay<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Step {
     if !T::DELIVERS
         && let Some(verdict) = fast_path::fast_path(packet, tables)
-    {
-        return Ok(verdict);
-    }
-    if T::DELIVERS
-        && !T::FRAGMENTS
-        && let Some(verdict) = known::deliver(packet, tables)
     {
         return Ok(verdict);
     }

@@ -4,6 +4,9 @@
 //! It does what [`from_underlay`](super::from_underlay()) and [`from_endpoint`](super::from_endpoint()) come to, to the byte, for
 //! packets of which nothing unusual is true; all others it leaves untouched to them. The flow is looked up first, and says all
 //! else: neither the service nor the network nor the endpoint is asked for.
+//!
+//! Entries of their own, as [`unknown`](super::unknown()) is one: programs of their own stand at the hooks, which call those of
+//! the longer way, and have a stack to themselves.
 
 use network_types::eth::EthHdr;
 
@@ -29,9 +32,10 @@ use crate::{
     wire::{ETHERNET, ether_type, ip_header, protocol},
 };
 
-/// The way of a client's packet in a tunnel, or `None`, and the packet untouched, if it is to go the longer way.
-#[inline(never)]
-pub(super) fn deliver<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Option<Verdict> {
+/// The way of a packet from the wire: a client's in a tunnel, or the answer to one. `None`, and the packet untouched, if it is
+/// to go the longer way, by [`from_underlay`](super::from_underlay()).
+#[inline(always)]
+pub fn known_from_underlay<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Option<Verdict> {
     let outer = headers::read(packet, Datagram::L3, packet.read(ETHERNET - 2)?)?;
     let settings = tables.settings()?;
     let is_tunnel = outer.protocol == protocol::UDP
@@ -76,7 +80,7 @@ pub(super) fn deliver<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Optio
         return None;
     }
     if now != flow.seen {
-        tables.mark_flow(&key, now, flow.flags);
+        tables.touch_flow(&key, &flow, now);
     }
     Some(settle(land(packet, &inner, &flow, task, tunnel::overhead(outer.family))))
 }
@@ -92,9 +96,14 @@ fn land<P: Packet>(packet: &mut P, headers: &Headers, flow: &Flow, task: &Attach
     Ok(Verdict::deliver(flow.vni))
 }
 
-/// The way of a task's answer to a client of another node, or `None`, and the packet untouched, if it is to go the longer way.
-#[inline(never)]
-pub(super) fn answer<P: Packet, T: Tables>(packet: &mut P, tables: &T, ifindex: u32) -> Option<Verdict> {
+/// The way of a packet that came from the endpoint behind `ifindex`: its answer to a client of another node. `None`, and the
+/// packet untouched, if it is to go the longer way, by [`from_endpoint`](super::from_endpoint()).
+#[inline(always)]
+pub fn known_from_endpoint<P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    ifindex: u32,
+) -> Option<Verdict> {
     // The Ethernet header, and two bytes more.
     let [first, second] = packet.read::<[u64; 2]>(0)?.map(u64::from_le);
     let from = first >> 48 | second << 16;
@@ -123,7 +132,7 @@ pub(super) fn answer<P: Packet, T: Tables>(packet: &mut P, tables: &T, ifindex: 
     }
     let now = tables.now();
     if now != flow.seen {
-        tables.mark_flow(&key, now, flow.flags);
+        tables.touch_flow(&key, &flow, now);
     }
     Some(settle(send_back(packet, &headers, &flow, settings, (task.vni, node))))
 }
@@ -238,7 +247,7 @@ fn route<P: Packet>(packet: &mut P, headers: &Headers, flow: &Flow) -> Option<()
     }
     let l4 = l3 + ip_header(headers.family);
     match headers.protocol {
-        protocol::TCP => packet.update_checksum(l4 + 16, Some(addresses), ports, false),
-        _ => packet.update_checksum(l4 + 6, Some(addresses), ports, true),
+        protocol::TCP => packet.update_checksum_at_once(l4 + 16, Some(addresses), ports, false),
+        _ => packet.update_checksum_at_once(l4 + 6, Some(addresses), ports, true),
     }
 }

@@ -38,6 +38,7 @@ pub use fragment::find_ports;
 pub use from_endpoint::from_endpoint;
 pub use from_host::from_host;
 pub use from_underlay::from_underlay;
+pub use known::{known_from_endpoint, known_from_underlay};
 pub use refuse::refuse;
 pub use tunnel::overhead;
 pub use unknown::unknown;

@@ -84,7 +84,7 @@ pub(crate) struct Kernel {
     allowed: LpmTrie<MapData, Raw<AllowedKey>, Raw<u32>>,
     allowance: PerCpuArray<MapData, Raw<Allowance>>,
     /// They forget their programs when nobody has them open.
-    _called: [ProgramArray<MapData>; 4],
+    _called: [ProgramArray<MapData>; 6],
     /// The interface that packets from the wire come in by.
     uplink: u32,
 }
@@ -116,8 +116,10 @@ impl Kernel {
             .load(&bytes)?;
         for name in [
             "endpoint_tc",
+            "endpoint_longer",
             "host_tc",
             "underlay_tc",
+            "underlay_longer",
             "refuse_tc",
             "unknown_tc",
             "fragment_tc",
@@ -143,6 +145,14 @@ impl Kernel {
         }
         let mut unknown = map!(programs, ProgramArray, "UNKNOWN_TC");
         unknown.set(0, tc(&mut programs, "unknown_tc")?.fd()?, 0)?;
+        let mut longer = [
+            map!(programs, ProgramArray, "ENDPOINT_LONGER"),
+            map!(programs, ProgramArray, "UNDERLAY_LONGER"),
+        ];
+        for (array, name) in longer.iter_mut().zip(["endpoint_longer", "underlay_longer"]) {
+            array.set(0, tc(&mut programs, name)?.fd()?, 0)?;
+        }
+        let [of_endpoints, of_underlay] = longer;
         let underlay = xdp(&mut programs, "underlay_xdp")?;
         underlay.load()?;
         underlay.attach_to_if_index(uplink, XdpMode::Driver)?;
@@ -178,7 +188,7 @@ impl Kernel {
             subnets: map!(programs, LpmTrie, "SUBNETS"),
             allowed: map!(programs, LpmTrie, "ALLOWED"),
             allowance: map!(programs, PerCpuArray, "ALLOWANCE"),
-            _called: [at_tc, at_xdp, unknown, of_fragments],
+            _called: [at_tc, at_xdp, unknown, of_fragments, of_endpoints, of_underlay],
             programs,
             uplink,
         })

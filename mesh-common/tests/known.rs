@@ -43,13 +43,19 @@ fn is_answers(flow: &Flow) -> bool {
     flow.flags & flow_flags::REPLY != 0 && flow.node != 0
 }
 
-/// Takes from a flow what the short way goes by: from the wire the task's interface, and from a task that an answer has passed.
+/// Takes from a flow what the short way goes by: from the wire the task's interface, and from a task that an answer has passed, or
+/// the backend that was chosen.
 fn forget_short_way(entry: Entry, key: &FlowKey, flow: &mut Flow) {
     if is_clients(key) || is_answers(flow) {
         flow.vni = 0;
     }
-    if matches!(entry, Entry::Endpoint(_)) && is_answers(flow) {
+    if !matches!(entry, Entry::Endpoint(_)) {
+        return;
+    }
+    if is_answers(flow) {
         flow.flags &= !flow_flags::ANSWERED;
+    } else if key.scope >> 24 == Space::Network as u32 {
+        flow.backend = 0;
     }
 }
 
@@ -82,6 +88,8 @@ fn settle_flows(random: &mut Random, node: &NodeTables) {
         }
         if is_answers(&flow) {
             flow.flags |= flow_flags::ANSWERED;
+        } else if key.scope >> 24 == Space::Network as u32 {
+            flow.flags &= !flow_flags::NEW;
         }
         if random.one_in(3) {
             flow.seen = node.clock() - random.pick(&[0, 1, 119, 120, 121]);
@@ -113,7 +121,6 @@ fn both_ways_come_to_the_same() {
             let mut alone = world.node.clone();
             alone.networks.clear();
             alone.services.clear();
-            alone.endpoints.clear();
             let expected = run(&by_longer, &frame);
             let by_short = run(&alone, &frame);
             let found = run(&world.node, &frame);

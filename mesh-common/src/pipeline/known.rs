@@ -1,5 +1,5 @@
 //! The short way of an ordinary packet whose flow is known and settled: a client's out of its tunnel to the task of a published
-//! port, and the task's answer into the tunnel back.
+//! port, the task's answer into the tunnel back, and a task's to the backend behind a virtual IP.
 //!
 //! It does what [`from_underlay`](super::from_underlay()) and [`from_endpoint`](super::from_endpoint()) come to, to the byte, for
 //! packets of which nothing unusual is true; all others it leaves untouched to them. The flow is looked up first, and says all
@@ -24,8 +24,8 @@ use super::{
 use crate::{
     Packet, Reason, Tables, Verdict,
     abi::{
-        Address, Attachment, Family, Flow, FlowKey, Node, Settings, Space, UDP_IDLE, flow_flags,
-        inside_tunnel, settings_flags,
+        Address, Attachment, Endpoint, EndpointKey, Family, Flow, FlowKey, Node, NodeIndex, Settings, Space,
+        UDP_IDLE, flow_flags, inside_tunnel, settings_flags,
     },
     checksum::Sum,
     hash,
@@ -92,11 +92,12 @@ fn land<P: Packet>(packet: &mut P, headers: &Headers, flow: &Flow, task: &Attach
     let ethernet =
         EthHdr { dst_addr: task.mac, src_addr: task.gateway_mac, ether_type: ether_type::of(headers.family) };
     packet.write(0, &ethernet).ok_or(Reason::Malformed)?;
-    route(packet, headers, flow).ok_or(Reason::Malformed)?;
+    translate(packet, headers, flow, true).ok_or(Reason::Malformed)?;
     Ok(Verdict::deliver(flow.vni))
 }
 
-/// The way of a packet that came from the endpoint behind `ifindex`: its answer to a client of another node. `None`, and the
+/// The way of a packet that came from the endpoint behind `ifindex`: its answer to a client of another node, or what it asks of a
+/// virtual IP. `None`, and the
 /// packet untouched, if it is to go the longer way, by [`from_endpoint`](super::from_endpoint()).
 #[inline(always)]
 pub fn known_from_endpoint<P: Packet, T: Tables>(
@@ -119,39 +120,87 @@ pub fn known_from_endpoint<P: Packet, T: Tables>(
 
     let key = key(&headers, FlowKey::scope(Space::Network, task.vni));
     let flow = tables.flow(&key)?;
-    const USUAL: u32 = flow_flags::REPLY | flow_flags::ANSWERED;
     let settings = tables.settings()?;
-    let is_for_another =
-        flow.node != 0 && flow.node != settings.node && settings.flags & settings_flags::RETURN_DIRECT == 0;
-    if flow.flags != USUAL || !is_for_another {
-        return None;
-    }
-    let node = tables.node(flow.node)?;
-    if node.ifindex == 0 {
+    let (to, is_routed) = match flow.flags {
+        ANSWER => (entry_of(settings, task, &flow)?, true),
+        0 => (backend_of(tables, task, &flow)?, false),
+        _ => return None,
+    };
+    let node = tables.node(to.node)?;
+    if to.ifindex == 0 && node.ifindex == 0 {
         return None;
     }
     let now = tables.now();
     if now != flow.seen {
         tables.touch_flow(&key, &flow, now);
     }
-    Some(settle(send_back(packet, &headers, &flow, settings, (task.vni, node))))
+    if translate(packet, &headers, &flow, is_routed).is_none() {
+        return Some(Verdict::drop(Reason::Malformed));
+    }
+    Some(settle(if to.ifindex == 0 {
+        send(packet, &headers, &flow, settings, node, &to)
+    } else {
+        hand_over(packet, &headers, &to)
+    }))
 }
 
-/// Sends an answer to its entry node.
+/// The flags of the answers to a client outside, of whom it is known that he gets them.
+const ANSWER: u32 = flow_flags::REPLY | flow_flags::ANSWERED;
+
+/// Whom a task's packet goes to.
+struct To {
+    /// The interface of a task of this node, or 0 for one elsewhere.
+    ifindex: u32,
+    node: NodeIndex,
+    vni: u32,
+    destination: [u8; 6],
+    source: [u8; 6],
+}
+
+/// The entry node of a client, if an answer goes there.
 #[inline(always)]
-fn send_back<P: Packet>(
+fn entry_of(settings: &Settings, task: &Attachment, flow: &Flow) -> Option<To> {
+    let is_for_another =
+        flow.node != 0 && flow.node != settings.node && settings.flags & settings_flags::RETURN_DIRECT == 0;
+    let (destination, source) = (RETURN_MAC, settings.host_mac);
+    is_for_another.then_some(To { ifindex: 0, node: flow.node, vni: task.vni, destination, source })
+}
+
+/// The backend behind a virtual IP, if it is still there.
+#[inline(always)]
+fn backend_of<T: Tables>(tables: &T, task: &Attachment, flow: &Flow) -> Option<To> {
+    if flow.node != 0 || flow.backend == 0 {
+        return None;
+    }
+    let key = EndpointKey { address: flow.destination, vni: task.vni, reserved: 0 };
+    let &Endpoint { mac, node, ifindex, .. } = tables.endpoint(&key)?;
+    Some(To { ifindex, node, vni: task.vni, destination: mac, source: task.mac })
+}
+
+/// Hands a packet to a task of this node.
+#[inline(always)]
+fn hand_over<P: Packet>(packet: &mut P, headers: &Headers, to: &To) -> Step {
+    let ether_type = ether_type::of(headers.family);
+    let ethernet = EthHdr { dst_addr: to.destination, src_addr: to.source, ether_type };
+    packet.write(0, &ethernet).ok_or(Reason::Malformed)?;
+    Ok(Verdict::deliver(to.ifindex))
+}
+
+/// Sends a packet, translated already, in a tunnel to a node.
+#[inline(always)]
+fn send<P: Packet>(
     packet: &mut P,
     headers: &Headers,
     flow: &Flow,
     settings: &Settings,
-    (vni, node): (u32, &Node),
+    node: &Node,
+    to: &To,
 ) -> Step {
-    route(packet, headers, flow).ok_or(Reason::Malformed)?;
     let family = node.address.family();
     let udp_len = (packet.length() - ETHERNET + tunnel::INSIDE) as u16;
     packet.open(family).ok_or(Reason::NoRoom)?;
-    let [vxlan, inner] = inside_tunnel(vni, RETURN_MAC);
-    let [s0, s1, s2, s3, s4, s5] = settings.host_mac;
+    let [vxlan, inner] = inside_tunnel(to.vni, to.destination);
+    let [s0, s1, s2, s3, s4, s5] = to.source;
     let [e0, e1] = ether_type::of(headers.family).to_ne_bytes();
     let ports = hash::ports(flow.source_port, flow.destination_port);
     let source_port = tunnel::source_port(flow.source, flow.destination, ports, headers.protocol);
@@ -201,10 +250,11 @@ fn address_of(task: &Attachment, family: Family) -> Address {
     }
 }
 
-/// Gives a packet without a tunnel the addresses and ports that its flow says, takes one off its hop limit, of which it has
-/// one to spare, and mends its checksums.
+/// Gives a packet without a tunnel the addresses and ports that its flow says, takes one off its hop limit if it is routed, of
+/// which it has one to spare, and mends its checksums.
 #[inline(always)]
-fn route<P: Packet>(packet: &mut P, headers: &Headers, flow: &Flow) -> Option<()> {
+fn translate<P: Packet>(packet: &mut P, headers: &Headers, flow: &Flow, is_routed: bool) -> Option<()> {
+    let hops = u8::from(is_routed);
     let new_ports = hash::ports(flow.source_port, flow.destination_port);
     let ports =
         Sum::ZERO.plus32(new_ports.to_le_bytes()).minus(Sum::ZERO.plus32(headers.ports.to_le_bytes()));
@@ -216,24 +266,24 @@ fn route<P: Packet>(packet: &mut P, headers: &Headers, flow: &Flow) -> Option<()
     match headers.family {
         Family::V4 => {
             let [limit, protocol, a, b, ..] = headers.head.to_le_bytes();
-            let one_less = limit.wrapping_sub(1);
-            let change = addresses.plus16([one_less, protocol]).minus(Sum::ZERO.plus16([limit, protocol]));
+            let left = limit.wrapping_sub(hops);
+            let change = addresses.plus16([left, protocol]).minus(Sum::ZERO.plus16([limit, protocol]));
             let [a, b] = change.update([a, b]);
             let [source, destination] =
                 [flow.source, flow.destination].map(|address| u32::from_le_bytes(address.v4_octets()));
             let words = [
-                u64::from(u32::from_le_bytes([one_less, protocol, a, b])) | u64::from(source) << 32,
+                u64::from(u32::from_le_bytes([left, protocol, a, b])) | u64::from(source) << 32,
                 u64::from(destination) | u64::from(new_ports) << 32,
             ];
             packet.write(l3 + 8, &words.map(u64::to_le))?;
         }
         Family::V6 => {
             let [.., next, limit] = headers.head.to_le_bytes();
-            let one_less = limit.wrapping_sub(1);
+            let left = limit.wrapping_sub(hops);
             let [source_a, source_b] = flow.source.0;
             let [destination_a, destination_b] = flow.destination.0;
             let words = [
-                (headers.head & u64::MAX >> 8 | u64::from(one_less) << 56).to_le(),
+                (headers.head & u64::MAX >> 8 | u64::from(left) << 56).to_le(),
                 source_a,
                 source_b,
                 destination_a,
@@ -242,7 +292,7 @@ fn route<P: Packet>(packet: &mut P, headers: &Headers, flow: &Flow) -> Option<()
             ];
             packet.write(l3, &words)?;
             // No header checksum makes up for them, as IPv4's does.
-            packet.changed(addresses.plus16([next, one_less]).minus(Sum::ZERO.plus16([next, limit])));
+            packet.changed(addresses.plus16([next, left]).minus(Sum::ZERO.plus16([next, limit])));
         }
     }
     let l4 = l3 + ip_header(headers.family);

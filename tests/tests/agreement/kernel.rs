@@ -323,6 +323,11 @@ impl Kernel {
         self.flows.get(&Raw(*key), 0).ok().map(|flow| flow.0)
     }
 
+    /// Remembers a flow, as if a packet had made it known.
+    pub(crate) fn set_flow(&mut self, key: FlowKey, flow: Flow) -> Result<()> {
+        Ok(self.flows.insert(Raw(key), Raw(flow), 0)?)
+    }
+
     /// Every flow, in the order of their keys.
     pub(crate) fn flows(&self) -> Result<Vec<(FlowKey, Flow)>> {
         let mut flows = self

@@ -15,6 +15,8 @@ pub(super) struct Inside {
     pub(super) errand: u8,
     /// The packet returns to a client.
     pub(super) is_return: bool,
+    /// The last four bytes of the destination's MAC address, in little-endian order.
+    pub(super) station: u32,
     pub(super) ether_type: u16,
     /// Where the inner network header begins.
     pub(super) l3: usize,
@@ -32,6 +34,7 @@ pub(super) fn inside<P: Packet>(packet: &P, vxlan: usize) -> Option<Inside> {
         vni: ((header >> 32) as u32).swap_bytes() >> 8,
         errand: (header >> 56) as u8,
         is_return: to << 16 == mac(RETURN_MAC) << 16,
+        station: (to >> 16) as u32,
         ether_type: ((from >> 32) as u16).to_le(),
         l3: vxlan + 8 + ETHERNET,
     })

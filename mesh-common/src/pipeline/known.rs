@@ -1,5 +1,5 @@
 //! The short way of an ordinary packet whose flow is known and settled: a client's out of its tunnel to the task of a published
-//! port, the task's answer into the tunnel back, and a task's to the backend behind a virtual IP.
+//! port, the task's answer into the tunnel back, and what tasks send to each other, by a virtual IP or not.
 //!
 //! It does what [`from_underlay`](super::from_underlay()) and [`from_endpoint`](super::from_endpoint()) come to, to the byte, for
 //! packets of which nothing unusual is true; all others it leaves untouched to them. The flow is looked up first, and says all
@@ -49,6 +49,7 @@ pub fn known_from_underlay<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> 
     if inside.is_return {
         return exit::leave(packet, tables, &outer, &inside);
     }
+    // Only a client's packet is passed on; on others' the byte means nothing, but nobody sets it.
     if !Errand::from_byte(inside.errand).is_first() {
         return None;
     }
@@ -59,6 +60,11 @@ pub fn known_from_underlay<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> 
         return None;
     }
 
+    // The addresses of a task's derived MAC address: what is for the task itself is not for a published port. (One with another
+    // MAC address, the longer way knows.)
+    if inside.station == u32::from_le_bytes(inner.destination.v4_octets()) {
+        return between_tasks(packet, tables, &outer, vni, &inner);
+    }
     let key = key(&inner, FlowKey::scope(Space::Published, vni));
     let flow = tables.flow(&key)?;
     const UNUSUAL: u32 =
@@ -85,6 +91,44 @@ pub fn known_from_underlay<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> 
     Some(settle(land(packet, &inner, &flow, task, tunnel::overhead(outer.family))))
 }
 
+/// A packet from a task of another node to one of this: the answer of a virtual IP, if there is a flow.
+#[inline(always)]
+fn between_tasks<P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    outer: &Headers,
+    vni: u32,
+    inner: &Headers,
+) -> Option<Verdict> {
+    let here = tables.endpoint(&EndpointKey { address: inner.destination, vni, reserved: 0 })?;
+    let sender = tables.endpoint(&EndpointKey { address: inner.source, vni, reserved: 0 })?;
+    let node = tables.node(sender.node)?;
+    if here.ifindex == 0 || node.address != outer.source || node.ifindex == 0 {
+        return None;
+    }
+    let to = To { ifindex: here.ifindex, node: 0, vni, destination: here.mac, source: sender.mac };
+    let key = key(inner, FlowKey::scope(Space::Network, vni));
+    let flow = tables.flow(&key);
+    if let Some(flow) = &flow {
+        if flow.flags != ANSWER {
+            return None;
+        }
+        let now = tables.now();
+        if now != flow.seen {
+            tables.touch_flow(&key, flow, now);
+        }
+    }
+    if packet.close(tunnel::overhead(outer.family), inner.family).is_none() {
+        return Some(Verdict::drop(Reason::NoRoom));
+    }
+    if let Some(flow) = &flow
+        && translate(packet, inner, flow, false).is_none()
+    {
+        return Some(Verdict::drop(Reason::Malformed));
+    }
+    Some(settle(hand_over(packet, inner, &to)))
+}
+
 /// Hands a client's packet in a tunnel of so many bytes to its task.
 #[inline(always)]
 fn land<P: Packet>(packet: &mut P, headers: &Headers, flow: &Flow, task: &Attachment, tunnel: usize) -> Step {
@@ -96,8 +140,8 @@ fn land<P: Packet>(packet: &mut P, headers: &Headers, flow: &Flow, task: &Attach
     Ok(Verdict::deliver(flow.vni))
 }
 
-/// The way of a packet that came from the endpoint behind `ifindex`: its answer to a client of another node, or what it asks of a
-/// virtual IP. `None`, and the
+/// The way of a packet that came from the endpoint behind `ifindex`: its answer to a client of another node, or what it sends
+/// to another task. `None`, and the
 /// packet untouched, if it is to go the longer way, by [`from_endpoint`](super::from_endpoint()).
 #[inline(always)]
 pub fn known_from_endpoint<P: Packet, T: Tables>(
@@ -110,7 +154,10 @@ pub fn known_from_endpoint<P: Packet, T: Tables>(
     let from = first >> 48 | second << 16;
     let headers = headers::read(packet, Datagram::L3, ((second >> 32) as u16).to_le())?;
     let task = tables.attachment(ifindex)?;
-    let is_its_own = from << 16 == mac(task.mac) << 16 && headers.source == address_of(task, headers.family);
+    // A task without an address of a family has `::`, which stands for none.
+    let is_its_own = from << 16 == mac(task.mac) << 16
+        && headers.source == address_of(task, headers.family)
+        && !headers.source.is_unspecified();
     if !is_its_own || headers.hop_limit <= 1 || is_too_big(packet, task.mtu) {
         return None;
     }
@@ -119,29 +166,40 @@ pub fn known_from_endpoint<P: Packet, T: Tables>(
     }
 
     let key = key(&headers, FlowKey::scope(Space::Network, task.vni));
-    let flow = tables.flow(&key)?;
+    let flow = tables.flow(&key);
     let settings = tables.settings()?;
-    let (to, is_routed) = match flow.flags {
-        ANSWER => (entry_of(settings, task, &flow)?, true),
-        0 => (backend_of(tables, task, &flow)?, false),
-        _ => return None,
+    let (to, is_routed) = match flow.as_deref() {
+        None => (endpoint_at(tables, task, headers.destination)?, false),
+        Some(flow) if flow.flags == ANSWER => (entry_of(settings, task, flow)?, true),
+        Some(flow) if flow.flags == 0 && flow.node == 0 && flow.backend != 0 => {
+            (endpoint_at(tables, task, flow.destination)?, false)
+        }
+        Some(_) => return None,
     };
     let node = tables.node(to.node)?;
     if to.ifindex == 0 && node.ifindex == 0 {
         return None;
     }
-    let now = tables.now();
-    if now != flow.seen {
-        tables.touch_flow(&key, &flow, now);
+    if let Some(flow) = &flow {
+        let now = tables.now();
+        if now != flow.seen {
+            tables.touch_flow(&key, flow, now);
+        }
+        if translate(packet, &headers, flow, is_routed).is_none() {
+            return Some(Verdict::drop(Reason::Malformed));
+        }
     }
-    if translate(packet, &headers, &flow, is_routed).is_none() {
-        return Some(Verdict::drop(Reason::Malformed));
+    if to.ifindex != 0 {
+        return Some(settle(hand_over(packet, &headers, &to)));
     }
-    Some(settle(if to.ifindex == 0 {
-        send(packet, &headers, &flow, settings, node, &to)
-    } else {
-        hand_over(packet, &headers, &to)
-    }))
+    let source_port = match &flow {
+        Some(flow) => {
+            let ports = hash::ports(flow.source_port, flow.destination_port);
+            tunnel::source_port(flow.source, flow.destination, ports, headers.protocol)
+        }
+        None => tunnel::source_port(headers.source, headers.destination, headers.ports, headers.protocol),
+    };
+    Some(settle(send(packet, &headers, source_port, settings, node, &to)))
 }
 
 /// The flags of the answers to a client outside, of whom it is known that he gets them.
@@ -166,13 +224,10 @@ fn entry_of(settings: &Settings, task: &Attachment, flow: &Flow) -> Option<To> {
     is_for_another.then_some(To { ifindex: 0, node: flow.node, vni: task.vni, destination, source })
 }
 
-/// The backend behind a virtual IP, if it is still there.
+/// The endpoint of a task's network that has an address: another task, or a virtual IP's backend that is still there.
 #[inline(always)]
-fn backend_of<T: Tables>(tables: &T, task: &Attachment, flow: &Flow) -> Option<To> {
-    if flow.node != 0 || flow.backend == 0 {
-        return None;
-    }
-    let key = EndpointKey { address: flow.destination, vni: task.vni, reserved: 0 };
+fn endpoint_at<T: Tables>(tables: &T, task: &Attachment, address: Address) -> Option<To> {
+    let key = EndpointKey { address, vni: task.vni, reserved: 0 };
     let &Endpoint { mac, node, ifindex, .. } = tables.endpoint(&key)?;
     Some(To { ifindex, node, vni: task.vni, destination: mac, source: task.mac })
 }
@@ -191,7 +246,7 @@ fn hand_over<P: Packet>(packet: &mut P, headers: &Headers, to: &To) -> Step {
 fn send<P: Packet>(
     packet: &mut P,
     headers: &Headers,
-    flow: &Flow,
+    source_port: u16,
     settings: &Settings,
     node: &Node,
     to: &To,
@@ -202,8 +257,6 @@ fn send<P: Packet>(
     let [vxlan, inner] = inside_tunnel(to.vni, to.destination);
     let [s0, s1, s2, s3, s4, s5] = to.source;
     let [e0, e1] = ether_type::of(headers.family).to_ne_bytes();
-    let ports = hash::ports(flow.source_port, flow.destination_port);
-    let source_port = tunnel::source_port(flow.source, flow.destination, ports, headers.protocol);
     let [p0, p1] = settings.vxlan_port;
     let inside = Inside {
         vxlan,

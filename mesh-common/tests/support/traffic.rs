@@ -240,7 +240,13 @@ fn from_tunnel(random: &mut Random, world: &World) -> Vec<u8> {
                 random.pick(&there)
             };
             let talk = talk_of_member(random, world, &sender);
-            let target = random.pick(&world.members).mac();
+            let is_target = |member: &&Member| {
+                member.vni == vni && member.address(talk.destination.family()) == Some(talk.destination)
+            };
+            let target = match world.members.iter().find(is_target) {
+                Some(target) if !random.one_in(4) => target.mac(),
+                _ => random.pick(&world.members).mac(),
+            };
             ethernet(target, sender.mac(), packet(random, &talk))
         }
     };

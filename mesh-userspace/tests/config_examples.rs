@@ -3,13 +3,17 @@
 use std::{
     collections::BTreeMap,
     net::IpAddr,
+    num::NonZeroU16,
     path::{Path, PathBuf},
 };
 
 use mesh_userspace::{
     config,
     spec::resolve,
-    table::{EndpointMode, OnNoBackend, Protocol, PublishMode, PublishedPort, Scheduler, Table},
+    table::{
+        EndpointMode, HealthCheck, OnNoBackend, Period, Probe, Protocol, PublishMode, PublishedPort,
+        Scheduler, Table,
+    },
 };
 
 fn configs() -> PathBuf {
@@ -46,6 +50,8 @@ fn the_mesh() {
     let (loaded, table) = config::check(&configs().join("mesh.yaml")).unwrap();
     assert_eq!(loaded.local.run_dir, Path::new("/run/mesh"));
     assert_eq!(loaded.local.state_dir, Path::new("/var/lib/mesh"));
+    assert_eq!(loaded.local.resolv_conf, Path::new("/etc/resolv.conf"));
+    assert!(table.options.dns);
     assert_eq!(table.nodes.len(), 3);
     assert_eq!(table.nodes["n1"].interface.as_deref(), Some("eth0"));
     assert_eq!(table.nodes["n2"].interface, None);
@@ -56,6 +62,7 @@ fn the_mesh() {
     assert_eq!(search.vips["blue"], addresses(&["10.0.9.2", "fd00:9::a00:902"]));
     assert_eq!(search.scheduler, Scheduler::Mh);
     assert_eq!(search.on_no_backend, OnNoBackend::Reject);
+    assert_eq!(search.aliases, ["elastic"]);
     assert_eq!(
         search.ports,
         [
@@ -136,4 +143,23 @@ fn ports() {
     assert_eq!(table.services["search"].vips["blue"], addresses(&["10.0.0.2"]));
     assert_eq!(table.endpoints["names.1"].addresses, addresses(&["10.0.0.3"]));
     assert_eq!(table.endpoints["search.1"].addresses, addresses(&["10.0.0.4"]));
+}
+
+#[test]
+fn the_health_checks() {
+    let services = table("health.yaml").services;
+    let check = |name: &str| services[name].health_check.clone().unwrap();
+    let port = |port| NonZeroU16::new(port).unwrap();
+    let web = check("web");
+    assert_eq!(web.probe, Probe::Http { port: port(8080), path: "/healthz".to_owned() });
+    assert_eq!((web.interval, web.timeout), (Period::from_millis(2_000), Period::from_millis(1_000)));
+    assert_eq!((web.rise.get(), web.fall.get()), (2, 3));
+    // What it says are the defaults.
+    assert_eq!(check("db"), HealthCheck { probe: Probe::Tcp { port: port(5432) }, ..web });
+    let queue = check("queue");
+    assert!(
+        matches!(&queue.probe, Probe::Command(words) if words.len() == 3 && words[0] == "sh"),
+        "{queue:?}"
+    );
+    assert_eq!(queue.interval.to_string(), "5s");
 }

@@ -6,6 +6,7 @@ mod control;
 mod desired;
 mod flows;
 mod forwarding;
+mod keys;
 mod lock;
 mod namespaces;
 mod round;
@@ -19,6 +20,7 @@ mod trace;
 mod watch;
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, atomic::Ordering},
     time::{Duration, SystemTime},
@@ -53,10 +55,12 @@ use watch::FileWatch;
 use crate::{
     api::{self, BindError, Change, Changed, Refusal, RefusalKind},
     datapath::{Datapath, DatapathError, Progress, Report},
+    dns, gossip,
+    health::{self, Keeper},
     links::{LinkError, Links},
     plan,
     spec::Faults,
-    table,
+    table::{self, Table},
 };
 
 /// What the agent looks at again this often, whatever happens or does not.
@@ -94,6 +98,9 @@ pub enum AgentError {
     /// The eBPF programs could not be loaded.
     #[error(transparent)]
     Datapath(#[from] DatapathError),
+    /// There is no gossip.
+    #[error(transparent)]
+    Gossip(#[from] gossip::StartError),
     /// There is no plan.
     #[error(transparent)]
     Round(#[from] RoundError),
@@ -133,8 +140,11 @@ pub async fn run(options: Options, object: &'static [u8]) -> Result<(), AgentErr
     let links = Links::open().await?;
     let _namespace = NamespaceLock::take()?;
     let cookie = links.namespace().cookie()?;
+    let cluster = desired.start_gossip().await?;
     let datapath = Datapath::open(&run_dir, object, cookie, plan::slots_for(desired.table()))?;
-    let mut agent = Agent::new(desired, links, datapath);
+    let dns = dns::Server::start(desired.local().resolv_conf.clone())
+        .map_err(|source| AgentError::System { action: "start the thread that answers for names", source })?;
+    let mut agent = Agent::new(desired, links, datapath, dns, cluster);
     let first = agent.take_over(object, cookie).await?;
     agent.run(first, &options, &run_dir).await
 }
@@ -143,6 +153,7 @@ pub async fn run(options: Options, object: &'static [u8]) -> Result<(), AgentErr
 struct Agent {
     started: SystemTime,
     desired: Desired,
+    health: Keeper,
     links: Links,
     kernel: Kernel,
     datapath: Arc<Mutex<Datapath>>,
@@ -150,8 +161,12 @@ struct Agent {
     sender: mpsc::Sender<Command>,
     tracer: Tracer,
     flows: Arc<Counts>,
+    dns: dns::Server,
+    resolv_confs: dns::ResolvConfs,
     /// Told when a ring has changed.
     rings_changed: Arc<Notify>,
+    /// The cluster that this node is in.
+    cluster: Option<gossip::Handle>,
 }
 
 /// Why the agent ends.
@@ -163,20 +178,30 @@ enum End {
 }
 
 impl Agent {
-    fn new(desired: Desired, links: Links, datapath: Datapath) -> Self {
+    fn new(
+        desired: Desired,
+        links: Links,
+        datapath: Datapath,
+        dns: dns::Server,
+        cluster: Option<gossip::Handle>,
+    ) -> Self {
         let datapath = Arc::new(Mutex::new(datapath));
         let (sender, commands) = mpsc::channel(64);
         Self {
             started: SystemTime::now(),
-            desired,
-            kernel: Kernel::new(links.clone(), Arc::clone(&datapath)),
+            health: Keeper::open(health::file(&desired.local().state_dir, desired.node())),
+            kernel: Kernel::new(links.clone(), Arc::clone(&datapath), &desired.local().run_dir),
+            resolv_confs: dns::ResolvConfs::of(&desired.local().run_dir),
             links,
             datapath,
             commands,
             tracer: Tracer::new(sender.clone()),
             sender,
             flows: Arc::default(),
+            dns,
+            desired,
             rings_changed: Arc::default(),
+            cluster,
         }
     }
 
@@ -209,6 +234,7 @@ impl Agent {
             datapath: Arc::clone(&self.datapath),
             tracer: self.tracer.clone(),
             flows: Arc::clone(&self.flows),
+            cluster: self.cluster.clone(),
         });
         let (stop, stopped) = latest::channel(false);
         let server = tokio::spawn(api::server::serve(listener, control, is_true(stopped)));
@@ -236,12 +262,14 @@ impl Agent {
             }
         };
         let network = self.links.watch().await?;
+        self.health.start()?;
         tracing::info!(node = self.desired.node(), socket = %socket.display(), "ready");
         tell_systemd(&[NotifyState::Ready]);
 
         let mut events = Events { signals, file, namespaces, network };
         let end = self.serve(&published, &mut events).await;
         tell_systemd(&[NotifyState::Stopping]);
+        self.health.stop().await;
         sweeper.abort();
         teller.abort();
         tracer.abort();
@@ -287,6 +315,7 @@ impl Agent {
                 }
                 Some(()) = OptionFuture::from(file.as_mut().map(FileWatch::changed)) => self.reload(),
                 Some(()) = OptionFuture::from(namespaces.as_mut().map(NamespaceWatch::changed)) => {}
+                () = self.health.changed() => {}
                 () = after(earliest, network.next()) => {}
                 _ = timer.tick() => {}
             }
@@ -363,21 +392,38 @@ impl Agent {
 
     async fn round(&mut self) -> Result<Published, RoundError> {
         self.kernel.trace_every = self.tracer.every();
-        self.kernel.revision = self.desired.revision();
-        let outcome: Outcome = self.kernel.round(self.desired.table(), self.desired.node()).await?;
-        let numbers = Arc::new(Numbers::new(self.desired.table(), &outcome));
-        let snapshot = state::snapshot(&self.desired, self.started, &outcome, Arc::clone(&numbers));
+        // Each change of health is something new to do, as each table is.
+        self.kernel.revision = self.desired.revision() + self.health.changes();
+        let healths = self.health.follow(self.desired.table(), self.desired.node(), self.desired.commands());
+        let table = self.desired.table().with_health(&healths);
+        let mut outcome: Outcome = self.kernel.round(&table, self.desired.node()).await?;
+        self.answer_for_names(&table, &mut outcome);
+        let numbers = Arc::new(Numbers::new(self.desired.table(), &healths, &outcome));
+        let snapshot = state::snapshot(&self.desired, self.started, &outcome, healths, Arc::clone(&numbers));
         Ok(Published { snapshot: Arc::new(snapshot), numbers, uses: Arc::new(outcome.contents.uses()) })
     }
 
+    /// Has names change with the maps, and after them: what an answer says is then there. Maps that could not be written keep
+    /// the names that they had.
+    fn answer_for_names(&mut self, table: &Arc<Table>, outcome: &mut Outcome) {
+        if self.kernel.is_applied() {
+            let names = self.dns.names().follow(table, self.desired.node(), self.kernel.revision);
+            self.dns.publish(Arc::new(names));
+        }
+        outcome.problems.extend(self.dns.serve(&outcome.gateways));
+        outcome.problems.extend(self.resolv_confs.ensure(&outcome.plan.resolvers));
+    }
+
     /// Takes away what the mesh has made of this node.
-    async fn take_down(&self, run_dir: &Path) -> Result<(), Refusal> {
+    async fn take_down(&mut self, run_dir: &Path) -> Result<(), Refusal> {
         let failed = |error: &dyn std::error::Error| {
             tracing::error!(%error, "not everything could be taken away");
             Refusal::new(RefusalKind::Failed, error.to_string(), "start meshd, and repeat the command")
         };
         // The programs first: nothing must be redirected to an interface that is gone.
         lock(&self.datapath).detach_all_but(&[], false).map_err(|error| failed(&error))?;
+        self.dns.serve(&BTreeMap::new());
+        self.resolv_confs.remove_all().map_err(|error| failed(&error))?;
         self.kernel.remove_links().await.map_err(|error| failed(&error))?;
         Datapath::remove(run_dir).map_err(|error| failed(&error))?;
         tracing::info!("everything is taken away");

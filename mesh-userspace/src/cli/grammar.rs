@@ -5,9 +5,12 @@ use std::{net::IpAddr, num::NonZeroU32, path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 
-use super::args::{self, words};
+use super::{
+    args::{self, words},
+    health::HealthArguments,
+};
 use crate::{
-    api::types::{Place, Vip},
+    api::types::{KeyText, Place, Vip},
     table::{EndpointMode, OnNoBackend, Protocol, PublishedPort, Scheduler},
 };
 
@@ -109,13 +112,24 @@ Examples:
     /// Detach a task from its network
     ///
     /// Its interface goes. Its connections break; new ones go to the other backends of its service.
+    ///
+    /// With --drain its service gives it no new flow first, as `meshctl backends drain --wait` does, and it is detached when its
+    /// last flow has ended, or when the time is over. Other nodes that clients enter by must drain it, too.
     #[command(after_help = "\
-Example:
-  meshctl detach search.4")]
+Examples:
+  meshctl detach search.4
+  meshctl detach search.4 --drain --timeout 30s")]
     Detach {
         /// The endpoint's name
         #[arg(required = true, value_name = "NAME")]
         names: Vec<String>,
+        /// Let its flows end first
+        #[arg(long)]
+        drain: bool,
+        /// Detach it after this time at the latest, as in 90s, 10m or 1h
+        #[arg(long, value_name = "DURATION", default_value = "10m", requires = "drain")]
+        #[arg(value_parser = args::duration)]
+        timeout: Duration,
     },
 
     /// Show the flows that this node keeps
@@ -181,6 +195,10 @@ Examples:
   meshctl explain --from 10.0.9.11:5000 --to 10.0.9.2:9200 --network blue
   meshctl explain --from fd00:9::a00:90b --to '[fd00:9::2]:53' --protocol udp")]
     Explain(Explain),
+
+    /// Make, show and rotate the cluster's keys
+    #[command(subcommand, visible_alias = "key")]
+    Keys(Keys),
 
     /// Take the mesh down on this node
     ///
@@ -257,7 +275,8 @@ Examples:
   meshctl services create dns --network blue --publish 53:5353/udp --scheduler rr
   meshctl services create agent --network blue --publish published=9100,target=9100,mode=host
   meshctl services create admin --network blue --publish 192.0.2.1:9443:443 --source 10.0.0.0/8
-  meshctl services create search --network blue --vip 10.0.9.2 --vip fd00:9::2")]
+  meshctl services create search --network blue --vip 10.0.9.2 --vip fd00:9::2
+  meshctl services create web --network blue --publish 80:8080 --health-http /healthz --health-interval 5s")]
     Create {
         /// Its name
         name: String,
@@ -288,6 +307,8 @@ Examples:
         /// A virtual IP, chosen where none is given; NETWORK=ADDRESS where networks share addresses
         #[arg(long = "vip", value_name = "ADDRESS", value_parser = args::vip)]
         vips: Vec<Vip>,
+        #[command(flatten)]
+        health: HealthArguments,
     },
     /// Remove services; their tasks stay on their networks
     #[command(visible_alias = "remove", after_help = "Example:\n  meshctl services rm search")]
@@ -388,6 +409,49 @@ pub(super) enum Endpoints {
     /// Show an endpoint in full
     #[command(after_help = "Example:\n  meshctl endpoints inspect search.1")]
     Inspect(Named),
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Keys {
+    /// Print a new keyring with one key
+    ///
+    /// It needs no daemon and changes nothing. The file belongs to every node of the cluster, for root alone (mode 0600), where
+    /// the configuration names it as `cluster: {keyring: FILE}`.
+    #[command(after_help = "\
+Examples:
+  meshctl keys generate
+  (umask 077; meshctl keys generate > /etc/mesh/keyring)
+  meshctl keys generate | meshctl keys install -")]
+    Generate,
+    /// Add a key to the keyring of every node
+    ///
+    /// Whatever is sealed with it is opened from then on; nothing is sealed with it until it is put into use.
+    #[command(after_help = "Example:\n  meshctl keys install - < fresh.keyring")]
+    Install {
+        /// The key in base64, or - for a keyring with it on standard input; others on this host can see what stands here
+        #[arg(value_name = "KEY|-")]
+        key: KeyText,
+    },
+    /// Have every node seal with a key
+    ///
+    /// Nobody is cut off: to a node that does not know of it yet, others go on sealing with the one that it has.
+    #[command(after_help = "Example:\n  meshctl keys use 00c8a1f25e03b7d9")]
+    Use {
+        /// The key's id
+        id: String,
+    },
+    /// Remove a key from the keyring of every node
+    ///
+    /// Nothing that is sealed with it is opened any longer. A node that was away since before another key came into use has to be
+    /// given that in its keyring, before it comes back.
+    #[command(visible_alias = "rm", after_help = "Example:\n  meshctl keys remove 00c8a1f25e03b7d9")]
+    Remove {
+        /// The key's id
+        id: String,
+    },
+    /// List the keys, the one in use first
+    #[command(visible_alias = "list", after_help = "Example:\n  meshctl keys ls")]
+    Ls,
 }
 
 #[derive(Debug, Subcommand)]
@@ -516,12 +580,12 @@ mod tests {
         }
         let mut command = Cli::command();
         command.build();
-        assert_eq!(check(&mut command, "meshctl"), 27);
+        assert_eq!(check(&mut command, "meshctl"), 32);
     }
 
     #[test]
     fn nouns_are_accepted_in_the_singular() {
-        for noun in ["node", "network", "service", "backend", "endpoint", "flow"] {
+        for noun in ["node", "network", "service", "backend", "endpoint", "flow", "key"] {
             for (noun, verb) in [(noun.to_owned(), "ls"), (format!("{noun}s"), "list")] {
                 Cli::try_parse_from(["meshctl", &noun, verb]).unwrap();
             }

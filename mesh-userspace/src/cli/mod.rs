@@ -3,6 +3,8 @@
 mod args;
 mod drain;
 mod grammar;
+mod health;
+mod keys;
 mod render;
 mod run;
 mod screen;

@@ -9,9 +9,10 @@ use tokio::time;
 use super::{
     drain::{self, DrainError},
     grammar::{
-        Attach, Backends, Cli, Command, Endpoints, Explain, FlowFilters, Flows, Names, Networks, Nodes,
+        Attach, Backends, Cli, Command, Endpoints, Explain, FlowFilters, Flows, Keys, Names, Networks, Nodes,
         OneBackend, Services,
     },
+    keys::{self, KeyFailure},
     render,
     screen::Screen,
 };
@@ -33,6 +34,8 @@ enum Failure {
     Output(#[from] io::Error),
     #[error("cannot make the path `{0}` absolute: {1}; give it from the root")]
     Path(String, io::Error),
+    #[error(transparent)]
+    Key(#[from] KeyFailure),
     #[error("cannot wait for the daemon: {0}; try again")]
     Runtime(io::Error),
     /// Everything is told already.
@@ -87,8 +90,15 @@ async fn run(cli: &Cli) -> Result<(), Failure> {
             let endpoint = client.attach(&attach_body(attach)?).await?;
             Ok(screen.show(&endpoint, |endpoint, _| render::attached(endpoint))?)
         }
-        Command::Detach { names } => {
+        Command::Detach { names, drain: false, .. } => {
             remove(&screen, ("endpoint", "detached"), names, |name| client.detach(name)).await
+        }
+        Command::Detach { names, drain: true, timeout } => {
+            for name in names {
+                let removed = drain::and_detach(&client, &screen, name, *timeout).await?;
+                screen.show_next(&removed, |removed, _| render::removed("endpoint", "detached", removed))?;
+            }
+            Ok(())
         }
         Command::Flows(Flows::Ls(filters)) => {
             Ok(screen.show(&client.flows(&filter(filters)).await?, render::flows)?)
@@ -112,6 +122,7 @@ async fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Explain(explain) => {
             Ok(screen.show(&client.explain(&question(explain)).await?, render::explanation)?)
         }
+        Command::Keys(command) => keys(&client, &screen, command).await,
         Command::Down => Ok(screen.show(&client.down().await?, |down, _| render::down(down))?),
     }
 }
@@ -165,6 +176,7 @@ async fn services(client: &Client, screen: &Screen, command: &Services) -> Resul
             on_no_backend,
             persistent,
             vips,
+            health,
         } => {
             let mut ports = ports.clone();
             for port in &mut ports {
@@ -178,6 +190,7 @@ async fn services(client: &Client, screen: &Screen, command: &Services) -> Resul
                 endpoint_mode: *endpoint_mode,
                 on_no_backend: *on_no_backend,
                 persistent: *persistent,
+                health_check: health.asked().map(Box::new),
                 ports,
             };
             let service = client.create_service(&body).await?;
@@ -222,6 +235,22 @@ async fn backends(client: &Client, screen: &Screen, command: &Backends) -> Resul
         Backends::Drain { of, wait: true, timeout } => {
             Ok(drain::and_wait(client, screen, of, *timeout).await?)
         }
+    }
+}
+
+async fn keys(client: &Client, screen: &Screen, command: &Keys) -> Result<(), Failure> {
+    match command {
+        Keys::Generate => Ok(screen.show(&keys::generate()?, |fresh, _| fresh.keyring.clone())?),
+        Keys::Install { key } => {
+            let key = client.install_key(keys::given(key)?).await?;
+            Ok(screen.show(&key, |key, _| render::key_installed(key))?)
+        }
+        Keys::Use { id } => Ok(screen.show(&client.use_key(id).await?, |key, _| render::key_used(key))?),
+        Keys::Remove { id } => {
+            let removed = client.remove_key(id).await?;
+            Ok(screen.show(&removed, |removed, _| render::removed("key", "removed", removed))?)
+        }
+        Keys::Ls => Ok(screen.show(&client.keys().await?[..], render::keys)?),
     }
 }
 

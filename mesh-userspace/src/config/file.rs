@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::{
-    Loaded, LocalConfig,
+    Loaded, LocalConfig, cluster,
     keys::Keys,
     reader::Reader,
     sections::Sections,
@@ -68,10 +68,7 @@ fn sections(reader: &mut Reader, root: &Node, whole: bool, local: &mut LocalConf
             "networks" => sections.networks(reader, &entry.value),
             "services" => sections.services(reader, &entry.value),
             "endpoints" => sections.endpoints(reader, &entry.value),
-            _ => reader.fault(
-                entry.at,
-                "Gossip (cluster) is not supported yet; remove it, and name every node under nodes.",
-            ),
+            _ => local.cluster = cluster::cluster(reader, entry),
         }
     }
     if !nodes_named && whole {
@@ -102,7 +99,7 @@ fn local_config(reader: &mut Reader, node: &Node, local: &mut LocalConfig) {
     let want = "a mapping such as {run_dir: /run/mesh, state_dir: /var/lib/mesh}";
     let Some(mut keys) = Keys::of(reader, node, "The section node".to_owned(), want) else { return };
     if let Some(value) = keys.take("run_dir")
-        && let Some(path) = directory(reader, value, "The directory run_dir", "/run/mesh")
+        && let Some(path) = absolute(reader, value, "The directory run_dir", "/run/mesh")
     {
         let socket = path.as_os_str().len() + SOCKET.len();
         if socket > LONGEST_SOCKET {
@@ -118,17 +115,18 @@ fn local_config(reader: &mut Reader, node: &Node, local: &mut LocalConfig) {
         local.run_dir = path;
     }
     if let Some(value) = keys.take("state_dir")
-        && let Some(path) = directory(reader, value, "The directory state_dir", "/var/lib/mesh")
+        && let Some(path) = absolute(reader, value, "The directory state_dir", "/var/lib/mesh")
     {
         local.state_dir = path;
+    }
+    if let Some(value) = keys.take("resolv_conf")
+        && let Some(path) = absolute(reader, value, "The file resolv_conf", "/etc/resolv.conf")
+    {
+        local.resolv_conf = path;
     }
     keys.finish(reader);
 }
 
-fn directory(reader: &mut Reader, node: &Node, what: &str, example: &str) -> Option<PathBuf> {
-    let want = format!("an absolute path such as {example}");
-    let path = reader.value(node, what, &want, |text| {
-        (text.starts_with('/') && !text.contains('\0')).then(|| PathBuf::from(text))
-    })?;
-    Some(path.value)
+fn absolute(reader: &mut Reader, node: &Node, what: &str, example: &str) -> Option<PathBuf> {
+    reader.path(node, what, example).map(|path| path.value)
 }

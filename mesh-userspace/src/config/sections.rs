@@ -3,7 +3,9 @@
 use std::{collections::BTreeMap, net::IpAddr, num::NonZeroU32};
 
 use super::{
+    health::health_check,
     keys::Keys,
+    lower,
     reader::Reader,
     yaml::{Content, Entry, Node},
 };
@@ -70,6 +72,9 @@ impl Sections {
             for item in reader.list(node, "The option interfaces", "a list of interfaces such as [eth0]") {
                 options.interfaces.extend(reader.name(item, "An interface of the options"));
             }
+        }
+        if let Some(node) = keys.take("dns") {
+            options.dns = reader.boolean(node, "The option dns").map(|dns| dns.value);
         }
         keys.finish(reader);
     }
@@ -234,6 +239,9 @@ fn service(reader: &mut Reader, entry: &Entry) -> (Service, bool) {
         let seconds = reader.number(node, &format!("{who}'s persistence"), "a number of seconds such as 300");
         service.persistent = seconds.map(|seconds: Given<NonZeroU32>| seconds.value);
     }
+    if let Some(node) = keys.take("health_check") {
+        service.health_check = health_check(reader, node, &lower(&who));
+    }
     if let Some(node) = keys.take("ports") {
         let what = format!("The list of {}'s ports", lower(&who));
         for item in reader.list(node, &what, "a list such as [\"9200:9200\"]") {
@@ -249,6 +257,7 @@ fn service(reader: &mut Reader, entry: &Entry) -> (Service, bool) {
             ));
         }
     }
+    service.aliases = aliases(reader, &mut keys, &who);
     if let Some(entry) = keys.entry("backends") {
         reader.fault(
             entry.at,
@@ -460,6 +469,7 @@ fn endpoint(reader: &mut Reader, node: &Node) -> Option<Endpoint> {
         let want = "a name under /run/netns or an absolute path";
         reader.value(node, &format!("{who}'s netns"), want, spec::netns)
     });
+    let aliases = aliases(reader, &mut keys, &who);
     keys.finish(reader);
     Some(Endpoint {
         origin: reader.origin(node.at),
@@ -471,8 +481,20 @@ fn endpoint(reader: &mut Reader, node: &Node) -> Option<Endpoint> {
         addresses,
         mac,
         netns,
+        aliases,
         remembered: Vec::new(),
     })
+}
+
+/// Other names, one or a list.
+fn aliases(reader: &mut Reader, keys: &mut Keys<'_>, who: &str) -> Vec<Given<String>> {
+    let mut aliases = Vec::new();
+    if let Some(node) = keys.take("aliases") {
+        for item in reader.one_or_many(node) {
+            aliases.extend(reader.name(item, &format!("An alias of {}", lower(who))));
+        }
+    }
+    aliases
 }
 
 /// One of a few words.
@@ -481,10 +503,4 @@ fn one_of<T: Copy>(reader: &mut Reader, node: &Node, what: &str, words: &[(&str,
     reader.value(node, what, &want, |text| {
         words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value)
     })
-}
-
-/// A noun phrase in the middle of a sentence.
-fn lower(who: &str) -> String {
-    let mut characters = who.chars();
-    characters.next().map_or_else(String::new, |first| first.to_lowercase().chain(characters).collect())
 }

@@ -80,7 +80,7 @@ impl Namespace {
         Self::of_file(path, file)
     }
 
-    fn of_file(path: PathBuf, file: File) -> Result<Self, LinkError> {
+    pub(super) fn of_file(path: PathBuf, file: File) -> Result<Self, LinkError> {
         let metadata = file.metadata().map_err(|source| LinkError::Enter { path: path.clone(), source })?;
         // `ip netns del` leaves the file of a namespace behind for a moment, and `ip netns add` makes it
         // before it mounts the namespace on it: both look like any empty file.
@@ -102,23 +102,7 @@ impl Namespace {
 
     /// The number by which eBPF programs know it, never given twice while the system runs.
     pub fn cookie(&self) -> Result<u64, LinkError> {
-        self.run_blocking(|| {
-            let socket = std::net::UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, 0))?;
-            let mut cookie = 0u64;
-            let mut length = nix::libc::socklen_t::try_from(size_of::<u64>()).map_err(io::Error::other)?;
-            // SAFETY: the kernel writes at most `length` bytes to `cookie`, which has as many.
-            let result = unsafe {
-                nix::libc::getsockopt(
-                    socket.as_raw_fd(),
-                    nix::libc::SOL_SOCKET,
-                    SO_NETNS_COOKIE,
-                    std::ptr::from_mut(&mut cookie).cast(),
-                    &raw mut length,
-                )
-            };
-            if result < 0 { Err(io::Error::last_os_error()) } else { Ok(cookie) }
-        })?
-        .map_err(|source| LinkError::Kernel {
+        self.run_blocking(cookie_here)?.map_err(|source| LinkError::Kernel {
             doing: format!("ask for the cookie of the network namespace {}", self.path.display()),
             source,
         })
@@ -128,6 +112,13 @@ impl Namespace {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// A path by which this process reaches it as long as it is held, also where the one that it was opened by is not
+    /// visible to this process.
+    #[must_use]
+    pub fn own_path(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd()))
     }
 
     /// Runs `work` on a thread of its own inside the namespace, and waits for it.
@@ -162,7 +153,7 @@ impl Namespace {
         receiver.await.map_err(|_| self.cut_short("its thread panicked"))?
     }
 
-    fn enter(&self) -> Result<(), LinkError> {
+    pub(super) fn enter(&self) -> Result<(), LinkError> {
         setns(self, CloneFlags::CLONE_NEWNET).map_err(|error| match error {
             // Another kind of namespace.
             nix::errno::Errno::EINVAL => LinkError::NotANamespace { path: self.path.clone() },
@@ -170,9 +161,30 @@ impl Namespace {
         })
     }
 
-    fn cut_short(&self, why: &str) -> LinkError {
+    pub(super) fn cut_short(&self, why: &str) -> LinkError {
         LinkError::CutShort { path: self.path.clone(), why: why.into() }
     }
+}
+
+/// The number of the namespace that the calling thread is in, by which eBPF programs know it.
+///
+/// # Errors
+/// When the kernel gives no socket.
+pub(crate) fn cookie_here() -> io::Result<u64> {
+    let socket = std::net::UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, 0))?;
+    let mut cookie = 0u64;
+    let mut length = nix::libc::socklen_t::try_from(size_of::<u64>()).map_err(io::Error::other)?;
+    // SAFETY: the kernel writes at most `length` bytes to `cookie`, which has as many.
+    let result = unsafe {
+        nix::libc::getsockopt(
+            socket.as_raw_fd(),
+            nix::libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            std::ptr::from_mut(&mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(cookie) }
 }
 
 impl AsFd for Namespace {

@@ -6,6 +6,7 @@
 mod backends;
 mod change;
 mod fault;
+mod health;
 mod parse;
 mod ports;
 mod resolve;
@@ -20,6 +21,7 @@ pub(crate) use self::fault::{article, listed, quoted};
 pub use self::{
     backends::{Membership, Override},
     fault::{Fault, Faults, Given, Origin},
+    health::HealthCheck,
     parse::{Mac, mac, netns, source},
     ports::published_ports,
     resolve::resolve,
@@ -64,6 +66,8 @@ pub struct Options {
     pub continuity: Option<Continuity>,
     /// The interfaces on which published ports are served; empty for each that is not a task's.
     pub interfaces: Vec<Given<String>>,
+    /// Whether networks' gateways answer tasks' questions for names.
+    pub dns: Option<bool>,
 }
 
 /// A host of the mesh.
@@ -128,10 +132,14 @@ pub struct Service {
     pub on_no_backend: OnNoBackend,
     /// For how many seconds a client comes back to the backend that it had, IPVS's persistence; none for not at all.
     pub persistent: Option<NonZeroU32>,
+    /// How its tasks are asked whether they are well; not at all if it is not given.
+    pub health_check: Option<Given<HealthCheck>>,
     /// The ports that nodes answer on for it.
     pub ports: Vec<Given<PublishedPort>>,
     /// Addresses routed to several nodes, on each of which it answers.
     pub external: Vec<Given<IpAddr>>,
+    /// Other names that it has for the tasks of its networks.
+    pub aliases: Vec<Given<String>>,
     /// The virtual IPs that it had before, by network: kept as long as nobody else asks for them. See
     /// [`Spec::remember`].
     pub remembered: BTreeMap<String, Vec<IpAddr>>,
@@ -165,6 +173,9 @@ pub struct Endpoint {
     /// The task's network namespace, as a path; none where the endpoint is not ours to attach.
     #[serde(default)]
     pub netns: Option<Given<PathBuf>>,
+    /// Other names that it has for the tasks of its network.
+    #[serde(default)]
+    pub aliases: Vec<Given<String>>,
     /// The addresses that it had before: kept as long as nobody else asks for them. See [`Spec::remember`].
     #[serde(default)]
     pub remembered: Vec<IpAddr>,

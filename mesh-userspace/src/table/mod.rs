@@ -3,6 +3,8 @@
 //! Every name resolves, every address is allocated and every rule of [`crate::spec`] holds, so whoever reads
 //! a [`Table`] has nothing left to refuse.
 
+mod health;
+
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -13,6 +15,8 @@ use std::{
 use imbl::{OrdMap, ordmap::DiffItem};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+
+pub use self::health::{Health, HealthCheck, HealthState, Healths, Period, PeriodError, Probe, plain};
 
 /// A backend's weight where none is given.
 pub const DEFAULT_WEIGHT: u16 = 1;
@@ -45,6 +49,13 @@ pub struct Options {
     pub continuity: Continuity,
     /// The interfaces at whose addresses published ports answer; empty for each that is not a task's.
     pub interfaces: Vec<String>,
+    /// Whether networks' gateways answer tasks' questions for names.
+    #[serde(default = "answers_names")]
+    pub dns: bool,
+}
+
+const fn answers_names() -> bool {
+    true
 }
 
 /// How the XDP program is attached to an interface.
@@ -126,10 +137,16 @@ pub struct Service {
     /// For how many seconds a client comes back to the backend that it had, IPVS's persistence; none for not at all.
     #[serde(default)]
     pub persistent: Option<NonZeroU32>,
+    /// How its tasks are asked whether they are well; not at all where there is none.
+    #[serde(default)]
+    pub health_check: Option<HealthCheck>,
     /// The ports that nodes answer on for it, in their order.
     pub ports: Vec<PublishedPort>,
     /// Addresses routed to several nodes, on each of which it answers.
     pub external: Vec<IpAddr>,
+    /// Other names that it has for the tasks of its networks.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub aliases: Vec<String>,
 }
 
 /// How a backend is chosen for a new flow, by IPVS's names.
@@ -282,6 +299,9 @@ pub struct Endpoint {
     pub mac: [u8; 6],
     /// The path of the task's network namespace; none where the endpoint is not ours to attach (a node without meshd).
     pub netns: Option<PathBuf>,
+    /// Other names that it has for the tasks of its network.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub aliases: Vec<String>,
 }
 
 impl Default for Options {
@@ -293,6 +313,7 @@ impl Default for Options {
             r#return: ReturnPath::default(),
             continuity: Continuity::default(),
             interfaces: Vec::new(),
+            dns: answers_names(),
         }
     }
 }
@@ -380,6 +401,7 @@ mod tests {
             addresses: vec![address],
             mac: mac_of(address),
             netns: None,
+            aliases: Vec::new(),
         }
     }
 

@@ -1,11 +1,14 @@
 //! What a lab is built from, and the configuration file that says the same to the daemons.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Map, Value, json};
 
 use super::record::Record;
+
+/// The port of gossip.
+const GOSSIP: u16 = 7946;
 
 /// The family of the addresses that the nodes know each other by.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,6 +43,8 @@ pub struct Mesh {
     pub services: Vec<Service>,
     /// The tasks' attachments.
     pub endpoints: Vec<Endpoint>,
+    /// Whether the nodes are a cluster: each joins by all the others.
+    pub cluster: bool,
     /// The whole file, where the lab was built from one; then it is not made from what stands above.
     given: Option<Value>,
 }
@@ -66,6 +71,8 @@ pub struct Service {
     pub network: String,
     /// Its virtual IP on that network; allocated if `None`.
     pub vip: Option<String>,
+    /// Whether its name stands for a virtual IP or for its tasks; the default if `None`.
+    pub endpoint_mode: Option<String>,
     /// By IPVS's names.
     pub scheduler: String,
     /// As in the file: a string in the short form, or an object.
@@ -76,6 +83,8 @@ pub struct Service {
     pub on_no_backend: Option<String>,
     /// For how many seconds a client comes back to its backend, if at all.
     pub persistent: Option<u32>,
+    /// How its tasks are asked whether they are well, as in the file, if at all.
+    pub health_check: Option<Value>,
 }
 
 /// A task's attachment in the file.
@@ -112,6 +121,7 @@ impl Mesh {
             networks: Vec::new(),
             services: Vec::new(),
             endpoints: Vec::new(),
+            cluster: false,
             given: None,
         }
     }
@@ -151,6 +161,13 @@ impl Mesh {
         }
         mesh.given = Some(file);
         Ok(mesh)
+    }
+
+    /// As a cluster, whose nodes find one another by gossip.
+    #[must_use]
+    pub fn cluster(mut self) -> Self {
+        self.cluster = true;
+        self
     }
 
     /// Over the other family.
@@ -220,12 +237,24 @@ impl Mesh {
             name: name.to_owned(),
             network: network.to_owned(),
             vip: Some(vip.to_owned()),
+            endpoint_mode: None,
             scheduler: scheduler.to_owned(),
             ports: ports.iter().map(|&port| Value::from(port)).collect(),
             external: Vec::new(),
             on_no_backend: None,
             persistent: None,
+            health_check: None,
         });
+        self
+    }
+
+    /// With the service that was added last having no virtual IP: its name stands for its tasks' addresses.
+    #[must_use]
+    pub fn by_tasks(mut self) -> Self {
+        if let Some(service) = self.services.last_mut() {
+            service.vip = None;
+            service.endpoint_mode = Some("dnsrr".to_owned());
+        }
         self
     }
 
@@ -252,6 +281,15 @@ impl Mesh {
     pub fn persistent(mut self, seconds: u32) -> Self {
         if let Some(service) = self.services.last_mut() {
             service.persistent = Some(seconds);
+        }
+        self
+    }
+
+    /// With tasks of the service that was added last being asked so whether they are well.
+    #[must_use]
+    pub fn health_check(mut self, check: Value) -> Self {
+        if let Some(service) = self.services.last_mut() {
+            service.health_check = Some(check);
         }
         self
     }
@@ -354,7 +392,18 @@ impl Mesh {
             None => self.file()?,
         };
         let own = record.directory().join(node);
-        file["node"] = json!({ "run_dir": own.join("run"), "state_dir": own.join("state") });
+        // Not the machine's own resolvers, which the lab does not reach: the lab's, where a test writes any.
+        file["node"] = json!({
+            "run_dir": own.join("run"),
+            "state_dir": own.join("state"),
+            "resolv_conf": own.join("resolv.conf"),
+        });
+        if self.cluster {
+            let places =
+                self.nodes.iter().map(|name| Ok(SocketAddr::new(self.address(name)?, GOSSIP).to_string()));
+            let join = places.collect::<Result<Vec<_>>>()?;
+            file["cluster"] = json!({ "join": join, "keyring": own.join("keyring") });
+        }
         for endpoint in file["endpoints"].as_array_mut().into_iter().flatten() {
             if let Some(Value::String(netns)) = endpoint.get_mut("netns") {
                 *netns = record.namespace_name(netns);
@@ -376,6 +425,9 @@ impl Mesh {
         });
         let services = self.services.iter().map(|service| {
             let mut entry = json!({ "networks": [service.network], "scheduler": service.scheduler });
+            if let Some(mode) = &service.endpoint_mode {
+                entry["endpoint_mode"] = json!(mode);
+            }
             if let Some(vip) = &service.vip {
                 entry["vip"] = json!({ &service.network: vip });
             }
@@ -384,6 +436,9 @@ impl Mesh {
             }
             if let Some(seconds) = service.persistent {
                 entry["persistent"] = json!(seconds);
+            }
+            if let Some(check) = &service.health_check {
+                entry["health_check"] = check.clone();
             }
             if !service.ports.is_empty() {
                 entry["ports"] = json!(service.ports);

@@ -1,6 +1,7 @@
 //! The bodies of requests and answers, shared by server and client.
 
 mod explain;
+mod keys;
 mod place;
 mod requests;
 mod traffic;
@@ -14,13 +15,14 @@ use super::control::tell;
 use crate::table::Protocol;
 
 pub use explain::{Choice, ExplainQuery, Explanation, Share, Verdict};
+pub use keys::{ClusterKey, KeyInstall, KeyText, KeyUse};
 pub use place::{Place, PlaceError};
 pub use requests::{
     Attach, BackendAdd, BackendWeight, FlowFilter, NetworkCreate, ServiceCreate, TraceQuery, Vip,
 };
 pub use traffic::{Datagram, DropCount, Flow, FlowKind, Flows, HookCount, MapUse, Stats, TraceLine, Tunnel};
 pub use views::{
-    Backend, Counts, Endpoint, EndpointState, Network, Node, Peer, Problem, Program, Service, Status,
+    Backend, Counts, Endpoint, EndpointState, Health, Network, Node, Peer, Problem, Program, Service, Status,
 };
 
 /// A transport protocol's name, as in requests and answers.

@@ -3,6 +3,7 @@
 mod backends;
 mod endpoints;
 mod explain;
+mod keys;
 mod networks;
 mod nodes;
 mod services;
@@ -11,14 +12,21 @@ mod traffic;
 
 use std::net::IpAddr;
 
-use super::screen::{Entry, Tone};
-use crate::api::types::{Down, EndpointState, Removed};
+use super::{
+    screen::{Entry, Tone},
+    units::age,
+};
+use crate::{
+    api::types::{Down, EndpointState, Health, Removed},
+    table::HealthState,
+};
 
 pub(super) use backends::{
     backend_added, backend_drained, backend_removed, backend_weighed, backends, live_flows,
 };
 pub(super) use endpoints::{attached, endpoint, endpoints};
 pub(super) use explain::explanation;
+pub(super) use keys::{key_installed, key_used, keys};
 pub(super) use networks::{network, network_created, networks};
 pub(super) use nodes::{node, nodes};
 pub(super) use services::{service, service_created, services};
@@ -43,6 +51,16 @@ fn state(state: &EndpointState) -> Entry {
         EndpointState::Attached => Entry::new(Tone::Good, "attached"),
         EndpointState::Waiting(why) => Entry::new(Tone::Bad, format!("waiting: {why}")),
         EndpointState::Remote => Entry::new(Tone::Faint, "on its own node"),
+    }
+}
+
+/// What health checks came to, for a column.
+fn health(health: Option<&Health>) -> Entry {
+    let Some(Health { is, seconds, .. }) = health else { return "–".into() };
+    match is {
+        HealthState::Healthy => Entry::new(Tone::Good, is.name()),
+        HealthState::Starting => Entry::new(Tone::Faint, format!("{} {}", is.name(), age(*seconds))),
+        HealthState::Unhealthy => Entry::new(Tone::Bad, format!("{} {}", is.name(), age(*seconds))),
     }
 }
 

@@ -99,8 +99,10 @@ impl<'a> Judge<'a> {
                 endpoint_mode: service.endpoint_mode,
                 on_no_backend: service.on_no_backend,
                 persistent: service.persistent,
+                health_check: Self::health_check(service),
                 ports,
                 external: service.external.iter().map(|address| address.value).collect(),
+                aliases: service.aliases.iter().map(|alias| alias.value.clone()).collect(),
             };
             (name.clone(), settled)
         });
@@ -114,6 +116,7 @@ impl<'a> Judge<'a> {
                 addresses,
                 mac,
                 netns: endpoint.netns.as_ref().map(|netns| netns.value.clone()),
+                aliases: endpoint.aliases.iter().map(|alias| alias.value.clone()).collect(),
             };
             (endpoint.name.value.clone(), settled)
         });

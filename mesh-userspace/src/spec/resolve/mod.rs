@@ -7,6 +7,7 @@
 mod addresses;
 mod endpoints;
 mod external;
+mod health;
 mod names;
 mod networks;
 mod nodes;
@@ -47,6 +48,7 @@ fn judge(spec: &Spec, unreadable: &Unreadable) -> (Table, Faults) {
     let nodes = judge.nodes();
     let networks = judge.networks();
     judge.service_rules();
+    judge.health_rules();
     judge.port_rules();
     judge.external_rules(&networks);
     judge.endpoint_rules();
@@ -87,6 +89,7 @@ impl Judge<'_> {
         options.xdp = asked.xdp.unwrap_or_default();
         options.r#return = asked.r#return.unwrap_or_default();
         options.continuity = asked.continuity.unwrap_or_default();
+        options.dns = asked.dns.unwrap_or(options.dns);
         let mut named = BTreeSet::new();
         for interface in &asked.interfaces {
             if !named.insert(interface.value.as_str()) {

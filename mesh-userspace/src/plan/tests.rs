@@ -242,7 +242,10 @@ fn attached_endpoints_fill_the_tables_of_their_interfaces() {
     assert_eq!((elsewhere.node, elsewhere.ifindex), (ip("192.0.2.2"), 0));
 
     assert_eq!(plan.attachments.keys().copied().collect::<Vec<_>>(), [7]);
-    assert_eq!(plan.attachments[&7], Attachment { v4, v6, vni: 4097, mac, reserved: [0; 6] });
+    assert_eq!(
+        plan.attachments[&7],
+        Attachment { v4, v6, vni: 4097, mac, gateway_mac: [2, 0x42, 10, 0, 9, 1], mtu: 1450, reserved: 0 }
+    );
     let station = plan.stations[&MacKey { vni: 4097, mac, reserved: [0; 2] }];
     assert_eq!(station, PlannedStation { v4, v6, node: ip("192.0.2.1"), draining: false });
     assert_eq!(plan.stations.len(), 3);

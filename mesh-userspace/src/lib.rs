@@ -8,6 +8,7 @@ pub mod config;
 mod conversation;
 pub mod datapath;
 pub mod dns;
+pub mod gossip;
 mod health;
 pub mod links;
 pub mod plan;

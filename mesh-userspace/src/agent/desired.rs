@@ -3,12 +3,15 @@
 use std::{
     collections::BTreeMap,
     fs, io,
+    net::{Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
+use super::AgentError;
 use crate::{
     config::{self, LocalConfig},
+    gossip,
     health::{self, Commands},
     problem::Problem,
     spec::{Fault, Faults, Origin, Override, Spec, resolve},
@@ -57,6 +60,33 @@ impl Desired {
         };
         desired.restore();
         Ok(desired)
+    }
+
+    /// Starts gossip, if the file asks for it.
+    ///
+    /// # Errors
+    /// The keyring cannot be used, or gossip does not start.
+    pub(super) async fn start_gossip(&self) -> Result<Option<gossip::Handle>, AgentError> {
+        let Some(cluster) = &self.local.cluster else { return Ok(None) };
+        let keyring = &cluster.keyring;
+        let ring = gossip::read_keyring(&keyring.value, &keyring.origin).map_err(AgentError::Config)?;
+        // The table has this node.
+        let own = self.table.nodes.get(&self.node).map(|node| node.address);
+        let listen = cluster.listen.or_else(|| own.map(|own| SocketAddr::new(own, gossip::PORT)));
+        let listen = listen.unwrap_or_else(|| SocketAddr::from((Ipv6Addr::UNSPECIFIED, gossip::PORT)));
+        // Who listens everywhere is reached at its own address.
+        let own = own.filter(|_| listen.ip().is_unspecified());
+        let settings = gossip::Settings {
+            listen,
+            address: own.map_or(listen, |own| SocketAddr::new(own, listen.port())),
+            join: cluster.join.clone(),
+            keyring: keyring.value.clone(),
+            ring,
+            state_dir: self.local.state_dir.clone(),
+            name: self.node.clone(),
+            protocol: mesh_cluster::Settings::default(),
+        };
+        Ok(Some(gossip::start(settings).await?))
     }
 
     /// This node's name.
@@ -112,7 +142,7 @@ impl Desired {
         if loaded.local != self.local {
             return Err(Fault::new(
                 self.origin(),
-                "`run_dir`, `state_dir` and `resolv_conf` cannot change while meshd runs; restart it, or put them back.",
+                "`run_dir`, `state_dir`, `resolv_conf` and `cluster` cannot change while meshd runs; restart it, or put them back.",
             )
             .into());
         }
@@ -295,8 +325,33 @@ mod tests {
         assert!(error.contains("This node, \"n1\", is no longer among the nodes"), "{error}");
         fs::write(case.file(), "nodes:\n  n1: {address: 192.0.2.1}\n").unwrap();
         let error = desired.reload().unwrap_err().to_string();
-        assert!(error.contains("`run_dir`, `state_dir` and `resolv_conf` cannot change"), "{error}");
+        assert!(
+            error.contains("`run_dir`, `state_dir`, `resolv_conf` and `cluster` cannot change"),
+            "{error}"
+        );
         assert!(desired.table().networks.contains_key("blue"));
+    }
+
+    #[tokio::test]
+    async fn a_cluster_needs_a_keyring_and_stays_what_it_was() {
+        let case = Case::new();
+        let keyring = case.directory.path().join("keyring");
+        let write = |join: &str| {
+            let keyring = keyring.display();
+            case.write_whole(&format!(
+                "nodes:\n  n1: {{address: 192.0.2.1}}\ncluster:\n  listen: 127.0.0.1:7946\n  join: [{join}]\n  keyring: {keyring}\n"
+            ));
+        };
+        write("");
+        let mut desired = case.open();
+        let Err(AgentError::Config(faults)) = desired.start_gossip().await else { panic!("it started") };
+        let told = faults.to_string();
+        assert!(told.starts_with(&format!("{}:7:12: There is no keyring", case.file().display())), "{told}");
+        write("192.0.2.2");
+        let error = desired.reload().unwrap_err().to_string();
+        assert!(error.contains("`cluster` cannot change while meshd runs"), "{error}");
+        write("");
+        desired.reload().unwrap();
     }
 
     #[test]

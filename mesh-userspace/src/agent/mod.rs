@@ -6,6 +6,7 @@ mod control;
 mod desired;
 mod flows;
 mod forwarding;
+mod keys;
 mod lock;
 mod namespaces;
 mod round;
@@ -54,7 +55,7 @@ use watch::FileWatch;
 use crate::{
     api::{self, BindError, Change, Changed, Refusal, RefusalKind},
     datapath::{Datapath, DatapathError, Progress, Report},
-    dns,
+    dns, gossip,
     health::{self, Keeper},
     links::{LinkError, Links},
     plan,
@@ -97,6 +98,9 @@ pub enum AgentError {
     /// The eBPF programs could not be loaded.
     #[error(transparent)]
     Datapath(#[from] DatapathError),
+    /// There is no gossip.
+    #[error(transparent)]
+    Gossip(#[from] gossip::StartError),
     /// There is no plan.
     #[error(transparent)]
     Round(#[from] RoundError),
@@ -136,10 +140,11 @@ pub async fn run(options: Options, object: &'static [u8]) -> Result<(), AgentErr
     let links = Links::open().await?;
     let _namespace = NamespaceLock::take()?;
     let cookie = links.namespace().cookie()?;
+    let cluster = desired.start_gossip().await?;
     let datapath = Datapath::open(&run_dir, object, cookie, plan::slots_for(desired.table()))?;
     let dns = dns::Server::start(desired.local().resolv_conf.clone())
         .map_err(|source| AgentError::System { action: "start the thread that answers for names", source })?;
-    let mut agent = Agent::new(desired, links, datapath, dns);
+    let mut agent = Agent::new(desired, links, datapath, dns, cluster);
     let first = agent.take_over(object, cookie).await?;
     agent.run(first, &options, &run_dir).await
 }
@@ -160,6 +165,8 @@ struct Agent {
     resolv_confs: dns::ResolvConfs,
     /// Told when a ring has changed.
     rings_changed: Arc<Notify>,
+    /// The cluster that this node is in.
+    cluster: Option<gossip::Handle>,
 }
 
 /// Why the agent ends.
@@ -171,7 +178,13 @@ enum End {
 }
 
 impl Agent {
-    fn new(desired: Desired, links: Links, datapath: Datapath, dns: dns::Server) -> Self {
+    fn new(
+        desired: Desired,
+        links: Links,
+        datapath: Datapath,
+        dns: dns::Server,
+        cluster: Option<gossip::Handle>,
+    ) -> Self {
         let datapath = Arc::new(Mutex::new(datapath));
         let (sender, commands) = mpsc::channel(64);
         Self {
@@ -188,6 +201,7 @@ impl Agent {
             dns,
             desired,
             rings_changed: Arc::default(),
+            cluster,
         }
     }
 
@@ -220,6 +234,7 @@ impl Agent {
             datapath: Arc::clone(&self.datapath),
             tracer: self.tracer.clone(),
             flows: Arc::clone(&self.flows),
+            cluster: self.cluster.clone(),
         });
         let (stop, stopped) = latest::channel(false);
         let server = tokio::spawn(api::server::serve(listener, control, is_true(stopped)));

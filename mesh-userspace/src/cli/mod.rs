@@ -4,6 +4,7 @@ mod args;
 mod drain;
 mod grammar;
 mod health;
+mod keys;
 mod render;
 mod run;
 mod screen;

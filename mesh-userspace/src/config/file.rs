@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::{
-    Loaded, LocalConfig,
+    Loaded, LocalConfig, cluster,
     keys::Keys,
     reader::Reader,
     sections::Sections,
@@ -68,10 +68,7 @@ fn sections(reader: &mut Reader, root: &Node, whole: bool, local: &mut LocalConf
             "networks" => sections.networks(reader, &entry.value),
             "services" => sections.services(reader, &entry.value),
             "endpoints" => sections.endpoints(reader, &entry.value),
-            _ => reader.fault(
-                entry.at,
-                "Gossip (cluster) is not supported yet; remove it, and name every node under nodes.",
-            ),
+            _ => local.cluster = cluster::cluster(reader, entry),
         }
     }
     if !nodes_named && whole {
@@ -131,9 +128,5 @@ fn local_config(reader: &mut Reader, node: &Node, local: &mut LocalConfig) {
 }
 
 fn absolute(reader: &mut Reader, node: &Node, what: &str, example: &str) -> Option<PathBuf> {
-    let want = format!("an absolute path such as {example}");
-    let path = reader.value(node, what, &want, |text| {
-        (text.starts_with('/') && !text.contains('\0')).then(|| PathBuf::from(text))
-    })?;
-    Some(path.value)
+    reader.path(node, what, example).map(|path| path.value)
 }

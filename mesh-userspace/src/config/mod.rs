@@ -1,5 +1,6 @@
 //! The YAML file: what a user writes, read with the place of every word, and every fault of it found.
 
+mod cluster;
 mod file;
 mod health;
 mod keys;
@@ -11,11 +12,12 @@ mod yaml;
 use std::{
     fs::File,
     io::{ErrorKind, Read},
+    net::SocketAddr,
     path::{Path, PathBuf},
 };
 
 use crate::{
-    spec::{Fault, Faults, Origin, Spec, listed, quoted, resolve},
+    spec::{Fault, Faults, Given, Origin, Spec, listed, quoted, resolve},
     table::Table,
 };
 
@@ -40,7 +42,29 @@ pub struct LocalConfig {
     pub state_dir: PathBuf,
     /// The file that names the host's resolvers, which are asked for names that are not the mesh's.
     pub resolv_conf: PathBuf,
+    /// How it takes part in a cluster that finds itself; without, the file's nodes are the whole mesh.
+    pub cluster: Option<ClusterConfig>,
 }
+
+/// How a node takes part in a cluster.
+#[derive(Clone, Debug)]
+pub struct ClusterConfig {
+    /// Where to listen for gossip; at the node's own address where it is not given.
+    pub listen: Option<SocketAddr>,
+    /// Nodes to join by.
+    pub join: Vec<SocketAddr>,
+    /// The file with the cluster's keys.
+    pub keyring: Given<PathBuf>,
+}
+
+/// What they say is the same, wherever in the file it stands.
+impl PartialEq for ClusterConfig {
+    fn eq(&self, other: &Self) -> bool {
+        (self.listen, &self.join, &self.keyring.value) == (other.listen, &other.join, &other.keyring.value)
+    }
+}
+
+impl Eq for ClusterConfig {}
 
 impl Default for LocalConfig {
     fn default() -> Self {
@@ -48,6 +72,7 @@ impl Default for LocalConfig {
             run_dir: PathBuf::from("/run/mesh"),
             state_dir: PathBuf::from("/var/lib/mesh"),
             resolv_conf: PathBuf::from("/etc/resolv.conf"),
+            cluster: None,
         }
     }
 }

@@ -182,6 +182,8 @@ fn a_sick_task_leaves_and_keeps_its_connections_and_comes_back() -> Result<()> {
             "{told}"
         );
         ensure!(lab.node("n1").log_text()?.contains("unhealthy: it takes no new flow"), "the log is silent");
+        let answer = lab.host("tool").namespace.exec("dig +short +tries=1 +time=4 tasks.web @10.0.9.1")?;
+        ensure!(answer == "10.0.9.12\n", "names lead to {answer}");
         // Another node does not learn of it without a cluster, and says so; but what it brings to a sick task goes on to one
         // that is well, since the task's own node knows better.
         let elsewhere = lab.node("n2").meshctl("backends ls web")?;

@@ -39,14 +39,14 @@ pub(crate) struct Counts {
 /// The backends with which no conversation goes on that has no connection to lose.
 #[derive(Debug, Default)]
 pub(crate) struct Gone {
-    /// Those that have left or are unhealthy, by the numbers that they are chosen by.
+    /// Those that have left or are not healthy, by the numbers that they are chosen by.
     pub(crate) backends: BTreeSet<BackendIndex>,
-    /// Those that are unhealthy, by VNI and address: where a flow is delivered, its backend has no number.
-    pub(crate) unhealthy: BTreeSet<(u32, Address)>,
+    /// Those that are not healthy, by VNI and address: where a flow is delivered, its backend has no number.
+    pub(crate) unwell: BTreeSet<(u32, Address)>,
 }
 
 impl Gone {
-    /// Whether a flow is part of a conversation with a backend that is unhealthy. A connection goes on: it may well be that it
+    /// Whether a flow is part of a conversation with a backend that is not healthy. A connection goes on: it may well be that it
     /// is new ones that the backend cannot take.
     fn is_sick(&self, key: &FlowKey, flow: &Flow) -> bool {
         let space = key.scope >> 24;
@@ -56,7 +56,7 @@ impl Gone {
         key.protocol != TCP
             && is_to_a_backend
             && flow.service != 0
-            && self.unhealthy.contains(&(key.scope & abi::VNI_MAX, backend))
+            && self.unwell.contains(&(key.scope & abi::VNI_MAX, backend))
     }
 }
 
@@ -322,7 +322,7 @@ mod tests {
     #[test]
     fn only_connections_stay_with_a_backend_that_is_unhealthy() {
         let backend = Address::from_v4([10, 0, 9, 3]);
-        let sick = |vni, address| Gone { unhealthy: [(vni, address)].into(), ..Gone::default() };
+        let sick = |vni, address| Gone { unwell: [(vni, address)].into(), ..Gone::default() };
         for (protocol, service, gone, stays) in [
             (UDP, 1, sick(7, backend), false),
             (6, 1, sick(7, backend), true),

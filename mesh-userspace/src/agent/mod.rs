@@ -392,9 +392,10 @@ impl Agent {
 
     async fn round(&mut self) -> Result<Published, RoundError> {
         self.kernel.trace_every = self.tracer.every();
+        let (healths, changes) =
+            self.health.follow(self.desired.table(), self.desired.node(), self.desired.commands());
         // Each change of health is something new to do, as each table is.
-        self.kernel.revision = self.desired.revision() + self.health.changes();
-        let healths = self.health.follow(self.desired.table(), self.desired.node(), self.desired.commands());
+        self.kernel.revision = self.desired.revision() + changes;
         let table = self.desired.table().with_health(&healths);
         let mut outcome: Outcome = self.kernel.round(&table, self.desired.node()).await?;
         self.answer_for_names(&table, &mut outcome);

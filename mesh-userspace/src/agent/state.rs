@@ -25,22 +25,22 @@ pub(crate) struct Numbers {
     table: Arc<Table>,
     plan: Arc<Plan>,
     contents: Arc<MapContents>,
-    /// The backends that are known to be unhealthy, by VNI and address.
-    unhealthy: BTreeSet<(u32, Address)>,
+    /// The backends that are known not to be healthy, by VNI and address.
+    unwell: BTreeSet<(u32, Address)>,
     interfaces: BTreeMap<u32, String>,
 }
 
 impl Numbers {
     pub(crate) fn new(table: &Arc<Table>, healths: &Healths, outcome: &Outcome) -> Self {
         let names = outcome.facts.interfaces.iter();
-        let sick = healths.iter().filter(|(_, health)| health.state == HealthState::Unhealthy);
-        let unhealthy = sick.filter_map(|(name, _)| table.endpoints.get(name)).flat_map(|endpoint| {
+        let sick = healths.iter().filter(|(_, health)| !health.takes_flows());
+        let unwell = sick.filter_map(|(name, _)| table.endpoints.get(name)).flat_map(|endpoint| {
             let vni = table.networks.get(&endpoint.network).map(|network| network.vni);
             let id = move |address: &IpAddr| Some((vni?, Address::from(*address)));
             endpoint.addresses.iter().filter_map(id)
         });
         Self {
-            unhealthy: unhealthy.collect(),
+            unwell: unwell.collect(),
             table: Arc::clone(table),
             plan: Arc::clone(&outcome.plan),
             contents: Arc::clone(&outcome.contents),
@@ -64,14 +64,14 @@ impl Numbers {
         self.contents.services == before.contents.services
     }
 
-    /// The backends that have left, whose numbers are kept for flows that are under way, and those that are unhealthy.
+    /// The backends that have left, whose numbers are kept for flows that are under way, and those that are not healthy.
     pub(crate) fn gone(&self) -> Gone {
         let is_gone = |backend: &abi::Backend| {
             let id = BackendId { vni: backend.vni, address: backend.address.into() };
-            !self.plan.backends.contains_key(&id) || self.unhealthy.contains(&(backend.vni, backend.address))
+            !self.plan.backends.contains_key(&id) || self.unwell.contains(&(backend.vni, backend.address))
         };
         let gone = self.contents.backends.iter().filter(|(_, backend)| is_gone(backend));
-        Gone { backends: gone.map(|(index, _)| *index).collect(), unhealthy: self.unhealthy.clone() }
+        Gone { backends: gone.map(|(index, _)| *index).collect(), unwell: self.unwell.clone() }
     }
 }
 

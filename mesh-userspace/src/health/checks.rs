@@ -93,6 +93,8 @@ pub(crate) struct Checks {
     kept: BTreeMap<String, Kept>,
     /// Counts the entries, also those that went.
     numbers: u64,
+    /// Counts the changes of what is known.
+    changes: u64,
     /// Something that is to be kept has changed.
     is_unkept: bool,
 }
@@ -144,6 +146,11 @@ impl Checks {
         &self.healths
     }
 
+    /// Counts the changes of anybody's state, and of who is checked.
+    pub(crate) const fn changes(&self) -> u64 {
+        self.changes
+    }
+
     /// Checks these tasks from now on, and no others.
     pub(crate) fn follow(&mut self, now: Now, wanted: BTreeMap<String, Target>) {
         let gone: Vec<String> =
@@ -155,6 +162,7 @@ impl Checks {
         for (name, target) in wanted {
             self.want(now, name, target);
         }
+        self.changes += 1;
         // A task that was not there at the start begins anew if it comes.
         self.kept.clear();
     }
@@ -237,6 +245,7 @@ impl Checks {
         let (before, task) = (health.state, entry.task);
         entry.hear(now, health, outcome);
         self.is_unkept |= health.state != before || entry.task != task;
+        self.changes += u64::from(health.state != before);
         let starts = health.state == HealthState::Starting;
         let changed = (health.state != before).then(|| Change {
             endpoint: begun.endpoint.clone(),

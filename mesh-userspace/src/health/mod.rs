@@ -15,10 +15,7 @@ mod tests;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     path::{Path, PathBuf},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -69,8 +66,6 @@ struct Shared {
     checks: Mutex<Checks>,
     file: PathBuf,
     began: Instant,
-    /// Counts the changes of anybody's health.
-    changes: AtomicU64,
     /// Told when there is something else to check.
     followed: Notify,
     /// Told when somebody's health has changed.
@@ -88,15 +83,20 @@ impl Keeper {
             checks: Mutex::new(Checks::new(kept)),
             file,
             began: Instant::now(),
-            changes: AtomicU64::new(0),
             followed: Notify::new(),
             changed: Notify::new(),
         };
         Self { shared: Arc::new(shared), followed: None, runner: None }
     }
 
-    /// Has the tasks of this node checked that the table says so of, and tells what is known of them.
-    pub(crate) fn follow(&mut self, table: &Arc<Table>, node: &str, commands: &Arc<Commands>) -> Healths {
+    /// Has the tasks of this node checked that the table says so of, and tells what is known of them, with a number
+    /// that is greater whenever that may be something else.
+    pub(crate) fn follow(
+        &mut self,
+        table: &Arc<Table>,
+        node: &str,
+        commands: &Arc<Commands>,
+    ) -> (Healths, u64) {
         let mut checks = self.shared.checks();
         let before = self.followed.as_ref();
         let is_the_same = |(was, could): &(Arc<Table>, Arc<Commands>)| {
@@ -108,12 +108,7 @@ impl Keeper {
             self.followed = Some((Arc::clone(table), Arc::clone(commands)));
             self.shared.followed.notify_one();
         }
-        checks.healths().clone()
-    }
-
-    /// Counts the changes of anybody's health.
-    pub(crate) fn changes(&self) -> u64 {
-        self.shared.changes.load(Ordering::Relaxed)
+        (checks.healths().clone(), checks.changes())
     }
 
     /// Begins to check.
@@ -251,7 +246,6 @@ fn finish(
     let changed = shared.checks().finish(shared.now(), &begun, outcome);
     let Some(change) = changed else { return false };
     tell(&change);
-    shared.changes.fetch_add(1, Ordering::Relaxed);
     true
 }
 

@@ -625,12 +625,11 @@ mod real {
         serve(&task, 80, answer("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"));
         let silent = Mutex::new(Vec::new());
         serve(&task, 81, move |stream| silent.lock().unwrap().push(stream));
-        let mut text = format!(
-            "nodes: {{n1: {{address: 192.0.2.1}}}}\nnetworks: {{blue: {{subnets: [10.8.0.0/16]}}}}\nservices:\n  \
-             well: {{networks: [blue], health_check: {{http: /, port: 80, interval: 1s, timeout: 900ms}}}}\n  \
-             silent: {{networks: [blue], health_check: {{http: /, port: 81, interval: 1s, timeout: 200ms, fall: 1}}}}\n\
-             endpoints:\n"
-        );
+        let mut text = "nodes: {n1: {address: 192.0.2.1}}\nnetworks: {blue: {subnets: [10.8.0.0/16]}}\nservices:\n  \
+                        well: {networks: [blue], health_check: {http: /, port: 80, interval: 1s, timeout: 900ms}}\n  \
+                        silent: {networks: [blue], health_check: {http: /, port: 81, interval: 1s, timeout: 200ms, fall: 1}}\n\
+                        endpoints:\n"
+            .to_owned();
         for n in 0..TASKS {
             let service = if n % 2 == 0 { "well" } else { "silent" };
             let line = format!("{{name: t{n}, node: n1, service: {service}, network: blue, netns: t{n}}}");
@@ -647,13 +646,14 @@ mod real {
         let (table, commands) = (Arc::new(table), Arc::default());
         let kept = super::super::file(directory.path(), "n1");
         let mut keeper = Keeper::open(kept.clone());
-        let healths = keeper.follow(&table, "n1", &commands);
+        let (healths, first) = keeper.follow(&table, "n1", &commands);
         assert!(healths.len() == TASKS && healths.values().all(|health| health.state == Starting));
         keeper.start().unwrap();
         let began = Instant::now();
         let healths = loop {
             keeper.changed().await;
-            let healths = keeper.follow(&table, "n1", &commands);
+            let (healths, number) = keeper.follow(&table, "n1", &commands);
+            assert!(number > first);
             if healths.values().all(|health| health.state != Starting) {
                 break healths;
             }
@@ -664,9 +664,8 @@ mod real {
                 if table.endpoints[name].service.as_deref() == Some("well") { Healthy } else { Unhealthy };
             assert_eq!(health.state, expected, "{name}: {health:?}");
         }
-        assert!(keeper.changes() > 0);
         keeper.stop().await;
-        let again = Keeper::open(kept).follow(&table, "n1", &commands);
+        let (again, _) = Keeper::open(kept).follow(&table, "n1", &commands);
         assert_eq!(again, healths);
     }
 }

@@ -10,6 +10,7 @@ pub mod datapath;
 pub mod links;
 pub mod plan;
 pub mod problem;
+pub mod replica;
 #[cfg(test)]
 mod scratch;
 pub mod spec;

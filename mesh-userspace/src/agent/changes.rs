@@ -152,9 +152,8 @@ fn usable(namespace: &Path) -> Result<(), Refusal> {
 
 /// A service that goes leaves its tasks on their networks, but for those that the file gives it.
 fn release_and_remove(spec: &mut Spec, name: &str) -> Result<Service, Fault> {
-    let is_given = |endpoint: &Endpoint| {
-        !endpoint.origin.is_command() && !spec.overrides.contains_key(&endpoint.name.value)
-    };
+    let is_given =
+        |endpoint: &Endpoint| endpoint.origin.is_file() && !spec.overrides.contains_key(&endpoint.name.value);
     let tasks = spec.endpoints.iter().filter(|endpoint| endpoint.is_backend_of(name) && !is_given(endpoint));
     let released: Vec<String> = tasks.map(|endpoint| endpoint.name.value.clone()).collect();
     for endpoint in released {

@@ -195,7 +195,7 @@ impl Desired {
     fn problem(&self, fault: &Fault) -> Problem {
         let subject = match &fault.origin {
             place @ Origin::File { .. } => place.to_string(),
-            Origin::Command(_) => self.file.display().to_string(),
+            Origin::Cluster(_) | Origin::Command(_) => self.file.display().to_string(),
         };
         Problem::new(subject, format!("{} The mesh stays as it was before this change.", fault.sentence))
     }

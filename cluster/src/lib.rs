@@ -4,8 +4,16 @@
 //! has changed is asked for after each. The same calls with the same seed give the same answers, so that thousands of nodes
 //! can be simulated, and any history played again.
 
+pub mod cluster;
+pub mod member;
+pub mod output;
+pub mod settings;
 pub mod stamp;
 pub mod store;
 
+pub use cluster::Cluster;
+pub use member::{Identity, Member, MemberState};
+pub use output::{MOST_DATAGRAM, MOST_MESSAGE, Output};
+pub use settings::Settings;
 pub use stamp::{Clock, NodeId, Now, Stamp};
 pub use store::{Digest, Entry, Key, Kind, Store, Write};

@@ -4,11 +4,9 @@
 //! however often, have the same store; [`Store::digest`] is then the same too. What is deleted stays as a mark, so that an
 //! older entry that somebody still has does not come back.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::sync::Arc;
 
+use imbl::{OrdMap, OrdSet};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -113,19 +111,19 @@ impl Digest {
     }
 }
 
-/// The store.
+/// The store. A copy is cheap: it shares what it has in common with the one it was made of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Store {
-    entries: BTreeMap<Key, Entry>,
-    buckets: Vec<BTreeSet<Key>>,
+    entries: OrdMap<Key, Entry>,
+    buckets: Vec<OrdSet<Key>>,
     digest: Digest,
 }
 
 impl Default for Store {
     fn default() -> Self {
         Self {
-            entries: BTreeMap::new(),
-            buckets: vec![BTreeSet::new(); BUCKETS],
+            entries: OrdMap::new(),
+            buckets: vec![OrdSet::new(); BUCKETS],
             digest: Digest(vec![0; BUCKETS]),
         }
     }
@@ -286,6 +284,8 @@ fn first_half(hash: Sha256) -> u128 {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use proptest::prelude::*;
 
     use super::*;

@@ -15,7 +15,7 @@ mod views;
 use std::path::{Path, PathBuf};
 
 pub use control::{
-    Attachment, Change, Changed, Control, FlowDump, Lookup, Refusal, RefusalKind, Snapshot, TraceStream,
+    Attachment, Change, Changed, Cluster, Control, FlowDump, Lookup, Member, Refusal, RefusalKind, Snapshot, TraceStream,
     Uplink,
 };
 pub use socket::{BindError, bind};

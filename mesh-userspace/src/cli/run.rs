@@ -84,10 +84,11 @@ async fn run(cli: &Cli) -> Result<(), Failure> {
             Ok(screen.show(&client.endpoint(&of.name).await?, |endpoint, _| render::endpoint(endpoint))?)
         }
         Command::Attach(attach) => {
-            let endpoint = client.attach(&attach_body(attach)?).await?;
+            let endpoint = client.waiting(attach.wait.time()).attach(&attach_body(attach)?).await?;
             Ok(screen.show(&endpoint, |endpoint, _| render::attached(endpoint))?)
         }
-        Command::Detach { names } => {
+        Command::Detach { names, wait } => {
+            let client = client.waiting(wait.time());
             remove(&screen, ("endpoint", "detached"), names, |name| client.detach(name)).await
         }
         Command::Flows(Flows::Ls(filters)) => {
@@ -120,6 +121,11 @@ async fn nodes(client: &Client, screen: &Screen, command: &Nodes) -> Result<(), 
     match command {
         Nodes::Ls => Ok(screen.show(&client.nodes().await?[..], render::nodes)?),
         Nodes::Inspect(of) => Ok(screen.show(&client.node(&of.name).await?, |node, _| render::node(node))?),
+        Nodes::Leave => Ok(screen.show(&client.leave().await?, |left, _| render::left(left))?),
+        Nodes::Rm { of: Names { names }, wait } => {
+            let client = client.clone().waiting(wait.time());
+            remove(screen, ("node", "removed"), names, |name| client.remove_node(name)).await
+        }
     }
 }
 
@@ -129,17 +135,18 @@ async fn networks(client: &Client, screen: &Screen, command: &Networks) -> Resul
         Networks::Inspect(of) => {
             Ok(screen.show(&client.network(&of.name).await?, |network, _| render::network(network))?)
         }
-        Networks::Create { name, subnets, vni, internal } => {
+        Networks::Create { name, subnets, vni, internal, wait } => {
             let body = NetworkCreate {
                 name: name.clone(),
                 subnets: subnets.clone(),
                 vni: *vni,
                 internal: *internal,
             };
-            let network = client.create_network(&body).await?;
+            let network = client.clone().waiting(wait.time()).create_network(&body).await?;
             Ok(screen.show(&network, |network, _| render::network_created(network))?)
         }
-        Networks::Rm(Names { names }) => {
+        Networks::Rm { of: Names { names }, wait } => {
+            let client = client.clone().waiting(wait.time());
             remove(screen, ("network", "removed"), names, |name| client.remove_network(name)).await
         }
     }
@@ -165,6 +172,7 @@ async fn services(client: &Client, screen: &Screen, command: &Services) -> Resul
             on_no_backend,
             persistent,
             vips,
+            wait,
         } => {
             let mut ports = ports.clone();
             for port in &mut ports {
@@ -180,10 +188,11 @@ async fn services(client: &Client, screen: &Screen, command: &Services) -> Resul
                 persistent: *persistent,
                 ports,
             };
-            let service = client.create_service(&body).await?;
+            let service = client.clone().waiting(wait.time()).create_service(&body).await?;
             Ok(screen.show(&service, |service, _| render::service_created(service))?)
         }
-        Services::Rm(Names { names }) => {
+        Services::Rm { of: Names { names }, wait } => {
+            let client = client.clone().waiting(wait.time());
             remove(screen, ("service", "removed"), names, |name| client.remove_service(name)).await
         }
     }
@@ -197,21 +206,23 @@ async fn backends(client: &Client, screen: &Screen, command: &Backends) -> Resul
                 render::backends(backends, service.as_deref(), paint)
             })?)
         }
-        Backends::Add { service, backend, weight, node, forward } => {
+        Backends::Add { service, backend, weight, node, forward, wait } => {
             let body = BackendAdd {
                 backend: backend.clone(),
                 weight: *weight,
                 node: node.clone(),
                 forward: forward.clone(),
             };
-            let backend = client.add_backend(service, &body).await?;
+            let backend = client.clone().waiting(wait.time()).add_backend(service, &body).await?;
             Ok(screen.show(&backend, |backend, _| render::backend_added(backend))?)
         }
-        Backends::Rm(OneBackend { service, backend }) => {
+        Backends::Rm { of: OneBackend { service, backend }, wait } => {
+            let client = client.clone().waiting(wait.time());
             let removed = client.remove_backend(service, backend).await?;
             Ok(screen.show(&removed, |removed, _| render::backend_removed(service, removed))?)
         }
-        Backends::Weight { of: OneBackend { service, backend }, weight } => {
+        Backends::Weight { of: OneBackend { service, backend }, weight, wait } => {
+            let client = client.clone().waiting(wait.time());
             let backend = client.weigh_backend(service, backend, *weight).await?;
             Ok(screen.show(&backend, |backend, _| render::backend_weighed(backend))?)
         }

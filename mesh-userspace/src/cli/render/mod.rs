@@ -11,8 +11,10 @@ mod traffic;
 
 use std::net::IpAddr;
 
+use mesh_cluster::MemberState;
+
 use super::screen::{Entry, Tone};
-use crate::api::types::{Down, EndpointState, Removed};
+use crate::api::types::{Down, EndpointState, Left, Removed};
 
 pub(super) use backends::{
     backend_added, backend_drained, backend_removed, backend_weighed, backends, live_flows,
@@ -30,6 +32,14 @@ pub(super) fn removed(noun: &str, how: &str, removed: &Removed) -> String {
     format!("{noun} {} {how}\n", removed.name)
 }
 
+/// The end of membership.
+pub(super) fn left(left: &Left) -> String {
+    format!(
+        "{} has left the cluster, and the mesh is down there; `systemctl start meshd` has it join again\n",
+        left.node
+    )
+}
+
 /// The end.
 pub(super) fn down(down: &Down) -> String {
     format!(
@@ -38,11 +48,22 @@ pub(super) fn down(down: &Down) -> String {
     )
 }
 
+/// How a member is seen, in a word.
+const fn member_state(state: MemberState) -> &'static str {
+    match state {
+        MemberState::Alive => "alive",
+        MemberState::Suspect => "suspect",
+        MemberState::Dead => "dead",
+        MemberState::Left => "left",
+    }
+}
+
 fn state(state: &EndpointState) -> Entry {
     match state {
         EndpointState::Attached => Entry::new(Tone::Good, "attached"),
         EndpointState::Waiting(why) => Entry::new(Tone::Bad, format!("waiting: {why}")),
         EndpointState::Remote => Entry::new(Tone::Faint, "on its own node"),
+        EndpointState::Gone => Entry::new(Tone::Bad, "gone with its node"),
     }
 }
 

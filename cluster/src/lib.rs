@@ -5,11 +5,21 @@
 //! can be simulated, and any history played again.
 
 pub mod cluster;
+mod confirm;
+mod exchange;
+mod forget;
+mod join;
 pub mod member;
+mod message;
+mod outbox;
 pub mod output;
+mod peer;
+mod rumours;
+pub mod seal;
 pub mod settings;
 pub mod stamp;
 pub mod store;
+mod swim;
 
 pub use cluster::Cluster;
 pub use member::{Identity, Member, MemberState};

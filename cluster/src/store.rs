@@ -4,7 +4,7 @@
 //! however often, have the same store; [`Store::digest`] is then the same too. What is deleted stays as a mark, so that an
 //! older entry that somebody still has does not come back.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use imbl::{OrdMap, OrdSet};
 use serde::{Deserialize, Serialize};
@@ -18,6 +18,10 @@ pub const LONGEST_NAME: usize = 256;
 pub const LONGEST_VALUE: usize = 65_536;
 /// Into how many parts a digest is divided.
 pub const BUCKETS: usize = 256;
+/// How many entries a store has at most, deletions included.
+pub const MOST_ENTRIES: usize = 1 << 20;
+/// How long all names and values are together at most, in bytes.
+pub const MOST_BYTES: usize = 1 << 30;
 
 /// What an entry is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -55,8 +59,11 @@ impl Key {
     }
 }
 
-/// What was last written under a key.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// How the value of a secret begins, by which it is kept out of logs whatever it is part of.
+const SECRET: &str = "{\"secret\":";
+
+/// What was last written under a key. A secret's value is not shown.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     /// When and by whom.
     pub stamp: Stamp,
@@ -67,13 +74,33 @@ pub struct Entry {
     pub value: Option<Arc<str>>,
 }
 
-/// A wish to write: a value, or none to delete.
-#[derive(Clone, Debug, PartialEq, Eq)]
+impl fmt::Debug for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Entry")
+            .field("stamp", &self.stamp)
+            .field("created", &self.created)
+            .field("value", &shown(self.value.as_deref()))
+            .finish()
+    }
+}
+
+/// A wish to write: a value, or none to delete. A secret's value is not shown.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Write {
     /// Under which key.
     pub key: Key,
     /// What.
     pub value: Option<Arc<str>>,
+}
+
+impl fmt::Debug for Write {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Write").field("key", &self.key).field("value", &shown(self.value.as_deref())).finish()
+    }
+}
+
+fn shown(value: Option<&str>) -> Option<&str> {
+    value.map(|value| if value.starts_with(SECRET) { "…" } else { value })
 }
 
 /// What is wrong with an entry from elsewhere.
@@ -88,6 +115,12 @@ pub enum EntryFault {
     /// It was created after it was written.
     #[error("{0:?} was created after it was last written")]
     Created(String),
+    /// The store is full.
+    #[error(
+        "there is no room for {0:?}: a mesh has at most {MOST_ENTRIES} entries with {MOST_BYTES} bytes; remove what is \
+         not used"
+    )]
+    Full(String),
 }
 
 /// What a store holds, in 256 sums of 128 bits: equal for equal stores, and otherwise different where they are.
@@ -112,11 +145,44 @@ impl Digest {
 }
 
 /// The store. A copy is cheap: it shares what it has in common with the one it was made of.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Kept", into = "Kept")]
 pub struct Store {
     entries: OrdMap<Key, Entry>,
     buckets: Vec<OrdSet<Key>>,
     digest: Digest,
+    bytes: usize,
+    horizon: Stamp,
+    current: u64,
+}
+
+/// A store as it is kept on disk.
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    #[serde(default)]
+    horizon: Stamp,
+    #[serde(default)]
+    current: u64,
+    entries: Vec<(Key, Entry)>,
+}
+
+impl From<Store> for Kept {
+    fn from(store: Store) -> Self {
+        let Store { entries, horizon, current, .. } = store;
+        Self { horizon, current, entries: entries.into_iter().collect() }
+    }
+}
+
+impl TryFrom<Kept> for Store {
+    type Error = EntryFault;
+
+    fn try_from(kept: Kept) -> Result<Self, EntryFault> {
+        let mut store = Self { horizon: kept.horizon, current: kept.current, ..Self::default() };
+        for (key, entry) in kept.entries {
+            store.merge(key, entry)?;
+        }
+        Ok(store)
+    }
 }
 
 impl Default for Store {
@@ -125,6 +191,9 @@ impl Default for Store {
             entries: OrdMap::new(),
             buckets: vec![OrdSet::new(); BUCKETS],
             digest: Digest(vec![0; BUCKETS]),
+            bytes: 0,
+            horizon: Stamp::default(),
+            current: 0,
         }
     }
 }
@@ -170,6 +239,18 @@ impl Store {
         self.entries.values().map(|entry| entry.stamp).max().unwrap_or_default()
     }
 
+    /// Deletions with a stamp that is not greater have been forgotten; see `forget`.
+    #[must_use]
+    pub const fn horizon(&self) -> Stamp {
+        self.horizon
+    }
+
+    /// When it was last known to be equal to another's, in milliseconds since 1970 by this node's clock.
+    #[must_use]
+    pub const fn current(&self) -> u64 {
+        self.current
+    }
+
     /// What it holds, to compare with another's.
     #[must_use]
     pub const fn digest(&self) -> &Digest {
@@ -204,6 +285,12 @@ impl Store {
         if there.is_some_and(|there| there >= entry.stamp) {
             return Ok(false);
         }
+        let bytes = self.bytes.saturating_sub(self.entries.get(&key).map_or(0, |there| size(&key, there)));
+        let bytes = bytes.saturating_add(size(&key, &entry));
+        if bytes > MOST_BYTES || (there.is_none() && self.entries.len() >= MOST_ENTRIES) {
+            return Err(EntryFault::Full(key.name));
+        }
+        self.bytes = bytes;
         if let Some(there) = there {
             self.sum(&key, there);
         }
@@ -215,19 +302,30 @@ impl Store {
         Ok(true)
     }
 
-    /// Forgets a deletion that everybody knows of; returns whether there was one.
-    pub fn forget(&mut self, key: &Key) -> bool {
-        let Some(stamp) =
-            self.entries.get(key).filter(|there| there.value.is_none()).map(|there| there.stamp)
-        else {
-            return false;
-        };
-        let index = self.sum(key, stamp);
+    /// It is equal to another's now.
+    pub(crate) fn set_current(&mut self, wall: u64) {
+        self.current = self.current.max(wall);
+    }
+
+    /// Forgets the deletions up to `horizon`, and, if `all`, whatever else was written up to then. Returns the keys.
+    pub(crate) fn forget(&mut self, horizon: Stamp, all: bool) -> Vec<Key> {
+        self.horizon = self.horizon.max(horizon);
+        let old = |entry: &Entry| entry.stamp <= horizon && (all || entry.value.is_none());
+        let gone: Vec<Key> =
+            self.entries.iter().filter(|(_, entry)| old(entry)).map(|(key, _)| key.clone()).collect();
+        for key in &gone {
+            self.remove(key);
+        }
+        gone
+    }
+
+    fn remove(&mut self, key: &Key) {
+        let Some(entry) = self.entries.remove(key) else { return };
+        self.bytes = self.bytes.saturating_sub(size(key, &entry));
+        let index = self.sum(key, entry.stamp);
         if let Some(bucket) = self.buckets.get_mut(index) {
             bucket.remove(key);
         }
-        self.entries.remove(key);
-        true
     }
 
     /// Adds a write to the digest, or takes it out again; returns its part.
@@ -252,6 +350,10 @@ fn check(key: &Key, entry: &Entry) -> Result<(), EntryFault> {
         return Err(EntryFault::Created(key.name.clone()));
     }
     Ok(())
+}
+
+fn size(key: &Key, entry: &Entry) -> usize {
+    key.name.len() + entry.value.as_ref().map_or(0, |value| value.len())
 }
 
 /// In which part of the digest a key is.
@@ -297,6 +399,15 @@ mod tests {
 
     fn write(name: &str, value: Option<&str>) -> Write {
         Write { key: Key::new(Kind::Service, name), value: value.map(Into::into) }
+    }
+
+    #[test]
+    fn secrets_are_not_shown() {
+        let mut store = Store::default();
+        let secret = Write { key: Key::new(Kind::Secret, "k"), value: Some("{\"secret\":\"hidden\"}".into()) };
+        let shown = format!("{secret:?} {:#?}", store.write(secret.clone(), stamp(1, 1)));
+        assert!(!(shown + &format!("{store:?}")).contains("hidden"));
+        assert!(format!("{:?}", write("a", Some("open"))).contains("open"));
     }
 
     #[test]
@@ -388,19 +499,29 @@ mod tests {
         }
 
         #[test]
+        fn what_is_kept_on_disk_is_read_again(writes in writes()) {
+            let mut store = Store::default();
+            for (key, entry) in writes {
+                store.merge(key, entry).unwrap();
+            }
+            store.forget(stamp(7, 0), false);
+            store.set_current(9);
+            let kept = postcard::to_allocvec(&store).unwrap();
+            prop_assert_eq!(postcard::from_bytes::<Store>(&kept).unwrap(), store);
+        }
+
+        #[test]
         fn a_deletion_that_is_forgotten_leaves_no_trace(writes in writes()) {
             let (mut store, mut without) = (Store::default(), Store::default());
             for (key, entry) in writes {
                 store.merge(key, entry).unwrap();
             }
-            let gone: Vec<Key> =
-                store.entries().filter(|(_, entry)| entry.value.is_none()).map(|(key, _)| key.clone()).collect();
             for (key, entry, _) in store.values() {
                 without.merge(key.clone(), entry.clone()).unwrap();
             }
-            for key in &gone {
-                prop_assert!(store.forget(key));
-            }
+            let last = store.latest();
+            store.forget(last, false);
+            without.forget(last, false);
             prop_assert_eq!(store, without);
         }
     }

@@ -1,0 +1,242 @@
+//! A mesh of five.
+
+use std::time::Duration;
+
+use mesh_cluster::MemberState;
+
+use crate::{
+    network::{Network, Weather, address},
+    seeds,
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[test]
+fn a_killed_node_is_dead_everywhere_in_two_seconds_and_back_at_once() {
+    let mut slowest = Duration::ZERO;
+    for seed in seeds(40) {
+        let mut network = Network::mesh(seed, 5);
+        network.run(3 * SECOND);
+        network.kill(2);
+        let took = network.until(3 * SECOND, |network| {
+            network.running().iter().all(|index| network.sees(*index, 2) == Some(MemberState::Dead))
+        });
+        let took = took.unwrap_or_else(|| panic!("seed {seed}: not dead after three seconds"));
+        slowest = slowest.max(took);
+        network.start(2, &[address(0)]);
+        let back = network.until(SECOND, Network::all_know_all);
+        assert!(back.is_some(), "seed {seed}: not back within a second");
+    }
+    println!("slowest death: {slowest:?}");
+    assert!(slowest < 2 * SECOND, "{slowest:?}");
+}
+
+#[test]
+fn a_node_that_is_restarted_before_anybody_noticed_takes_its_own_place() {
+    for seed in seeds(10) {
+        let mut network = Network::mesh(seed, 5);
+        network.kill(2);
+        network.run(Duration::from_millis(100));
+        network.start(2, &[address(0)]);
+        let back = network.until(SECOND, Network::all_know_all);
+        assert!(back.is_some(), "seed {seed}");
+        network.run(5 * SECOND);
+        assert!(network.all_know_all(), "seed {seed}");
+    }
+}
+
+#[test]
+fn two_sides_of_a_partition_are_equal_within_five_seconds_after_it() {
+    let mut slowest = Duration::ZERO;
+    for seed in seeds(40) {
+        let mut network = Network::mesh(seed, 5);
+        network.write(0, "there", Some("before"));
+        network.run(2 * SECOND);
+        for index in [0, 3] {
+            network.nodes[index].side = 1;
+        }
+        network.run(10 * SECOND);
+        network.write(0, "left", Some("1"));
+        network.write(1, "right", Some("2"));
+        network.write(3, "both", Some("left"));
+        network.write(4, "both", Some("right"));
+        network.write(4, "there", None);
+        network.run(3 * SECOND);
+        for node in &mut network.nodes {
+            node.side = 0;
+        }
+        let took = network.until(10 * SECOND, |network| network.all_equal() && network.all_know_all());
+        let took = took.unwrap_or_else(|| panic!("seed {seed}: not equal after ten seconds"));
+        slowest = slowest.max(took);
+        assert_eq!(network.value(4, "left").as_deref(), Some("1"));
+        assert_eq!(network.value(0, "right").as_deref(), Some("2"));
+        assert_eq!(network.value(0, "there"), None);
+    }
+    println!("slowest to be equal: {slowest:?}");
+    assert!(slowest < 5 * SECOND, "{slowest:?}");
+}
+
+#[test]
+fn nobody_of_a_side_seems_dead_to_his_own_side_when_a_partition_heals() {
+    for seed in seeds(10) {
+        let mut network = Network::mesh(seed, 5);
+        for index in [0, 3] {
+            network.nodes[index].side = 1;
+        }
+        // Also when the news of the deaths is fresh.
+        let after = Duration::from_millis(900 + 150 * (seed % 20));
+        network.run(after);
+        for node in &mut network.nodes {
+            node.side = 0;
+        }
+        let sides = [vec![0, 3], vec![1, 2, 4]];
+        for _ in 0..250 {
+            network.run(Duration::from_millis(20));
+            for side in &sides {
+                for (a, b) in side.iter().flat_map(|a| side.iter().map(move |b| (*a, *b))) {
+                    let state = network.sees(a, b).unwrap();
+                    assert!(state.lives(), "seed {seed}: {a} sees {b} {state:?}");
+                }
+            }
+        }
+        assert!(network.all_know_all(), "seed {seed}");
+    }
+}
+
+#[test]
+fn all_killed_and_restarted_they_are_as_before() {
+    let mut network = Network::mesh(1, 5);
+    network.write(3, "web", Some("1"));
+    network.run(2 * SECOND);
+    for index in 0..5 {
+        network.kill(index);
+    }
+    network.run(5 * SECOND);
+    for index in 0..5 {
+        network.start(index, &[address(0), address(1)]);
+    }
+    assert!(network.until(3 * SECOND, Network::all_know_all).is_some());
+    assert!(network.all_equal());
+    assert_eq!(network.value(4, "web").as_deref(), Some("1"));
+}
+
+#[test]
+fn who_leaves_has_left_everywhere_at_once_and_may_come_back() {
+    for seed in seeds(10) {
+        let mut network = Network::mesh(seed, 5);
+        network.weather = Weather::bad();
+        network.run(3 * SECOND);
+        network.call(1, |cluster, now| cluster.leave(now));
+        network.run(Duration::from_millis(50));
+        network.kill(1);
+        network.run(Duration::from_millis(450));
+        for index in network.running() {
+            assert_eq!(network.sees(index, 1), Some(MemberState::Left), "seed {seed}: {index}");
+        }
+        network.start(1, &[address(0)]);
+        assert!(network.until(3 * SECOND, Network::all_know_all).is_some(), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_name_or_an_address_in_use_is_refused_with_a_sentence() {
+    let mut network = Network::mesh(1, 3);
+    let clash = network.add();
+    network.nodes[clash].identity.name = "n1".to_owned();
+    network.start(clash, &[address(0)]);
+    network.run(3 * SECOND);
+    let refused = &network.nodes[clash].refused;
+    assert_eq!(refused.len(), 1, "{refused:?}");
+    assert!(
+        refused[0].starts_with("n0: the name \"n1\" is in use by a living node at 10.0.0.2:7946"),
+        "{refused:?}"
+    );
+    assert_eq!(network.cluster(clash).members().len(), 1);
+    assert_eq!(network.cluster(0).members().len(), 3);
+    // The clash ends.
+    network.kill(1);
+    assert!(network.until(6 * SECOND, Network::all_know_all).is_some());
+    let names = |network: &Network| -> Vec<String> {
+        network.cluster(0).members().into_iter().map(|member| member.identity.name).collect()
+    };
+    assert_eq!(names(&network), ["n0", "n1", "n2"]);
+}
+
+#[test]
+fn of_two_of_a_name_that_came_in_on_two_sides_one_goes() {
+    for seed in seeds(10) {
+        let mut network = Network::mesh(seed, 4);
+        for index in [2, 3] {
+            network.nodes[index].side = 1;
+        }
+        let (a, b) = (network.add(), network.add());
+        network.nodes[b].side = 1;
+        for index in [a, b] {
+            network.nodes[index].identity.name = "twin".to_owned();
+        }
+        network.start(a, &[address(0)]);
+        network.start(b, &[address(2)]);
+        network.run(4 * SECOND);
+        for node in &mut network.nodes {
+            node.side = 0;
+        }
+        network.run(6 * SECOND);
+        let refused = [a, b].iter().filter(|index| !network.nodes[**index].refused.is_empty()).count();
+        assert_eq!(refused, 1, "seed {seed}");
+        let twins = |index: usize| {
+            let members = network.cluster(index).members();
+            members.iter().filter(|member| member.identity.name == "twin" && member.state.lives()).count()
+        };
+        assert!((0..4).all(|index| twins(index) == 1), "seed {seed}: {:?}", network.cluster(0).members());
+    }
+}
+
+#[test]
+fn what_is_confirmed_is_applied_everywhere_and_who_has_not_is_named() {
+    for seed in seeds(10) {
+        let mut network = Network::mesh(seed, 5);
+        network.weather = Weather::bad();
+        network.write(0, "web", Some("1"));
+        let keys = vec![mesh_cluster::Key::new(mesh_cluster::Kind::Service, "web")];
+        let id = network.call(0, |cluster, now| cluster.confirm(now, keys.clone()));
+        assert_eq!(network.nodes[0].confirmed[&id].len(), 5, "seed {seed}");
+        let took = network.until(2 * SECOND, |network| network.nodes[0].confirmed[&id].is_empty());
+        assert!(took.is_some(), "seed {seed}: {:?}", network.nodes[0].confirmed);
+        assert!((0..5).all(|index| network.value(index, "web").as_deref() == Some("1")), "seed {seed}");
+        // One does not hear of it, and is then dead.
+        network.nodes[4].side = 1;
+        network.write(0, "web", Some("2"));
+        let id = network.call(0, |cluster, now| cluster.confirm(now, keys));
+        let took = network.until(SECOND, |network| network.nodes[0].confirmed[&id] == ["n4"]);
+        assert!(took.is_some(), "seed {seed}: {:?}", network.nodes[0].confirmed);
+        network.run(4 * SECOND);
+        assert!(network.nodes[0].confirmed[&id].is_empty(), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_write_is_everywhere_in_a_moment() {
+    let mut network = Network::mesh(1, 5);
+    network.run(SECOND);
+    network.write(0, "web", Some("1"));
+    let took = network.until(SECOND, Network::all_equal).unwrap();
+    assert!(took <= Duration::from_millis(20), "{took:?}");
+}
+
+#[test]
+fn what_fits_no_datagram_and_what_is_much_arrives_too() {
+    let mut network = Network::mesh(1, 5);
+    network.weather = Weather::bad();
+    let long = "x".repeat(60_000);
+    network.write(0, "long", Some(&long));
+    let took = network.until(3 * SECOND, Network::all_equal).unwrap();
+    let writes = (0..20_000).map(|number| mesh_cluster::Write {
+        key: mesh_cluster::Key::new(mesh_cluster::Kind::Endpoint, format!("endpoint.{number}")),
+        value: Some("y".repeat(300).into()),
+    });
+    let writes: Vec<_> = writes.collect();
+    network.call(3, |cluster, now| cluster.write(now, writes).unwrap());
+    let many = network.until(10 * SECOND, Network::all_equal).unwrap();
+    println!("60 kB: {took:?}; 20,000 entries: {many:?}");
+    assert_eq!(network.cluster(1).store().len(), 20_001);
+}

@@ -2,40 +2,33 @@
 
 use std::path::Path;
 
-use super::{backends, desired::Desired};
+use mesh_cluster::{Key, Kind, Write};
+
+use super::{backends, desired::Desired, replicated::Replicated};
 use crate::{
     api::{
         Change, Refusal, RefusalKind,
         types::{Attach, NetworkCreate, ServiceCreate},
     },
     links::{LinkError, Namespace},
-    spec::{Endpoint, Fault, Faults, Given, Membership, Network, Origin, Service, Spec, netns},
+    spec::{Endpoint, Fault, Faults, Given, Membership, Network, Origin, Service, Spec, kind_name, netns},
 };
 
+/// What the agent is asked to change.
+#[derive(Debug)]
+pub(crate) enum Asked {
+    /// What somebody asked for by the API.
+    Change(Change),
+    /// That this node's tasks take no new flow.
+    Drain,
+    /// That what this node brought to the cluster goes.
+    Withdraw,
+}
+
 /// Changes the desired state and keeps the change for the next start; returns the name of what was changed.
-pub(super) fn change(desired: &mut Desired, change: Change) -> Result<String, Refusal> {
-    let mut spec = desired.spec().clone();
-    let name = match change {
-        Change::CreateNetwork(asked) => create_network(&mut spec, asked)?,
-        Change::RemoveNetwork(name) => {
-            remove(&name, "network", spec.networks.contains_key(&name), spec.remove_network(&name))?
-        }
-        Change::CreateService(asked) => create_service(&mut spec, asked)?,
-        Change::RemoveService(name) => {
-            remove(&name, "service", spec.services.contains_key(&name), release_and_remove(&mut spec, &name))?
-        }
-        Change::Attach(asked) => attach(&mut spec, desired.node(), asked)?,
-        Change::Detach(name) => {
-            remove(&name, "endpoint", spec.endpoint(&name).is_some(), spec.remove_endpoint(&name))?
-        }
-        Change::AddBackend { service, asked } => backends::add(&mut spec, desired.table(), &service, &asked)?,
-        Change::RemoveBackend { service, backend } => {
-            backends::remove(&mut spec, desired.table(), &service, &backend)?
-        }
-        Change::WeighBackend { service, backend, weight } => {
-            backends::weigh(&mut spec, desired.table(), &service, &backend, weight)?
-        }
-    };
+pub(super) fn change(desired: &mut Desired, asked: Asked) -> Result<String, Refusal> {
+    let Asked::Change(change) = asked else { return Err(no_cluster()) };
+    let (name, spec) = changed(desired, change)?;
     desired.take_over(spec).map_err(|faults| refusal(RefusalKind::Invalid, &faults))?;
     desired.keep().map_err(|error| {
         Refusal::new(
@@ -48,6 +41,117 @@ pub(super) fn change(desired: &mut Desired, change: Change) -> Result<String, Re
         )
     })?;
     Ok(name)
+}
+
+/// What a change is to the cluster's store; with the name of what is changed. Refused where a rule forbids it, as it would be
+/// without a cluster.
+pub(super) fn writes(desired: &Desired, asked: Asked) -> Result<(String, Vec<Write>), Refusal> {
+    let Some(replicated) = desired.replicated() else { return Err(no_cluster()) };
+    let change = match asked {
+        Asked::Change(change) => change,
+        Asked::Drain => {
+            let writes = replicated.draining().map_err(|error| {
+                Refusal::new(RefusalKind::Failed, format!("it cannot be written down: {error}"), "")
+            })?;
+            return Ok((desired.node().to_owned(), writes));
+        }
+        Asked::Withdraw => return Ok((desired.node().to_owned(), replicated.removal_of(desired.node()))),
+    };
+    if let Change::RemoveNode(name) = change {
+        return remove_node(desired, replicated, name);
+    }
+    if let Some(key) = removed(&change).filter(|key| replicated.aside(key.kind, &key.name).is_some()) {
+        return Ok((key.name.clone(), vec![Write { key, value: None }]));
+    }
+    let (name, spec) = changed(desired, change)?;
+    let writes = replicated.writes(spec).map_err(|faults| refusal(RefusalKind::Invalid, &faults))?;
+    for write in &writes {
+        let (kind, name) = (write.key.kind, &write.key.name);
+        if let Some(why) = replicated.aside(kind, name) {
+            let kind = kind_name(kind);
+            return Err(Refusal::new(
+                RefusalKind::Conflict,
+                format!("there is a {kind} {name:?} already, which is set aside: {}", why.trim_end_matches('.')),
+                "remove it first, or choose another name",
+            ));
+        }
+    }
+    Ok((name, writes))
+}
+
+/// What a change removes.
+fn removed(change: &Change) -> Option<Key> {
+    let (kind, name) = match change {
+        Change::RemoveNetwork(name) => (Kind::Network, name),
+        Change::RemoveService(name) => (Kind::Service, name),
+        Change::Detach(name) => (Kind::Endpoint, name),
+        _ => return None,
+    };
+    Some(Key::new(kind, name))
+}
+
+/// What is to be written for a node that does not come back.
+fn remove_node(
+    desired: &Desired,
+    replicated: &Replicated,
+    name: String,
+) -> Result<(String, Vec<Write>), Refusal> {
+    if name == desired.node() || replicated.is_living_member(&name) {
+        return Err(Refusal::new(
+            RefusalKind::Conflict,
+            format!("the node {name} is alive"),
+            format!("`meshctl nodes leave` on {name} has it leave"),
+        ));
+    }
+    let writes = replicated.removal_of(&name);
+    if writes.is_empty() {
+        return Err(Refusal::new(
+            RefusalKind::NotFound,
+            format!("there is no node {name:?}"),
+            "`meshctl nodes ls` lists them",
+        ));
+    }
+    Ok((name, writes))
+}
+
+fn no_cluster() -> Refusal {
+    Refusal::new(
+        RefusalKind::Invalid,
+        "this node is in no cluster",
+        "add or remove nodes in the file of each node, or write a section `cluster` into it",
+    )
+}
+
+/// What is asked for once a change is made, and the name of what it changes.
+fn changed(desired: &Desired, change: Change) -> Result<(String, Spec), Refusal> {
+    let mut spec = desired.spec().clone();
+    let name = match change {
+        Change::CreateNetwork(asked) => create_network(&mut spec, asked)?,
+        Change::RemoveNetwork(name) => {
+            remove(&name, "network", spec.networks.contains_key(&name), spec.remove_network(&name))?
+        }
+        Change::CreateService(asked) => create_service(&mut spec, asked)?,
+        Change::RemoveService(name) => {
+            remove(&name, "service", spec.services.contains_key(&name), release_and_remove(&mut spec, &name))?
+        }
+        Change::Attach(asked) => {
+            // Another node may choose a name at the same time.
+            let own = desired.replicated().is_some().then(|| desired.node());
+            attach(&mut spec, desired.node(), own, asked)?
+        }
+        Change::Detach(name) => {
+            remove(&name, "endpoint", spec.endpoint(&name).is_some(), spec.remove_endpoint(&name))?
+        }
+        Change::AddBackend { service, asked } => backends::add(&mut spec, desired.table(), &service, &asked)?,
+        Change::RemoveBackend { service, backend } => {
+            backends::remove(&mut spec, desired.table(), &service, &backend)?
+        }
+        Change::WeighBackend { service, backend, weight } => {
+            backends::weigh(&mut spec, desired.table(), &service, &backend, weight)?
+        }
+        Change::RemoveNode(_) => return Err(no_cluster()),
+    };
+    Ok((name, spec))
 }
 
 fn create_network(spec: &mut Spec, asked: NetworkCreate) -> Result<String, Refusal> {
@@ -97,7 +201,8 @@ fn create_service(spec: &mut Spec, asked: ServiceCreate) -> Result<String, Refus
     Ok(asked.name)
 }
 
-fn attach(spec: &mut Spec, node: &str, asked: Attach) -> Result<String, Refusal> {
+/// Adds an endpoint on this node; a name that is chosen has `own` in it, if any.
+fn attach(spec: &mut Spec, node: &str, own: Option<&str>, asked: Attach) -> Result<String, Refusal> {
     let origin = Origin::command("meshctl attach");
     let Some(namespace) = netns(&asked.netns) else {
         return Err(Refusal::new(
@@ -109,7 +214,13 @@ fn attach(spec: &mut Spec, node: &str, asked: Attach) -> Result<String, Refusal>
     usable(&namespace)?;
     let name = match asked.name {
         Some(name) => name,
-        None => spec.free_endpoint_name(asked.service.as_deref().unwrap_or(&asked.network)),
+        None => {
+            let stem = asked.service.as_deref().unwrap_or(&asked.network);
+            match own {
+                Some(own) => spec.free_endpoint_name(&format!("{stem}.{own}")),
+                None => spec.free_endpoint_name(stem),
+            }
+        }
     };
     let endpoint = Endpoint {
         name: Given::new(name.clone(), origin.clone()),

@@ -404,7 +404,8 @@ mod tests {
     #[test]
     fn secrets_are_not_shown() {
         let mut store = Store::default();
-        let secret = Write { key: Key::new(Kind::Secret, "k"), value: Some("{\"secret\":\"hidden\"}".into()) };
+        let secret =
+            Write { key: Key::new(Kind::Secret, "k"), value: Some("{\"secret\":\"hidden\"}".into()) };
         let shown = format!("{secret:?} {:#?}", store.write(secret.clone(), stamp(1, 1)));
         assert!(!(shown + &format!("{store:?}")).contains("hidden"));
         assert!(format!("{:?}", write("a", Some("open"))).contains("open"));

@@ -71,7 +71,10 @@ pub(super) fn writes(desired: &Desired, asked: Asked) -> Result<(String, Vec<Wri
             let kind = kind_name(kind);
             return Err(Refusal::new(
                 RefusalKind::Conflict,
-                format!("there is a {kind} {name:?} already, which is set aside: {}", why.trim_end_matches('.')),
+                format!(
+                    "there is a {kind} {name:?} already, which is set aside: {}",
+                    why.trim_end_matches('.')
+                ),
                 "remove it first, or choose another name",
             ));
         }

@@ -187,7 +187,9 @@ impl Cluster {
 fn refusal(error: &WriteError) -> Refusal {
     let (kind, mend) = match error {
         WriteError::Entry(_) => (RefusalKind::Invalid, "ask for less at a time"),
-        WriteError::Disk(_) => (RefusalKind::Failed, "make room in its state_dir, and make the directory writable"),
+        WriteError::Disk(_) => {
+            (RefusalKind::Failed, "make room in its state_dir, and make the directory writable")
+        }
         WriteError::Ended => (RefusalKind::Unavailable, "start meshd again, and repeat the command"),
     };
     Refusal::new(kind, error.to_string(), mend)

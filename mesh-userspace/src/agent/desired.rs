@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeMap,
     fs, io,
+    net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -89,6 +90,30 @@ impl Desired {
     /// As [`Self::replicated`].
     pub(super) const fn replicated_mut(&mut self) -> Option<&mut Replicated> {
         self.replicated.as_mut()
+    }
+
+    /// What gossip is to be started with; none without a cluster.
+    ///
+    /// # Errors
+    /// What is wrong with the keyring.
+    pub(super) fn gossip(&self) -> Option<Result<gossip::Settings, Faults>> {
+        let cluster = self.local.cluster.as_ref()?;
+        let address = self.table.nodes.get(&self.node)?.address;
+        let usual = SocketAddr::new(address, gossip::PORT);
+        let ring = match gossip::read_keyring(&cluster.keyring, &self.origin()) {
+            Ok(ring) => ring,
+            Err(faults) => return Some(Err(faults)),
+        };
+        Some(Ok(gossip::Settings {
+            listen: cluster.listen.unwrap_or(usual),
+            address: SocketAddr::new(address, cluster.listen.unwrap_or(usual).port()),
+            join: cluster.join.iter().copied().filter(|place| *place != usual).collect(),
+            keyring: cluster.keyring.clone(),
+            ring,
+            state_dir: self.local.state_dir.clone(),
+            name: self.node.clone(),
+            protocol: mesh_cluster::Settings::default(),
+        }))
     }
 
     /// Takes over a snapshot of the cluster.
@@ -182,9 +207,10 @@ impl Desired {
             .into());
         }
         let mut spec = loaded.spec;
+        if self.replicated.is_some() {
+            self.check_node(&resolve(&spec)?)?;
+        }
         if let Some(replicated) = &mut self.replicated {
-            let table = resolve(&spec)?;
-            self.check_node(&table)?;
             replicated.hear(spec);
             let table = replicated.settle();
             self.take_table(table);
@@ -331,7 +357,7 @@ mod tests {
     }
 
     fn messages(desired: &Desired) -> Vec<String> {
-        desired.problems().map(ToString::to_string).collect()
+        desired.problems().map(|problem| problem.to_string()).collect()
     }
 
     #[test]

@@ -146,6 +146,7 @@ pub async fn run(options: Options, object: &'static [u8]) -> Result<(), AgentErr
     let _namespace = NamespaceLock::take()?;
     let cluster = match desired.gossip() {
         Some(settings) => {
+            let settings = settings.map_err(AgentError::Config)?;
             let searches = !settings.join.is_empty();
             let mut cluster = Cluster::new(gossip::start(settings).await?, searches);
             cluster.catch_up(&mut desired).await;

@@ -14,7 +14,7 @@ use crate::{
     replica::{
         Liveness, NodeEntry, Object, Objects, Published, Settled, amendments, gone, node, settle, writes,
     },
-    spec::{Allocation, Faults, Options, Spec, quoted, resolve_with},
+    spec::{Allocation, Faults, Spec, quoted, resolve_with},
     table::Table,
 };
 
@@ -165,7 +165,8 @@ impl Replicated {
         match self.all_pending(may_speak) {
             Ok(pending) => pending,
             Err(error) => {
-                self.unwritten = vec![Problem::new("store", format!("Something cannot be written: {error}."))];
+                self.unwritten =
+                    vec![Problem::new("store", format!("Something cannot be written: {error}."))];
                 Pending::default()
             }
         }
@@ -207,7 +208,8 @@ impl Replicated {
             fits
         });
         self.unwritten.extend(too_long.into_iter().map(|key| {
-            let message = format!("It is longer than the {LONGEST_VALUE} bytes that the store takes. Divide it.");
+            let message =
+                format!("It is longer than the {LONGEST_VALUE} bytes that the store takes. Divide it.");
             Problem::new(key.name, message)
         }));
         Ok(pending)
@@ -290,11 +292,6 @@ impl Replicated {
         &self.settled.spec
     }
 
-    /// The options, which are this node's own.
-    pub(super) const fn options(&self) -> &Options {
-        &self.file.options
-    }
-
     /// The version of the snapshot that was followed last.
     pub(super) const fn version(&self) -> u64 {
         self.version
@@ -352,7 +349,8 @@ fn own(file: &Spec, me: &str) -> NodeEntry {
 
 fn read(path: &Path) -> Result<Published, String> {
     match fs::read(path) {
-        Ok(text) => serde_json::from_slice(&text).map_err(|error| format!("{}: {error}", quoted(&path.to_string_lossy()))),
+        Ok(text) => serde_json::from_slice(&text)
+            .map_err(|error| format!("{}: {error}", quoted(&path.to_string_lossy()))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Published::default()),
         Err(error) => Err(error.to_string()),
     }

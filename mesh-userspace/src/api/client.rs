@@ -24,8 +24,8 @@ use tokio::{net::UnixStream, task::JoinHandle};
 
 use super::types::{
     Attach, Backend, BackendAdd, BackendWeight, Down, DropCount, Endpoint, ErrorBody, ExplainQuery,
-    Explanation, FlowFilter, Flows, Left, Network, NetworkCreate, Node, Removed, Service, ServiceCreate, Stats,
-    Status, TraceLine,
+    Explanation, FlowFilter, Flows, Left, Network, NetworkCreate, Node, Removed, Service, ServiceCreate,
+    Stats, Status, TraceLine,
 };
 
 /// How long the daemon may take for an answer: applying a change to the kernel takes well under a second.

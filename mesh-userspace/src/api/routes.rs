@@ -25,8 +25,8 @@ use super::{
     BODY_MAX, Change, Control, FlowDump, Refusal, RefusalKind, Snapshot,
     types::{
         Attach, Backend, BackendAdd, BackendWeight, Down, DropCount, Endpoint, ErrorBody, ExplainQuery,
-        Explanation, FlowFilter, Flows, Left, Network, NetworkCreate, Node, Removed, Service, ServiceCreate, Stats,
-        Status, TraceQuery,
+        Explanation, FlowFilter, Flows, Left, Network, NetworkCreate, Node, Removed, Service, ServiceCreate,
+        Stats, Status, TraceQuery,
     },
     views,
 };

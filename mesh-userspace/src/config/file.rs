@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::{
-    Loaded, LocalConfig,
+    ClusterConfig, Loaded, LocalConfig,
     keys::Keys,
     reader::Reader,
     sections::Sections,
@@ -68,10 +68,7 @@ fn sections(reader: &mut Reader, root: &Node, whole: bool, local: &mut LocalConf
             "networks" => sections.networks(reader, &entry.value),
             "services" => sections.services(reader, &entry.value),
             "endpoints" => sections.endpoints(reader, &entry.value),
-            _ => reader.fault(
-                entry.at,
-                "Gossip (cluster) is not supported yet; remove it, and name every node under nodes.",
-            ),
+            _ => local.cluster = cluster(reader, &entry.value),
         }
     }
     if !nodes_named && whole {
@@ -123,6 +120,30 @@ fn local_config(reader: &mut Reader, node: &Node, local: &mut LocalConfig) {
         local.state_dir = path;
     }
     keys.finish(reader);
+}
+
+fn cluster(reader: &mut Reader, node: &Node) -> Option<ClusterConfig> {
+    let want = "a mapping such as {join: [192.0.2.2:7946], keyring: /etc/mesh/keyring}";
+    let mut keys = Keys::of(reader, node, "The section cluster".to_owned(), want)?;
+    let place = "an address with a port such as 192.0.2.2:7946";
+    let listen = keys
+        .take("listen")
+        .and_then(|node| reader.value(node, "The address listen", place, |text| text.parse().ok()));
+    let mut join = Vec::new();
+    if let Some(node) = keys.take("join") {
+        for item in reader.list(node, "The list join", "a list such as [192.0.2.2:7946]") {
+            join.extend(reader.value(item, "An address of join", place, |text| text.parse().ok()));
+        }
+    }
+    let keyring = keys
+        .need("keyring", "name its file, as in keyring: /etc/mesh/keyring")
+        .and_then(|node| directory(reader, node, "The file keyring", "/etc/mesh/keyring"));
+    keys.finish(reader);
+    Some(ClusterConfig {
+        listen: listen.map(|listen| listen.value),
+        join: join.into_iter().map(|place| place.value).collect(),
+        keyring: keyring?,
+    })
 }
 
 fn directory(reader: &mut Reader, node: &Node, what: &str, example: &str) -> Option<PathBuf> {

@@ -10,6 +10,7 @@ mod yaml;
 use std::{
     fs::File,
     io::{ErrorKind, Read},
+    net::SocketAddr,
     path::{Path, PathBuf},
 };
 
@@ -37,11 +38,24 @@ pub struct LocalConfig {
     pub run_dir: PathBuf,
     /// Where the daemon keeps what outlives it.
     pub state_dir: PathBuf,
+    /// The cluster that the node is in; without one, the file is the whole mesh.
+    pub cluster: Option<ClusterConfig>,
+}
+
+/// How a node gossips.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterConfig {
+    /// Where it listens; the node's address and the usual port if it is not given.
+    pub listen: Option<SocketAddr>,
+    /// Nodes to join by.
+    pub join: Vec<SocketAddr>,
+    /// The keyring's file.
+    pub keyring: PathBuf,
 }
 
 impl Default for LocalConfig {
     fn default() -> Self {
-        Self { run_dir: PathBuf::from("/run/mesh"), state_dir: PathBuf::from("/var/lib/mesh") }
+        Self { run_dir: PathBuf::from("/run/mesh"), state_dir: PathBuf::from("/var/lib/mesh"), cluster: None }
     }
 }
 

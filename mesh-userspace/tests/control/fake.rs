@@ -430,7 +430,7 @@ impl Fake {
                 table.networks.insert(network.name.clone(), made);
                 network.name.clone()
             }
-            Change::RemoveNode(name) => Ok(name.clone()),
+            Change::RemoveNode(name) => name.clone(),
             Change::RemoveNetwork(name) => {
                 table.networks.remove(name).ok_or_else(|| missing("network", name))?;
                 name.clone()

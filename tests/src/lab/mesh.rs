@@ -1,11 +1,14 @@
 //! What a lab is built from, and the configuration file that says the same to the daemons.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Map, Value, json};
 
 use super::record::Record;
+
+/// The port of gossip.
+const GOSSIP: u16 = 7946;
 
 /// The family of the addresses that the nodes know each other by.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,6 +43,8 @@ pub struct Mesh {
     pub services: Vec<Service>,
     /// The tasks' attachments.
     pub endpoints: Vec<Endpoint>,
+    /// Whether the nodes are a cluster: each joins by all the others.
+    pub cluster: bool,
     /// The whole file, where the lab was built from one; then it is not made from what stands above.
     given: Option<Value>,
 }
@@ -112,6 +117,7 @@ impl Mesh {
             networks: Vec::new(),
             services: Vec::new(),
             endpoints: Vec::new(),
+            cluster: false,
             given: None,
         }
     }
@@ -151,6 +157,13 @@ impl Mesh {
         }
         mesh.given = Some(file);
         Ok(mesh)
+    }
+
+    /// As a cluster, whose nodes find one another by gossip.
+    #[must_use]
+    pub fn cluster(mut self) -> Self {
+        self.cluster = true;
+        self
     }
 
     /// Over the other family.
@@ -355,6 +368,12 @@ impl Mesh {
         };
         let own = record.directory().join(node);
         file["node"] = json!({ "run_dir": own.join("run"), "state_dir": own.join("state") });
+        if self.cluster {
+            let places =
+                self.nodes.iter().map(|name| Ok(SocketAddr::new(self.address(name)?, GOSSIP).to_string()));
+            let join = places.collect::<Result<Vec<_>>>()?;
+            file["cluster"] = json!({ "join": join, "keyring": own.join("keyring") });
+        }
         for endpoint in file["endpoints"].as_array_mut().into_iter().flatten() {
             if let Some(Value::String(netns)) = endpoint.get_mut("netns") {
                 *netns = record.namespace_name(netns);

@@ -28,7 +28,9 @@ mod wait;
 
 use std::{
     collections::BTreeMap,
+    fs::Permissions,
     net::IpAddr,
+    os::unix::fs::PermissionsExt as _,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     path::{Path, PathBuf},
     sync::{
@@ -67,6 +69,9 @@ pub use self::{
 
 /// The prefix of the lab that `cargo xtask lab` and `cargo xtask demo` make.
 pub const HANDS_ON: &str = "mesh";
+
+/// The key that the nodes of a cluster seal with: 32 bytes of this letter.
+const KEY: &str = "YWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWE=";
 
 /// A running lab.
 #[derive(Debug)]
@@ -259,6 +264,24 @@ impl Lab {
         self.switch.as_ref().context("the lab was not built")?.carrier(host, present)
     }
 
+    /// Parts these hosts from the others: they are joined by a second switch, which no cable leads to.
+    ///
+    /// # Errors
+    /// If one is not plugged in.
+    pub fn part(&self, hosts: &[&str]) -> Result<()> {
+        let switch = self.switch.as_ref().context("the lab was not built")?;
+        hosts.iter().try_for_each(|host| switch.move_to(host, underlay::FAR_SWITCH))
+    }
+
+    /// Brings these hosts back to the others.
+    ///
+    /// # Errors
+    /// If one is not plugged in.
+    pub fn heal(&self, hosts: &[&str]) -> Result<()> {
+        let switch = self.switch.as_ref().context("the lab was not built")?;
+        hosts.iter().try_for_each(|host| switch.move_to(host, underlay::SWITCH))
+    }
+
     /// Pulls a host's cable: its interface is gone.
     ///
     /// # Errors
@@ -336,6 +359,11 @@ impl Lab {
         for node in &self.mesh.nodes {
             let text = self.mesh.yaml(&self.record, node)?;
             write_whole(&self.configuration(node), &text)?;
+            let keyring = self.record.directory().join(node).join("keyring");
+            if self.mesh.cluster && !keyring.exists() {
+                std::fs::write(&keyring, format!("{KEY}\n"))?;
+                std::fs::set_permissions(&keyring, Permissions::from_mode(0o600))?;
+            }
         }
         Ok(())
     }

@@ -87,11 +87,7 @@ fn members(cluster: &Cluster, paint: Paint) -> String {
         cluster.members.iter().map(|member| {
             let state = format!("{} for {}", member_state(member.state), age(member.seconds));
             let tone = if member.state == MemberState::Alive { Tone::Good } else { Tone::Bad };
-            [
-                member.name.as_str().into(),
-                member.address.to_string().into(),
-                Entry::new(tone, state),
-            ]
+            [member.name.as_str().into(), member.address.to_string().into(), Entry::new(tone, state)]
         }),
     );
     text.push_str(&format!("store {}\n", cluster.digest));

@@ -199,6 +199,12 @@ impl Default for Store {
 }
 
 impl Store {
+    /// A store as it was kept on disk, to which its entries are yet to be merged.
+    #[must_use]
+    pub fn kept(horizon: Stamp, current: u64) -> Self {
+        Self { horizon, current, ..Self::default() }
+    }
+
     /// What a key says now, if it was not deleted.
     #[must_use]
     pub fn value(&self, key: &Key) -> Option<&Arc<str>> {

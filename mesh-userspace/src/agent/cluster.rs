@@ -11,6 +11,7 @@ use tokio::{
 use super::desired::Desired;
 use crate::{
     api::{Changed, Refusal, RefusalKind},
+    config::LocalConfig,
     gossip::{Handle, WriteError},
     replica::GRACE,
     spec::listed,
@@ -52,7 +53,9 @@ pub(super) struct Done {
 
 impl Cluster {
     /// A node that has just started gossip.
-    pub(super) fn new(handle: Handle, searches: bool) -> Self {
+    pub(super) fn new(handle: Handle, local: &LocalConfig) -> Self {
+        let own = handle.address();
+        let searches = local.cluster.iter().flat_map(|cluster| &cluster.join).any(|place| *place != own);
         Self {
             handle,
             started: Instant::now(),
@@ -63,6 +66,11 @@ impl Cluster {
             is_grace_over: false,
             told: 0,
         }
+    }
+
+    /// Gossip.
+    pub(super) const fn handle(&self) -> &Handle {
+        &self.handle
     }
 
     /// Waits until there is something to [`Self::catch_up`] with.

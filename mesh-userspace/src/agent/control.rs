@@ -16,14 +16,19 @@ use super::{
     Command,
     changes::Asked,
     flows::{Counts, SLICE, monotonic},
+    keys,
     round::lock,
     state::Numbers,
     trace::Tracer,
 };
 use crate::{
-    api::{Change, Changed, Control, FlowDump, Refusal, RefusalKind, Snapshot, TraceStream, types::MapUse},
+    api::{
+        Change, Changed, Control, FlowDump, KeyChange, Refusal, RefusalKind, Snapshot, TraceStream,
+        types::{ClusterKey, MapUse},
+    },
     apply::{Flows, MapError, Maps},
     datapath::Datapath,
+    gossip::Handle,
 };
 
 /// The agent's last word, which is read without waiting for it.
@@ -40,6 +45,8 @@ pub(crate) struct AgentControl {
     pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) datapath: Arc<Mutex<Datapath>>,
     pub(crate) tracer: Tracer,
+    /// The cluster that this node is in.
+    pub(crate) cluster: Option<Handle>,
     /// The flows that the last sweep left.
     pub(crate) flows: Arc<Counts>,
 }
@@ -143,6 +150,14 @@ impl Control for AgentControl {
 
     async fn trace(&self, every: u32) -> Result<TraceStream, Refusal> {
         Ok(self.tracer.listen(every))
+    }
+
+    async fn keys(&self) -> Result<Vec<ClusterKey>, Refusal> {
+        keys::list(self.cluster.as_ref()).await
+    }
+
+    async fn change_key(&self, change: KeyChange) -> Result<String, Refusal> {
+        keys::change(self.cluster.as_ref(), change).await
     }
 
     async fn down(&self) -> Result<(), Refusal> {

@@ -4,13 +4,13 @@
 use std::{
     collections::BTreeMap,
     fs, io,
-    net::SocketAddr,
+    net::{Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
-use super::replicated::Replicated;
+use super::{AgentError, replicated::Replicated};
 use crate::{
     config::{self, LocalConfig},
     gossip,
@@ -92,28 +92,31 @@ impl Desired {
         self.replicated.as_mut()
     }
 
-    /// What gossip is to be started with; none without a cluster.
+    /// Starts gossip, if the file asks for it.
     ///
     /// # Errors
-    /// What is wrong with the keyring.
-    pub(super) fn gossip(&self) -> Option<Result<gossip::Settings, Faults>> {
-        let cluster = self.local.cluster.as_ref()?;
-        let address = self.table.nodes.get(&self.node)?.address;
-        let usual = SocketAddr::new(address, gossip::PORT);
-        let ring = match gossip::read_keyring(&cluster.keyring, &self.origin()) {
-            Ok(ring) => ring,
-            Err(faults) => return Some(Err(faults)),
-        };
-        Some(Ok(gossip::Settings {
-            listen: cluster.listen.unwrap_or(usual),
-            address: SocketAddr::new(address, cluster.listen.unwrap_or(usual).port()),
-            join: cluster.join.iter().copied().filter(|place| *place != usual).collect(),
-            keyring: cluster.keyring.clone(),
+    /// The keyring cannot be used, or gossip does not start.
+    pub(super) async fn start_gossip(&self) -> Result<Option<gossip::Handle>, AgentError> {
+        let Some(cluster) = &self.local.cluster else { return Ok(None) };
+        let keyring = &cluster.keyring;
+        let ring = gossip::read_keyring(&keyring.value, &keyring.origin).map_err(AgentError::Config)?;
+        // The table has this node.
+        let own = self.table.nodes.get(&self.node).map(|node| node.address);
+        let listen = cluster.listen.or_else(|| own.map(|own| SocketAddr::new(own, gossip::PORT)));
+        let listen = listen.unwrap_or_else(|| SocketAddr::from((Ipv6Addr::UNSPECIFIED, gossip::PORT)));
+        // Who listens everywhere is reached at its own address.
+        let own = own.filter(|_| listen.ip().is_unspecified());
+        let settings = gossip::Settings {
+            listen,
+            address: own.map_or(listen, |own| SocketAddr::new(own, listen.port())),
+            join: cluster.join.clone(),
+            keyring: keyring.value.clone(),
             ring,
             state_dir: self.local.state_dir.clone(),
             name: self.node.clone(),
             protocol: mesh_cluster::Settings::default(),
-        }))
+        };
+        Ok(Some(gossip::start(settings).await?))
     }
 
     /// Takes over a snapshot of the cluster.
@@ -398,7 +401,7 @@ mod tests {
         assert!(error.contains("This node, \"n1\", is no longer among the nodes"), "{error}");
         fs::write(case.file(), "nodes:\n  n1: {address: 192.0.2.1}\n").unwrap();
         let error = desired.reload().unwrap_err().to_string();
-        assert!(error.contains("`run_dir` and `state_dir` cannot change"), "{error}");
+        assert!(error.contains("`run_dir`, `state_dir` and `cluster` cannot change"), "{error}");
         assert!(desired.table().networks.contains_key("blue"));
     }
 

@@ -7,6 +7,7 @@ mod control;
 mod desired;
 mod flows;
 mod forwarding;
+mod keys;
 mod lock;
 mod namespaces;
 mod replicated;
@@ -101,15 +102,15 @@ pub enum AgentError {
     /// The eBPF programs could not be loaded.
     #[error(transparent)]
     Datapath(#[from] DatapathError),
+    /// There is no gossip.
+    #[error(transparent)]
+    Gossip(#[from] gossip::StartError),
     /// There is no plan.
     #[error(transparent)]
     Round(#[from] RoundError),
     /// The socket could not be made.
     #[error(transparent)]
     Socket(#[from] BindError),
-    /// Gossip did not start.
-    #[error(transparent)]
-    Gossip(#[from] gossip::StartError),
     /// The system refused something that every process is given.
     #[error("The system refused to {action}: {source}.")]
     System {
@@ -144,11 +145,9 @@ pub async fn run(options: Options, object: &'static [u8]) -> Result<(), AgentErr
     let _directory = RunDirectory::take(&run_dir)?;
     let links = Links::open().await?;
     let _namespace = NamespaceLock::take()?;
-    let cluster = match desired.gossip() {
-        Some(settings) => {
-            let settings = settings.map_err(AgentError::Config)?;
-            let searches = !settings.join.is_empty();
-            let mut cluster = Cluster::new(gossip::start(settings).await?, searches);
+    let cluster = match desired.start_gossip().await? {
+        Some(handle) => {
+            let mut cluster = Cluster::new(handle, desired.local());
             cluster.catch_up(&mut desired).await;
             Some(cluster)
         }
@@ -237,6 +236,7 @@ impl Agent {
             datapath: Arc::clone(&self.datapath),
             tracer: self.tracer.clone(),
             flows: Arc::clone(&self.flows),
+            cluster: self.cluster.as_ref().map(|cluster| cluster.handle().clone()),
         });
         let (stop, stopped) = latest::channel(false);
         let server = tokio::spawn(api::server::serve(listener, control, is_true(stopped)));

@@ -23,9 +23,9 @@ use thiserror::Error;
 use tokio::{net::UnixStream, task::JoinHandle};
 
 use super::types::{
-    Attach, Backend, BackendAdd, BackendWeight, Down, DropCount, Endpoint, ErrorBody, ExplainQuery,
-    Explanation, FlowFilter, Flows, Left, Network, NetworkCreate, Node, Removed, Service, ServiceCreate,
-    Stats, Status, TraceLine,
+    Attach, Backend, BackendAdd, BackendWeight, ClusterKey, Down, DropCount, Endpoint, ErrorBody,
+    ExplainQuery, Explanation, FlowFilter, Flows, KeyInstall, KeyText, KeyUse, Left, Network, NetworkCreate,
+    Node, Removed, Service, ServiceCreate, Stats, Status, TraceLine,
 };
 
 /// How long the daemon may take for an answer: applying a change to the kernel takes well under a second.
@@ -373,6 +373,38 @@ impl Client {
     /// As [`Self::status`].
     pub async fn leave(&self) -> Result<Left, ClientError> {
         self.read(&self.ask(Method::POST, &self.changing("/v1/leave"), Bytes::new()).await?)
+    }
+
+    /// The cluster's keys, the one in use first.
+    ///
+    /// # Errors
+    /// As [`Self::status`].
+    pub async fn keys(&self) -> Result<Vec<ClusterKey>, ClientError> {
+        self.get("/v1/keys").await
+    }
+
+    /// Adds a key to every node's keyring.
+    ///
+    /// # Errors
+    /// As [`Self::status`].
+    pub async fn install_key(&self, key: KeyText) -> Result<ClusterKey, ClientError> {
+        self.post("/v1/keys", &KeyInstall { key }).await
+    }
+
+    /// Has every node seal with a key.
+    ///
+    /// # Errors
+    /// As [`Self::status`].
+    pub async fn use_key(&self, id: &str) -> Result<ClusterKey, ClientError> {
+        self.put(&named("keys", id), &KeyUse { in_use: true }).await
+    }
+
+    /// Removes a key from every node's keyring.
+    ///
+    /// # Errors
+    /// As [`Self::status`].
+    pub async fn remove_key(&self, id: &str) -> Result<Removed, ClientError> {
+        self.delete(&named("keys", id)).await
     }
 
     /// Takes the data plane away.

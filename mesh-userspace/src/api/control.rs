@@ -14,7 +14,9 @@ use futures::Stream;
 use mesh_cluster::MemberState;
 use mesh_common::abi;
 
-use super::types::{Attach, BackendAdd, MapUse, NetworkCreate, Problem, Program, ServiceCreate};
+use super::types::{
+    Attach, BackendAdd, ClusterKey, KeyText, MapUse, NetworkCreate, Problem, Program, ServiceCreate,
+};
 use crate::table::Table;
 
 /// The agent, as the API sees it: one published picture of what is, and a few things to ask for.
@@ -54,6 +56,12 @@ pub trait Control: Send + Sync + 'static {
     /// Traces one packet in `every` (at least 1) for as long as the stream lives. With several listeners the
     /// most frequent sampling holds for all.
     fn trace(&self, every: u32) -> impl Future<Output = Result<TraceStream, Refusal>> + Send;
+
+    /// The keys of the cluster, the one in use first.
+    fn keys(&self) -> impl Future<Output = Result<Vec<ClusterKey>, Refusal>> + Send;
+
+    /// Changes every node's keyring, and returns the key's id once this node's disk has the change.
+    fn change_key(&self, change: KeyChange) -> impl Future<Output = Result<String, Refusal>> + Send;
 
     /// Takes the whole data plane away: programs, maps, and every interface that the daemon made. Returns when
     /// it is gone; the daemon ends after that.
@@ -207,6 +215,17 @@ pub enum Change {
     },
     /// A node that does not come back goes, with its endpoints.
     RemoveNode(String),
+}
+
+/// A change of the cluster's keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeyChange {
+    /// Every node's keyring gets a key.
+    Install(KeyText),
+    /// Every node seals with the key of this id.
+    Use(String),
+    /// No node has the key of this id any longer.
+    Remove(String),
 }
 
 /// A change that was applied.

@@ -15,18 +15,18 @@ use axum::{
     },
     http::{Method, StatusCode, Uri, header, request::Parts},
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::{get, post, put},
 };
 use futures::StreamExt;
 use serde::{Deserialize, de::DeserializeOwned};
 use tokio::sync::watch;
 
 use super::{
-    BODY_MAX, Change, Control, FlowDump, Refusal, RefusalKind, Snapshot,
+    BODY_MAX, Change, Control, FlowDump, KeyChange, Refusal, RefusalKind, Snapshot,
     types::{
-        Attach, Backend, BackendAdd, BackendWeight, Down, DropCount, Endpoint, ErrorBody, ExplainQuery,
-        Explanation, FlowFilter, Flows, Left, Network, NetworkCreate, Node, Removed, Service, ServiceCreate,
-        Stats, Status, TraceQuery,
+        Attach, Backend, BackendAdd, BackendWeight, ClusterKey, Down, DropCount, Endpoint, ErrorBody,
+        ExplainQuery, Explanation, FlowFilter, Flows, KeyInstall, KeyUse, Left, Network, NetworkCreate, Node,
+        Removed, Service, ServiceCreate, Stats, Status, TraceQuery,
     },
     views,
 };
@@ -76,6 +76,8 @@ pub(super) fn router<C: Control>(control: Arc<C>, stopped: watch::Receiver<bool>
         .route("/v1/explain", get(explain::<C>))
         .route("/v1/trace", get(trace::<C>))
         .route("/v1/leave", post(leave::<C>))
+        .route("/v1/keys", get(keys::<C>).post(install_key::<C>))
+        .route("/v1/keys/{id}", put(use_key::<C>).delete(remove_key::<C>))
         .route("/v1/down", post(down::<C>))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
@@ -333,6 +335,44 @@ async fn leave<C: Control>(State(api): State<Api<C>>, Waiting(wait): Waiting) ->
     let node = api.control.snapshot().node.clone();
     api.control.leave(wait.unwrap_or(LEAVE_WAIT)).await?;
     Ok(Json(Left { node }))
+}
+
+async fn keys<C: Control>(State(api): State<Api<C>>) -> Answer<Vec<ClusterKey>> {
+    Ok(Json(api.control.keys().await?))
+}
+
+async fn install_key<C: Control>(
+    State(api): State<Api<C>>,
+    Asked(asked): Asked<KeyInstall>,
+) -> Created<ClusterKey> {
+    let id = api.control.change_key(KeyChange::Install(asked.key)).await?;
+    Ok((StatusCode::CREATED, Json(key_named(&api, &id).await?)))
+}
+
+async fn use_key<C: Control>(
+    State(api): State<Api<C>>,
+    Path(id): Path<String>,
+    Asked(asked): Asked<KeyUse>,
+) -> Answer<ClusterKey> {
+    if !asked.in_use {
+        return Err(Refused::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "a key goes out of use when another comes into use",
+            "put another into use",
+        ));
+    }
+    let id = api.control.change_key(KeyChange::Use(id)).await?;
+    Ok(Json(key_named(&api, &id).await?))
+}
+
+async fn remove_key<C: Control>(State(api): State<Api<C>>, Path(id): Path<String>) -> Answer<Removed> {
+    let name = api.control.change_key(KeyChange::Remove(id)).await?;
+    Ok(Json(Removed { name, revision: api.control.snapshot().revision }))
+}
+
+async fn key_named<C: Control>(api: &Api<C>, id: &str) -> Result<ClusterKey, Refused> {
+    let keys = api.control.keys().await?;
+    keys.into_iter().find(|key| key.id == id).ok_or_else(|| missing("key", "keys", id))
 }
 
 async fn down<C: Control>(State(api): State<Api<C>>) -> Answer<Down> {

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use super::args::{self, words};
 use crate::{
-    api::types::{Place, Vip},
+    api::types::{KeyText, Place, Vip},
     table::{EndpointMode, OnNoBackend, Protocol, PublishedPort, Scheduler},
 };
 
@@ -184,6 +184,10 @@ Examples:
   meshctl explain --from 10.0.9.11:5000 --to 10.0.9.2:9200 --network blue
   meshctl explain --from fd00:9::a00:90b --to '[fd00:9::2]:53' --protocol udp")]
     Explain(Explain),
+
+    /// Make, show and rotate the cluster's keys
+    #[command(subcommand, visible_alias = "key")]
+    Keys(Keys),
 
     /// Take the mesh down on this node
     ///
@@ -454,6 +458,49 @@ pub(super) enum Endpoints {
 }
 
 #[derive(Debug, Subcommand)]
+pub(super) enum Keys {
+    /// Print a new keyring with one key
+    ///
+    /// It needs no daemon and changes nothing. The file belongs to every node of the cluster, for root alone (mode 0600), where
+    /// the configuration names it as `cluster: {keyring: FILE}`.
+    #[command(after_help = "\
+Examples:
+  meshctl keys generate
+  (umask 077; meshctl keys generate > /etc/mesh/keyring)
+  meshctl keys generate | meshctl keys install -")]
+    Generate,
+    /// Add a key to the keyring of every node
+    ///
+    /// Whatever is sealed with it is opened from then on; nothing is sealed with it until it is put into use.
+    #[command(after_help = "Example:\n  meshctl keys install - < fresh.keyring")]
+    Install {
+        /// The key in base64, or - for a keyring with it on standard input; others on this host can see what stands here
+        #[arg(value_name = "KEY|-")]
+        key: KeyText,
+    },
+    /// Have every node seal with a key
+    ///
+    /// Nobody is cut off: to a node that does not know of it yet, others go on sealing with the one that it has.
+    #[command(after_help = "Example:\n  meshctl keys use 00c8a1f25e03b7d9")]
+    Use {
+        /// The key's id
+        id: String,
+    },
+    /// Remove a key from the keyring of every node
+    ///
+    /// Nothing that is sealed with it is opened any longer. A node that was away since before another key came into use has to be
+    /// given that in its keyring, before it comes back.
+    #[command(visible_alias = "rm", after_help = "Example:\n  meshctl keys remove 00c8a1f25e03b7d9")]
+    Remove {
+        /// The key's id
+        id: String,
+    },
+    /// List the keys, the one in use first
+    #[command(visible_alias = "list", after_help = "Example:\n  meshctl keys ls")]
+    Ls,
+}
+
+#[derive(Debug, Subcommand)]
 pub(super) enum Flows {
     /// List the flows, those that moved last first
     ///
@@ -581,12 +628,12 @@ mod tests {
         }
         let mut command = Cli::command();
         command.build();
-        assert_eq!(check(&mut command, "meshctl"), 29);
+        assert_eq!(check(&mut command, "meshctl"), 34);
     }
 
     #[test]
     fn nouns_are_accepted_in_the_singular() {
-        for noun in ["node", "network", "service", "backend", "endpoint", "flow"] {
+        for noun in ["node", "network", "service", "backend", "endpoint", "flow", "key"] {
             for (noun, verb) in [(noun.to_owned(), "ls"), (format!("{noun}s"), "list")] {
                 Cli::try_parse_from(["meshctl", &noun, verb]).unwrap();
             }

@@ -9,9 +9,10 @@ use tokio::time;
 use super::{
     drain::{self, DrainError},
     grammar::{
-        Attach, Backends, Cli, Command, Endpoints, Explain, FlowFilters, Flows, Names, Networks, Nodes,
+        Attach, Backends, Cli, Command, Endpoints, Explain, FlowFilters, Flows, Keys, Names, Networks, Nodes,
         OneBackend, Services,
     },
+    keys::{self, KeyFailure},
     render,
     screen::Screen,
 };
@@ -33,6 +34,8 @@ enum Failure {
     Output(#[from] io::Error),
     #[error("cannot make the path `{0}` absolute: {1}; give it from the root")]
     Path(String, io::Error),
+    #[error(transparent)]
+    Key(#[from] KeyFailure),
     #[error("cannot wait for the daemon: {0}; try again")]
     Runtime(io::Error),
     /// Everything is told already.
@@ -113,6 +116,7 @@ async fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Explain(explain) => {
             Ok(screen.show(&client.explain(&question(explain)).await?, render::explanation)?)
         }
+        Command::Keys(command) => keys(&client, &screen, command).await,
         Command::Down => Ok(screen.show(&client.down().await?, |down, _| render::down(down))?),
     }
 }
@@ -233,6 +237,22 @@ async fn backends(client: &Client, screen: &Screen, command: &Backends) -> Resul
         Backends::Drain { of, wait: true, timeout } => {
             Ok(drain::and_wait(client, screen, of, *timeout).await?)
         }
+    }
+}
+
+async fn keys(client: &Client, screen: &Screen, command: &Keys) -> Result<(), Failure> {
+    match command {
+        Keys::Generate => Ok(screen.show(&keys::generate()?, |fresh, _| fresh.keyring.clone())?),
+        Keys::Install { key } => {
+            let key = client.install_key(keys::given(key)?).await?;
+            Ok(screen.show(&key, |key, _| render::key_installed(key))?)
+        }
+        Keys::Use { id } => Ok(screen.show(&client.use_key(id).await?, |key, _| render::key_used(key))?),
+        Keys::Remove { id } => {
+            let removed = client.remove_key(id).await?;
+            Ok(screen.show(&removed, |removed, _| render::removed("key", "removed", removed))?)
+        }
+        Keys::Ls => Ok(screen.show(&client.keys().await?[..], render::keys)?),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::{
-    ClusterConfig, Loaded, LocalConfig,
+    Loaded, LocalConfig, cluster,
     keys::Keys,
     reader::Reader,
     sections::Sections,
@@ -68,7 +68,7 @@ fn sections(reader: &mut Reader, root: &Node, whole: bool, local: &mut LocalConf
             "networks" => sections.networks(reader, &entry.value),
             "services" => sections.services(reader, &entry.value),
             "endpoints" => sections.endpoints(reader, &entry.value),
-            _ => local.cluster = cluster(reader, &entry.value),
+            _ => local.cluster = cluster::cluster(reader, entry),
         }
     }
     if !nodes_named && whole {
@@ -122,34 +122,6 @@ fn local_config(reader: &mut Reader, node: &Node, local: &mut LocalConfig) {
     keys.finish(reader);
 }
 
-fn cluster(reader: &mut Reader, node: &Node) -> Option<ClusterConfig> {
-    let want = "a mapping such as {join: [192.0.2.2:7946], keyring: /etc/mesh/keyring}";
-    let mut keys = Keys::of(reader, node, "The section cluster".to_owned(), want)?;
-    let place = "an address with a port such as 192.0.2.2:7946";
-    let listen = keys
-        .take("listen")
-        .and_then(|node| reader.value(node, "The address listen", place, |text| text.parse().ok()));
-    let mut join = Vec::new();
-    if let Some(node) = keys.take("join") {
-        for item in reader.list(node, "The list join", "a list such as [192.0.2.2:7946]") {
-            join.extend(reader.value(item, "An address of join", place, |text| text.parse().ok()));
-        }
-    }
-    let keyring = keys
-        .need("keyring", "name its file, as in keyring: /etc/mesh/keyring")
-        .and_then(|node| directory(reader, node, "The file keyring", "/etc/mesh/keyring"));
-    keys.finish(reader);
-    Some(ClusterConfig {
-        listen: listen.map(|listen| listen.value),
-        join: join.into_iter().map(|place| place.value).collect(),
-        keyring: keyring?,
-    })
-}
-
 fn directory(reader: &mut Reader, node: &Node, what: &str, example: &str) -> Option<PathBuf> {
-    let want = format!("an absolute path such as {example}");
-    let path = reader.value(node, what, &want, |text| {
-        (text.starts_with('/') && !text.contains('\0')).then(|| PathBuf::from(text))
-    })?;
-    Some(path.value)
+    reader.path(node, what, example).map(|path| path.value)
 }

@@ -1,5 +1,6 @@
 //! The YAML file: what a user writes, read with the place of every word, and every fault of it found.
 
+mod cluster;
 mod file;
 mod keys;
 mod reader;
@@ -15,7 +16,7 @@ use std::{
 };
 
 use crate::{
-    spec::{Fault, Faults, Origin, Spec, listed, quoted, resolve},
+    spec::{Fault, Faults, Given, Origin, Spec, listed, quoted, resolve},
     table::Table,
 };
 
@@ -38,20 +39,29 @@ pub struct LocalConfig {
     pub run_dir: PathBuf,
     /// Where the daemon keeps what outlives it.
     pub state_dir: PathBuf,
-    /// The cluster that the node is in; without one, the file is the whole mesh.
+    /// How it takes part in a cluster that finds itself; without, the file's nodes are the whole mesh.
     pub cluster: Option<ClusterConfig>,
 }
 
-/// How a node gossips.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// How a node takes part in a cluster.
+#[derive(Clone, Debug)]
 pub struct ClusterConfig {
-    /// Where it listens; the node's address and the usual port if it is not given.
+    /// Where to listen for gossip; at the node's own address where it is not given.
     pub listen: Option<SocketAddr>,
     /// Nodes to join by.
     pub join: Vec<SocketAddr>,
-    /// The keyring's file.
-    pub keyring: PathBuf,
+    /// The file with the cluster's keys.
+    pub keyring: Given<PathBuf>,
 }
+
+/// What they say is the same, wherever in the file it stands.
+impl PartialEq for ClusterConfig {
+    fn eq(&self, other: &Self) -> bool {
+        (self.listen, &self.join, &self.keyring.value) == (other.listen, &other.join, &other.keyring.value)
+    }
+}
+
+impl Eq for ClusterConfig {}
 
 impl Default for LocalConfig {
     fn default() -> Self {

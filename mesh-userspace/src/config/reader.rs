@@ -1,6 +1,6 @@
 //! Values out of the tree, and a sentence for each that is not what it must be.
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use super::yaml::{Content, Node, Place, is_null};
 use crate::spec::{Fault, Faults, Given, Origin};
@@ -82,6 +82,14 @@ impl Reader {
 
     pub(super) fn name(&mut self, node: &Node, what: &str) -> Option<Given<String>> {
         self.value(node, what, "a name", |text| (!text.is_empty()).then(|| text.to_owned()))
+    }
+
+    /// An absolute path; `example` is one.
+    pub(super) fn path(&mut self, node: &Node, what: &str, example: &str) -> Option<Given<PathBuf>> {
+        let want = format!("an absolute path such as {example}");
+        self.value(node, what, &want, |text| {
+            (text.starts_with('/') && !text.contains('\0')).then(|| PathBuf::from(text))
+        })
     }
 
     pub(super) fn boolean(&mut self, node: &Node, what: &str) -> Option<Given<bool>> {

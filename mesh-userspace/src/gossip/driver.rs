@@ -1,7 +1,7 @@
 //! The task that owns the protocol, the sockets and the disk, and moves between them what each has for the others.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     fs::{self, DirBuilder},
     io,
     net::SocketAddr,
@@ -12,7 +12,7 @@ use std::{
 };
 
 use mesh_cluster::{
-    Cluster, Identity, Key, Kind, Member, NodeId, Now, Output, Stamp, Store, Write,
+    Cluster, Identity, Key, Kind, Member, MemberState, NodeId, Now, Output, Stamp, Store, Write,
     seal::{KeyId, MOST_KEYS, Ring, Secret},
 };
 use tokio::{
@@ -24,7 +24,7 @@ use super::{
     KeyError, KeyInfo, Problems, Settings, Snapshot, StartError, WriteError, Written, chance,
     disk::{Disk, Job, changes},
     identity, keyring, keys,
-    log::Log,
+    log::{Log, is_new},
     monotonic, state_of,
     transport::Transport,
     wall,
@@ -101,6 +101,9 @@ pub(super) struct Driver {
     settled: Store,
     keyring: PathBuf,
     known_keys: PathBuf,
+    known_members: PathBuf,
+    /// The addresses of members, as they were noted last.
+    noted: BTreeSet<SocketAddr>,
     problems: Problems,
     snapshot: watch::Sender<Arc<Snapshot>>,
     me: Identity,
@@ -161,7 +164,12 @@ impl Driver {
             );
             cluster.write(now(), edits).map_err(|fault| state(io::Error::other(fault)))?;
         }
-        cluster.join(now(), &settings.join);
+        let known_members = directory.join("members.json");
+        let (earlier, problem) = identity::known_members(&known_members);
+        problem.map(|problem| problems.insert("members", Problem::new("cluster", problem)));
+        let mut seeds = settings.join;
+        seeds.extend(earlier.iter().copied());
+        cluster.join(now(), &seeds);
 
         let first = Snapshot {
             version,
@@ -184,6 +192,8 @@ impl Driver {
             settled: Store::default(),
             keyring: settings.keyring,
             known_keys,
+            known_members,
+            noted: earlier,
             problems,
             snapshot,
             me,
@@ -260,8 +270,9 @@ impl Driver {
         let store = self.cluster.store();
         let entries = changes(&self.written.1, store);
         let version = self.cluster.version();
-        if entries.is_empty() {
-            self.written = (version, store.clone());
+        if !is_new(&entries, &self.written.1, store) {
+            // The members have changed. What is written of the store stays what it was.
+            self.written.0 = version;
             self.acknowledge(None);
             return;
         }
@@ -322,6 +333,9 @@ impl Driver {
             self.confirmations.remove(&id);
             self.cluster.abandon(id);
         }
+        self.note_members();
+        // When the store was last equal to another's changes without a word.
+        self.keep();
         if self.problems.contains_key("keyring file") {
             self.keep_ring();
             self.publish();
@@ -334,6 +348,25 @@ impl Driver {
         if self.problems.get("refusals") != before.as_ref() {
             self.publish();
         }
+    }
+
+    /// Notes where the members are, so that this node finds them again after a restart.
+    fn note_members(&mut self) {
+        let has_left =
+            |member: &Member| member.state == MemberState::Left || member.identity.id == self.me.id;
+        let members = self.cluster.members().into_iter().filter(|member| !has_left(member));
+        let addresses: BTreeSet<SocketAddr> = members.map(|member| member.identity.address).collect();
+        if addresses == self.noted {
+            return;
+        }
+        self.noted.clone_from(&addresses);
+        let path = self.known_members.clone();
+        // Nobody was promised it, and a disk may be slow.
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = identity::keep_members(&path, &addresses) {
+                tracing::warn!(%error, path = %path.display(), "the members were not noted");
+            }
+        });
     }
 
     /// Tells what has changed: the store as it is on the disk, and the members as they are.

@@ -1,6 +1,6 @@
 //! Who this node is to the others, over all its starts.
 
-use std::{fs, io, path::Path};
+use std::{collections::BTreeSet, fs, io, net::SocketAddr, path::Path};
 
 use mesh_cluster::{NodeId, seal::KeyId};
 use serde::{Deserialize, Serialize};
@@ -41,6 +41,17 @@ pub(super) fn known_keys(path: &Path) -> (Option<Vec<KeyId>>, Option<String>) {
 pub(super) fn keep_keys(path: &Path, keys: impl Iterator<Item = KeyId>) -> io::Result<()> {
     let texts: Vec<String> = keys.map(|id| id.to_string()).collect();
     replace(path, &serde_json::to_vec(&texts).map_err(io::Error::other)?)
+}
+
+/// Where the members were, when this node last ran.
+pub(super) fn known_members(path: &Path) -> (BTreeSet<SocketAddr>, Option<String>) {
+    let (addresses, problem) = read(path);
+    (addresses.unwrap_or_default(), problem)
+}
+
+/// Notes where the members are.
+pub(super) fn keep_members(path: &Path, addresses: &BTreeSet<SocketAddr>) -> io::Result<()> {
+    replace(path, &serde_json::to_vec(addresses).map_err(io::Error::other)?)
 }
 
 /// What a file says; and where it cannot be read, what became of it.

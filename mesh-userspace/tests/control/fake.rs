@@ -18,11 +18,11 @@ use mesh_common::{
 };
 use mesh_userspace::{
     api::{
-        Attachment, Change, Changed, Control, FlowDump, Lookup, Refusal, RefusalKind, Snapshot, TraceStream,
-        Uplink, bind,
+        Attachment, Change, Changed, Control, FlowDump, KeyChange, Lookup, Refusal, RefusalKind, Snapshot,
+        TraceStream, Uplink, bind,
         client::Client,
         server,
-        types::{MapUse, Program},
+        types::{ClusterKey, MapUse, Program},
     },
     table::{Endpoint, Network, Node, Protocol, PublishMode, PublishedPort, Scheduler, Service, Table},
 };
@@ -369,6 +369,9 @@ pub(crate) struct Fake {
     pub(crate) traced: Arc<AtomicU32>,
     /// How many lines a trace has; endless where it is none.
     pub(crate) lines: Mutex<Option<usize>>,
+    pub(crate) keys: Mutex<Vec<ClusterKey>>,
+    /// The texts of the keys that were installed.
+    pub(crate) installed: Mutex<Vec<String>>,
     pub(crate) is_down: AtomicBool,
     /// Answers only after this long.
     pub(crate) delay: Mutex<Duration>,
@@ -387,9 +390,16 @@ impl Default for Fake {
             traced: Arc::default(),
             lines: Mutex::default(),
             is_down: AtomicBool::default(),
+            keys: Mutex::new(vec![key("0011223344556677", true)]),
+            installed: Mutex::default(),
             delay: Mutex::default(),
         }
     }
+}
+
+/// A key that two nodes have.
+pub(crate) fn key(id: &str, in_use: bool) -> ClusterKey {
+    ClusterKey { id: id.to_owned(), in_use, nodes: Some(2) }
 }
 
 impl Fake {
@@ -572,6 +582,37 @@ impl Control for Fake {
     async fn leave(&self, wait: Duration) -> Result<(), Refusal> {
         *self.waited.lock().unwrap() = Some(wait);
         Ok(())
+    }
+
+    async fn keys(&self) -> Result<Vec<ClusterKey>, Refusal> {
+        if let Some(refusal) = self.refuse.lock().unwrap().take() {
+            return Err(refusal);
+        }
+        Ok(self.keys.lock().unwrap().clone())
+    }
+
+    async fn change_key(&self, change: KeyChange) -> Result<String, Refusal> {
+        if let Some(refusal) = self.refuse.lock().unwrap().take() {
+            return Err(refusal);
+        }
+        let mut keys = self.keys.lock().unwrap();
+        Ok(match change {
+            KeyChange::Install(text) => {
+                keys.push(key("8899aabbccddeeff", false));
+                self.installed.lock().unwrap().push(text.0);
+                "8899aabbccddeeff".to_owned()
+            }
+            KeyChange::Use(id) => {
+                for key in keys.iter_mut() {
+                    key.in_use = key.id == id;
+                }
+                id
+            }
+            KeyChange::Remove(id) => {
+                keys.retain(|key| key.id != id);
+                id
+            }
+        })
     }
 
     async fn down(&self) -> Result<(), Refusal> {

@@ -7,5 +7,6 @@ mod backends;
 mod explain;
 mod fake;
 mod flows;
+mod keys;
 mod meshctl;
 mod socket;

@@ -254,7 +254,7 @@ async fn wrong_usage_is_2() {
         &["backends", "drain", "search", "search.1", "--wait", "--timeout", "soon"],
         &["attach", "--network", "blue", "--netns", "t9", "--weight", "3"],
         &["ipvsadm", "-L"],
-        &["keys", "ls"],
+        &["keys", "install"],
         &["networks", "create"],
         &["status", "--output", "xml"],
         &["services", "create", "x", "--publish", "nonsense"],

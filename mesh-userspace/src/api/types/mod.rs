@@ -1,6 +1,7 @@
 //! The bodies of requests and answers, shared by server and client.
 
 mod explain;
+mod keys;
 mod place;
 mod requests;
 mod traffic;
@@ -14,6 +15,7 @@ use super::control::tell;
 use crate::table::Protocol;
 
 pub use explain::{Choice, ExplainQuery, Explanation, Share, Verdict};
+pub use keys::{ClusterKey, KeyInstall, KeyText, KeyUse};
 pub use place::{Place, PlaceError};
 pub use requests::{
     Attach, BackendAdd, BackendWeight, FlowFilter, NetworkCreate, ServiceCreate, TraceQuery, Vip,

@@ -3,6 +3,7 @@
 mod backends;
 mod endpoints;
 mod explain;
+mod keys;
 mod networks;
 mod nodes;
 mod services;
@@ -21,6 +22,7 @@ pub(super) use backends::{
 };
 pub(super) use endpoints::{attached, endpoint, endpoints};
 pub(super) use explain::explanation;
+pub(super) use keys::{key_installed, key_used, keys};
 pub(super) use networks::{network, network_created, networks};
 pub(super) use nodes::{node, nodes};
 pub(super) use services::{service, service_created, services};

@@ -180,7 +180,7 @@ impl Transport {
             match session() {
                 Ok(fresh) => sealer.renew(fresh),
                 Err(error) => {
-                    tracing::error!(%error, "gossip cannot begin a new session: no chance to be had")
+                    tracing::error!(%error, "gossip cannot begin a new session: no chance to be had");
                 }
             }
         }

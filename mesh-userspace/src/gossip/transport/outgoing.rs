@@ -88,7 +88,7 @@ impl Outgoing {
         match unsent {
             Ok(()) => {}
             Err(mpsc::error::TrySendError::Full(_)) => {
-                tracing::debug!(%to, "a message is dropped: too many wait")
+                tracing::debug!(%to, "a message is dropped: too many wait");
             }
             // There was no stream, or it has just ended for want of messages.
             Err(mpsc::error::TrySendError::Closed(waiting)) => {

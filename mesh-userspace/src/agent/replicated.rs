@@ -30,6 +30,8 @@ pub(super) struct Replicated {
     is_unheard: bool,
     published: Published,
     published_file: PathBuf,
+    /// Whether there may be something to write down that settling has moved.
+    may_amend: bool,
     /// The snapshot that was followed last.
     version: u64,
     objects: Objects,
@@ -75,6 +77,7 @@ impl Replicated {
             is_unheard: true,
             published,
             published_file,
+            may_amend: false,
             version: 0,
             objects: Objects::default(),
             settled: Settled::default(),
@@ -95,7 +98,8 @@ impl Replicated {
         self.is_unheard = true;
     }
 
-    /// Takes over a snapshot. What it comes to is in [`Self::spec`] and what is returned; none if that is no table for this node.
+    /// Takes over a snapshot. What it comes to is in [`Self::spec`] and what is returned; none if that is what it was, or no table
+    /// for this node.
     pub(super) fn follow(
         &mut self,
         version: u64,
@@ -103,10 +107,18 @@ impl Replicated {
         members: &[Member],
         problems: &[Problem],
     ) -> Option<Table> {
+        let is_first = self.version == 0;
         self.version = version;
-        self.members = members.to_vec();
+        if self.members != members {
+            self.members = members.to_vec();
+            self.may_amend = true;
+        }
         self.told = problems.to_vec();
-        self.digest = store.digest().root();
+        let digest = store.digest().root();
+        if !is_first && digest == self.digest {
+            return None;
+        }
+        self.digest = digest;
         self.objects.follow(store);
         self.settle()
     }
@@ -125,6 +137,7 @@ impl Replicated {
             }
         };
         self.settled = settled;
+        self.may_amend = true;
         if !self.settled.table.nodes.contains_key(&self.me) {
             let message = format!("This node is not among the cluster's nodes. {stays}");
             self.stuck = vec![Problem::new(format!("node {}", self.me), message)];
@@ -192,6 +205,7 @@ impl Replicated {
         }
         if let Some(id) = self.id()
             && self.stuck.is_empty()
+            && std::mem::take(&mut self.may_amend)
         {
             let amended =
                 amendments(&self.settled, &self.objects, (&self.me, id), |name| self.is_living_member(name))?;
@@ -232,6 +246,7 @@ impl Replicated {
     /// What the file asks for is to be looked at again: something of the store that it depends on may have changed.
     pub(super) fn recall(&mut self) {
         self.is_unheard = true;
+        self.may_amend = true;
     }
 
     /// What a change comes to as writes, with what it leaves open allocated.

@@ -16,19 +16,20 @@ pub(in crate::cli) fn nodes(nodes: &[Node], paint: Paint) -> String {
     if nodes.is_empty() {
         return "There are no nodes: add them under `nodes:` in meshd's configuration file.\n".to_owned();
     }
-    table(
-        paint,
-        ["NAME", "ADDRESS", "STATE", "ROUTE", "ENDPOINTS"],
-        nodes.iter().map(|node| {
-            [
-                node.name.as_str().into(),
-                node.address.to_string().into(),
-                state(node),
-                route(node),
-                node.endpoints.len().to_string().into(),
-            ]
-        }),
-    )
+    let start = |node: &Node| [node.name.as_str().into(), node.address.to_string().into()];
+    let end = |node: &Node| [route(node), node.endpoints.len().to_string().into()];
+    if nodes.iter().all(|node| node.state.is_none()) {
+        let rows = nodes.iter().map(|node| {
+            let ([name, address], [route, endpoints]) = (start(node), end(node));
+            [name, address, route, endpoints]
+        });
+        return table(paint, ["NAME", "ADDRESS", "ROUTE", "ENDPOINTS"], rows);
+    }
+    let rows = nodes.iter().map(|node| {
+        let ([name, address], [route, endpoints]) = (start(node), end(node));
+        [name, address, state(node), route, endpoints]
+    });
+    table(paint, ["NAME", "ADDRESS", "STATE", "ROUTE", "ENDPOINTS"], rows)
 }
 
 /// One in full.
@@ -98,10 +99,10 @@ mod tests {
         assert_eq!(
             nodes(&sample(), Paint::plain()),
             "\
-NAME  ADDRESS      STATE  ROUTE      ENDPOINTS
-n1    192.0.2.1    –      this node  2
-n2    2001:db8::2  –      by eth0    1
-n3    192.0.2.3    –      no route   0
+NAME  ADDRESS      ROUTE      ENDPOINTS
+n1    192.0.2.1    this node  2
+n2    2001:db8::2  by eth0    1
+n3    192.0.2.3    no route   0
 "
         );
         let mut members = sample();

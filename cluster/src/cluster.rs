@@ -135,8 +135,8 @@ impl Cluster {
             Message::Welcome { peer, others } => self.welcomed(now, &peer, others),
             Message::Stale { held, by } => self.stale(now, &held, by),
             Message::Refused { by, why } => self.refused(by, why),
-            Message::Suspected { peer, number } => {
-                self.swim.suspected(now.monotonic, sender, &peer, number, &mut self.out);
+            Message::Suspected { peer, number, by } => {
+                self.swim.suspected(now.monotonic, by, &peer, number, &mut self.out);
             }
             Message::Farewell { peer } if peer.id == sender => {
                 self.swim.farewell(now.monotonic, peer, &mut self.out);
@@ -159,7 +159,14 @@ impl Cluster {
                     self.exchange.soon(now.monotonic, sender);
                 }
             }
-            Message::Root { horizon, root } => self.compare_roots(now, address, horizon, root),
+            Message::Root { horizon, root, members } => {
+                self.compare_members(address, members);
+                self.compare_roots(now, address, horizon, root);
+            }
+            Message::Members { sums } => self.compare_rolls(address, &sums),
+            Message::Peers { parts, living, dead, answer } => {
+                self.peers(now, address, parts, (living, dead), answer);
+            }
             Message::Same => self.exchanged(now),
             Message::Parts { horizon, parts } => self.compare_parts(now, address, horizon, parts),
             Message::Keys { horizon, parts } => self.compare_keys(now, address, horizon, &parts),

@@ -74,8 +74,9 @@ impl Cluster {
     }
 
     fn send_root(&mut self, to: SocketAddr) {
-        let root = Message::Root { horizon: self.store.horizon(), root: self.store.digest().root() };
-        self.out.send(to, &root);
+        let root = self.store.digest().root();
+        let members = self.roll_sum();
+        self.out.send(to, &Message::Root { horizon: self.store.horizon(), root, members });
     }
 
     pub(crate) fn compare_roots(&mut self, now: Now, from: SocketAddr, horizon: Stamp, root: u128) {

@@ -139,11 +139,7 @@ impl Cluster {
         let tell = !self.swim.living().is_empty();
         let mut peers = others;
         peers.push(peer.clone());
-        for peer in &peers {
-            if self.swim.held_dead(peer.id).is_some_and(|held| held >= peer) {
-                self.joining.knock(now.monotonic, peer.id);
-            }
-        }
+        self.knock_at_dead(now, &peers);
         self.exchange.soon(now.monotonic, peer.id);
         self.swim.alive(now.monotonic, &peers, tell, &mut self.out);
     }

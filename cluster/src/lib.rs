@@ -14,6 +14,7 @@ mod message;
 mod outbox;
 pub mod output;
 mod peer;
+mod roll;
 mod rumours;
 pub mod seal;
 pub mod settings;

@@ -36,7 +36,7 @@ pub(crate) enum Message {
     /// "You may not be a member."
     Refused { by: String, why: String },
     /// "You are suspected, at this number of the failure detector's; deny it."
-    Suspected { peer: Peer, number: u16 },
+    Suspected { peer: Peer, number: u16, by: Peer },
     /// "I leave."
     Farewell { peer: Peer },
     /// Entries, since they are new or were asked for.
@@ -46,8 +46,12 @@ pub(crate) enum Message {
         /// There is more than one answer may have.
         more: bool,
     },
-    /// The sum of a store.
-    Root { horizon: Stamp, root: u128 },
+    /// The sums of a store and over its members.
+    Root { horizon: Stamp, root: u128, members: u64 },
+    /// The sums over members, in parts.
+    Members { sums: Vec<u64> },
+    /// Who lives of these parts and who does not, and whether the same is to be answered.
+    Peers { parts: u64, living: Vec<Peer>, dead: Vec<Peer>, answer: bool },
     /// "Mine has the same."
     Same,
     /// The sums of its parts.

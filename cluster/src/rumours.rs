@@ -17,6 +17,8 @@ const MOST_RUMOURS: usize = 1024;
 const MOST_DATAGRAMS: usize = 8;
 /// How many others a round of passing on tells.
 const TOLD: usize = 3;
+/// The first round follows by so much, so that what comes together is passed on together.
+const FIRST: Duration = Duration::from_millis(5);
 /// The longest slice of entries in one message by a stream, in bytes.
 pub(crate) const MOST_SLICE: usize = 512 << 10;
 
@@ -60,7 +62,7 @@ impl Cluster {
             self.rumours.left.insert(key, times);
         }
         if !self.rumours.left.is_empty() && self.rumours.round.is_none() {
-            self.rumours.round = Some(now.monotonic + self.settings.rumour_period);
+            self.rumours.round = Some(now.monotonic + FIRST);
         }
     }
 

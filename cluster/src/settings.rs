@@ -33,7 +33,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             probe_period: Duration::from_millis(250),
-            probe_timeout: Duration::from_millis(80),
+            probe_timeout: Duration::from_millis(120),
             indirect_probes: 3,
             suspicion: Duration::from_millis(800),
             gossip_period: Duration::from_millis(100),

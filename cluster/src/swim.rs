@@ -4,7 +4,8 @@
 //! then declares it dead; whatever is new of members travels on its messages. Added to that, because a lost message must
 //! not be taken for a death:
 //!
-//! - A question that stays unanswered is asked again before others are asked, and what goes by way of others goes twice.
+//! - A question that stays unanswered is asked again before and while others are asked, and what goes by way of others
+//!   goes twice.
 //! - Who is suspected is told so by the one who suspects it, again and again: it need not hear of it by rumour to deny it.
 //! - Who was heard a moment ago is not dead because others say so; it may just have come back to us, and not yet to them.
 //! - A node that itself stood still (its machine was paused) takes up its clocks where it left them, and suspects nobody
@@ -38,6 +39,8 @@ use crate::{
 const MOST_KNOWN: usize = 16_384;
 /// Who was heard so recently is not dead because others say so.
 const HEARD: Duration = Duration::from_secs(1);
+/// How often a question is asked again: three times until others are asked too, and once then.
+const ASKED_AGAIN: u32 = 4;
 /// A copy of what goes by way of others follows it by so much.
 const COPY_AFTER: Duration = Duration::from_millis(15);
 /// How often who is suspected is told so until it is declared dead.
@@ -66,8 +69,12 @@ struct Known {
 /// What is due at some time.
 enum Due {
     Foca(Timer<Peer>),
+    /// Ask this again, if it was not answered.
+    Ask(Peer),
     /// Tell who is suspected.
     Tell(Peer, u16),
+    /// Who was doubted, because others hold it for dead, has not denied it.
+    Declare(Peer, u16),
     /// Send this once more.
     Again(SocketAddr, Vec<u8>),
     /// Others have said that it is dead, and it was not heard since.
@@ -117,7 +124,7 @@ pub(crate) struct Swim {
     known: BTreeMap<NodeId, Known>,
     /// Who lives, this node not among them, in order.
     living: Vec<NodeId>,
-    /// The question that was last asked and not answered.
+    /// The question that was last asked, and was not answered yet.
     asked: Option<(Peer, Vec<u8>)>,
     events: Vec<Event>,
     since: Duration,
@@ -257,20 +264,32 @@ impl Swim {
     pub(crate) fn suspected(
         &mut self,
         now: Duration,
-        by: NodeId,
+        by: Peer,
         as_whom: &Peer,
         number: u16,
         out: &mut Outbox,
     ) {
-        if as_whom != self.me() {
+        if as_whom != self.me() || by.id == as_whom.id {
             return;
         }
-        let Some(by) = self.known.get(&by).map(|known| known.peer.clone()) else { return };
         let update = foca::Member::new(as_whom.clone(), number, State::Suspect);
         self.call(now, out, |foca, effects| {
             foca.apply_many([update].into_iter(), true, &mut *effects).is_ok()
                 && foca.announce(by, effects).is_ok()
         });
+    }
+
+    /// Others hold a living node for dead: it is suspected here, and may deny it.
+    pub(crate) fn doubt(&mut self, now: Duration, id: NodeId, out: &mut Outbox) {
+        let Some(member) = self.foca.iter_members().find(|member| member.id().id == id) else { return };
+        let (peer, number) = (member.id().clone(), member.incarnation());
+        if member.state() == State::Suspect {
+            return;
+        }
+        let update = foca::Member::new(peer.clone(), number, State::Suspect);
+        self.call(now, out, |foca, effects| foca.apply_many([update].into_iter(), false, effects).is_ok());
+        self.at(now, Due::Tell(peer.clone(), number));
+        self.at(now + self.settings.suspicion, Due::Declare(peer, number));
     }
 
     /// Becomes somebody greater than `held`, if somebody holds this node for dead as that; returns whether it did.
@@ -318,7 +337,20 @@ impl Swim {
         while let Some(first) = self.timers.first_entry().filter(|first| first.key().0 <= now) {
             match first.remove() {
                 Due::Foca(timer) => self.timer(now, timer, out),
+                Due::Ask(peer) => {
+                    if let Some((_, data)) = self.asked.as_ref().filter(|(asked, _)| *asked == peer) {
+                        out.send(peer.address(), &Message::Swim(data.clone()));
+                    }
+                }
                 Due::Tell(peer, number) => self.tell(now, peer, number, out),
+                Due::Declare(peer, number) => {
+                    if self.is_suspect(&peer, number) {
+                        let dead = foca::Member::new(peer, number, State::Down);
+                        self.call(now, out, |foca, effects| {
+                            foca.apply_many([dead].into_iter(), true, effects).is_ok()
+                        });
+                    }
+                }
                 Due::Again(to, data) => out.send(to, &Message::Swim(data)),
                 Due::Bury(id) => self.bury(now, id),
             }
@@ -327,14 +359,6 @@ impl Swim {
 
     fn timer(&mut self, now: Duration, timer: Timer<Peer>, out: &mut Outbox) {
         match &timer {
-            Timer::SendIndirectProbe { probed_id, .. } => {
-                if let Some((peer, data)) = self.asked.take_if(|(peer, _)| peer == probed_id) {
-                    let rest = self.settings.probe_period.saturating_sub(self.settings.probe_timeout);
-                    for third in 0..3 {
-                        self.at(now + rest * third / 4, Due::Again(peer.address(), data.clone()));
-                    }
-                }
-            }
             Timer::RemoveDown(peer) => {
                 let gone =
                     self.known.get(&peer.id).is_some_and(|known| known.peer == *peer && !known.state.lives());
@@ -349,13 +373,17 @@ impl Swim {
     }
 
     fn tell(&mut self, now: Duration, peer: Peer, number: u16, out: &mut Outbox) {
-        let suspect = self.foca.iter_members().any(|member| {
-            *member.id() == peer && member.incarnation() == number && member.state() == State::Suspect
-        });
-        if suspect {
-            out.send(peer.address(), &Message::Suspected { peer: peer.clone(), number });
+        if self.is_suspect(&peer, number) {
+            let by = self.me().clone();
+            out.send(peer.address(), &Message::Suspected { peer: peer.clone(), number, by });
             self.at(now + self.settings.suspicion / TELLINGS, Due::Tell(peer, number));
         }
+    }
+
+    fn is_suspect(&self, peer: &Peer, number: u16) -> bool {
+        self.foca.iter_members().any(|member| {
+            member.id() == peer && member.incarnation() == number && member.state() == State::Suspect
+        })
     }
 
     fn bury(&mut self, now: Duration, id: NodeId) {
@@ -394,7 +422,12 @@ impl Swim {
         let address = to.address();
         out.send(address, &Message::Swim(data.clone()));
         match header(&data).map(|header| header.message) {
-            Some(foca::Message::Ping(_)) => self.asked = Some((to, data)),
+            Some(foca::Message::Ping(_)) => {
+                for again in 1..=ASKED_AGAIN {
+                    self.at(now + self.settings.probe_timeout * again / 3, Due::Ask(to.clone()));
+                }
+                self.asked = Some((to, data));
+            }
             Some(
                 foca::Message::PingReq { .. }
                 | foca::Message::IndirectPing { .. }
@@ -512,7 +545,8 @@ fn config(settings: &Settings, nodes: usize) -> Config {
         // Less than a datagram, by what is written around it.
         max_packet_size: NonZeroUsize::new(MOST_DATAGRAM - 20).unwrap_or(one),
         notify_down_members: true,
-        periodic_announce: Some(PeriodicParams { frequency: Duration::from_secs(30), num_members: one }),
+        // Members are compared as stores are.
+        periodic_announce: None,
         // Who is dead is knocked at, which brings about more than an announcement.
         periodic_announce_to_down_members: None,
         periodic_gossip: Some(PeriodicParams {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mesh_cluster::MemberState;
+use mesh_cluster::{Cluster, MemberState};
 
 use crate::{
     network::{Network, Weather, address},
@@ -126,7 +126,7 @@ fn who_leaves_has_left_everywhere_at_once_and_may_come_back() {
         let mut network = Network::mesh(seed, 5);
         network.weather = Weather::bad();
         network.run(3 * SECOND);
-        network.call(1, |cluster, now| cluster.leave(now));
+        network.call(1, Cluster::leave);
         network.run(Duration::from_millis(50));
         network.kill(1);
         network.run(Duration::from_millis(450));

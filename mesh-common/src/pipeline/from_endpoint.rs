@@ -100,6 +100,9 @@ fn endpoint<P: Packet, T: Tables>(packet: &mut P, tables: &T, ifindex: u32) -> S
     }
     if !is_settled && !is_routed {
         if let Some(endpoint) = lookup::endpoint(tables, attachment.vni, &datagram.key.destination) {
+            if datagram.is_syn() {
+                forget_ended(tables, &datagram.key);
+            }
             return forward(packet, tables, &from, &datagram, endpoint);
         }
         if let Some(service) = lookup::vip(tables, attachment.vni, &datagram.key.destination) {
@@ -215,6 +218,30 @@ fn ask<P: Packet, T: Tables>(
     newcomer::queue(tables, &datagram.key);
     translate(packet, datagram, &change)?;
     forward(packet, tables, from, datagram, endpoint)
+}
+
+/// Forgets a connection that is over between the same ports of a task and a backend, through a virtual IP: answers to the one that
+/// a SYN opens now, to the backend itself, would be taken for that one's.
+#[inline(never)]
+fn forget_ended<T: Tables>(tables: &T, key: &FlowKey) {
+    const OVER: u32 = flow_flags::FIN | flow_flags::RST;
+    let answers = FlowKey {
+        source: key.destination,
+        destination: key.source,
+        source_port: key.destination_port,
+        destination_port: key.source_port,
+        ..*key
+    };
+    let Some(answered) = tables.flow(&answers) else { return };
+    if answered.flags & flow_flags::REPLY == 0 || answered.node != 0 {
+        return;
+    }
+    let asked = answered.back_key_in(key.scope, key.protocol);
+    let seen = answered.flags | tables.flow(&asked).map_or(0, |flow| flow.flags);
+    if seen & OVER != 0 {
+        tables.remove_flow(&asked);
+        tables.remove_flow(&answers);
+    }
 }
 
 /// Remembers a flow from a task through a virtual IP to a backend, in both directions.

@@ -168,6 +168,30 @@ fn a_connection_that_is_over_and_its_port_used_again() {
     }
 }
 
+/// The port of a connection through the virtual IP is used again for one to the backend itself.
+#[test]
+fn a_connection_that_is_over_and_its_port_used_for_the_backend_itself() {
+    for (mesh, family) in Mesh::each_with_family() {
+        for (end, by_client) in [(FIN | ACK, true), (RST, true), (FIN | ACK, false), (RST, false)] {
+            let [sent, _] = requests(family, VIP_C);
+            let sent = sent.by_port(50000 + u16::from(end) + u16::from(by_client));
+            let arrived = mesh.task_sends(A, &sent).at_task(C, A.mac());
+            let direct = sent.clone().to(C.address(family));
+            mesh.task_sends(A, &direct).at_task(C, A.mac());
+            let answer = mesh.task_sends(C, &direct.reply()).at_task(A, C.mac());
+            assert_eq!(answer, sent.reply(), "the one through the virtual IP is not over");
+            if by_client {
+                mesh.task_sends(A, &sent.clone().with_flags(end)).at_task(C, A.mac());
+            } else {
+                mesh.task_sends(C, &arrived.reply().with_flags(end)).at_task(A, C.mac());
+            }
+            mesh.task_sends(A, &direct).at_task(C, A.mac());
+            assert_eq!(mesh.task_sends(C, &direct.reply()).at_task(A, C.mac()), direct.reply());
+        }
+        assert!(mesh.node(1).flows().is_empty());
+    }
+}
+
 #[test]
 fn flows_tell_when_they_were_seen() {
     let mesh = Mesh::new(Family::V4, false);

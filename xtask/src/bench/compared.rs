@@ -1,16 +1,17 @@
 //! Roads, each measured by several carriers in turn, and the tables of that.
 
 use anyhow::{Context as _, Result};
+use serde::{Deserialize, Serialize};
 
 use super::{
     figure::Figure,
     findings::{Column, Row, Table},
-    paths::{Carrier, Family, Paths, Road, Wire},
+    paths::{Balancer, Carrier, Family, Paths, Road, Wire},
     rounds::Rounds,
-    watch::Watch,
 };
 
 /// What was measured of one road.
+#[derive(Deserialize, Serialize)]
 pub(super) struct Compared<C> {
     pub(super) wire: Wire,
     pub(super) road: Road,
@@ -60,18 +61,18 @@ impl<C> Compared<C> {
 
 /// Measures every road over a wire: in each round each of them once, by `measure`, which is told the number of the round.
 pub(super) fn rounds<C: Default>(
-    wire: Wire,
+    (wire, balancer): (Wire, Balancer),
     families: &[Family],
     rounds: u32,
-    watch: &Watch,
+    watch: impl Fn(&str),
     measure: impl Fn(&mut Compared<C>, &Paths, u32) -> Result<()>,
 ) -> Result<Vec<Compared<C>>> {
-    watch.now("building every overlay");
-    let paths = Paths::lay(wire)?;
+    watch("building every overlay");
+    let paths = Paths::lay(wire, balancer)?;
     let mut measured = Compared::all(wire, families);
     for round in 0..rounds {
         for road in &mut measured {
-            watch.now(&format!("round {} of {rounds}: {}", round + 1, road.title()));
+            watch(&format!("round {} of {rounds}: {}", round + 1, road.title()));
             let outcome = measure(road, &paths, round);
             if outcome.is_err() {
                 paths.print_logs();

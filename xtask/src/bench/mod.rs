@@ -4,6 +4,7 @@ mod chart;
 mod compared;
 mod connect;
 mod converge;
+mod counted;
 mod director;
 mod disruption;
 mod figure;
@@ -71,6 +72,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         && arguments.here
     {
         return director::here(arguments);
+    }
+    if let Some(Suite::Connect(arguments)) = &arguments.suite
+        && arguments.here
+    {
+        return connect::here(arguments);
     }
     // What is measured is what people install.
     lab::prepare(Profile::Release)?;

@@ -11,7 +11,7 @@ use super::{
     findings::{Findings, Table, Target},
     load::{PingPong, Protocol, Transfer},
     machine::Machine,
-    paths::{Carrier, Family, Paths, Road, Wire},
+    paths::{Balancer, Carrier, Family, Paths, Road, Wire},
     rounds::Rounds,
     watch::Watch,
 };
@@ -110,9 +110,14 @@ fn method(arguments: &Arguments) -> Vec<String> {
 
 fn measure_wire(wire: Wire, arguments: &Arguments) -> Result<Vec<Measured>> {
     let watch = Watch::new(wire.title());
-    compared::rounds(wire, &arguments.families, arguments.rounds, &watch, |road, paths, round| {
-        measure_road(road, paths, arguments, round)
-    })
+    let tell = |text: &str| watch.now(text);
+    compared::rounds(
+        (wire, Balancer::Nftables),
+        &arguments.families,
+        arguments.rounds,
+        tell,
+        |road, paths, round| measure_road(road, paths, arguments, round),
+    )
 }
 
 fn measure_road(road: &mut Measured, paths: &Paths, arguments: &Arguments, round: u32) -> Result<()> {

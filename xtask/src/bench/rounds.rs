@@ -1,9 +1,12 @@
 //! Rounds of the same measurement for several things in turn, and how one stands to another.
 
+use serde::{Deserialize, Serialize};
+
 use super::figure::Figure;
 
 /// What each round found, in its order; a round of one thing belongs to the same round of another.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(transparent)]
 pub(super) struct Rounds(Vec<f64>);
 
 impl Rounds {

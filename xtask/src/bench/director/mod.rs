@@ -2,32 +2,27 @@
 
 mod tables;
 
-use std::{fs, path::Path, time::Duration};
-
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use mesh_tests::{
     director::{self, Case, MANY, Options, Outcome, cases},
-    lab::{meshctl_path, meshd_path, remains},
+    lab::remains,
 };
 use serde::{Deserialize, Serialize};
 
 use self::tables::Measured;
 use super::{
-    PREFIX,
+    PREFIX, counted,
     findings::{Findings, Target},
     machine::Machine,
     watch::Watch,
 };
 use crate::{
-    process, project,
     setup::{self, Purpose},
-    vm::{Guest, Kernel},
+    vm::Kernel,
 };
 
 /// How much longer a round is where the clock counts time, which is less exact than one that counts instructions.
 const LONGER_HERE: u32 = 25;
-/// How long a virtual machine may take, on the slowest of machines.
-const TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// What `bench director` takes.
 #[derive(clap::Args)]
@@ -61,21 +56,9 @@ struct Told {
 
 /// Measures on this machine, and prints the outcomes for a program, in one line that begins with `{`.
 pub(super) fn here(arguments: &Arguments) -> Result<()> {
-    warm_up()?;
+    counted::warm_up()?;
     let told = measure_here(arguments, arguments.packets, |text| println!("{text}"))?;
-    println!("{}", serde_json::to_string(&told)?);
-    Ok(())
-}
-
-/// Has what the lab's daemon takes read into memory. The clock of a virtual machine that counts instructions leaps while it waits
-/// for this machine's files, past the time that the lab gives a daemon to start.
-fn warm_up() -> Result<()> {
-    let daemon = meshd_path()?;
-    fs::read(&daemon).with_context(|| format!("cannot read {}", daemon.display()))?;
-    // Where the kernel has no tcx. What it lacks is not needed.
-    let mut modprobe = process::command("modprobe");
-    let _ = process::answer(modprobe.args(["--all", "sch_ingress", "cls_bpf"]));
-    Ok(())
+    counted::tell(&told)
 }
 
 /// Measures in virtual machines, and here.
@@ -153,26 +136,10 @@ fn method(arguments: &Arguments) -> Vec<String> {
 
 /// Measures in a virtual machine whose clock counts instructions.
 fn measure_in_guest(arguments: &Arguments, kernel: Kernel) -> Result<Told> {
-    let watch = Watch::new(&format!("Linux {}", kernel.name()));
-    watch.now("starting a virtual machine");
-    let text = |path: &Path| path.to_str().map(str::to_owned).context("a path is no text");
-    let guest = Guest::new(kernel)
-        .icount(true)
-        .timeout(TIMEOUT)
-        .environment("MESHD", &text(&meshd_path()?)?)
-        .environment("MESHCTL", &text(&meshctl_path()?)?);
-    let program = project::this_program()?;
-    let mut words = vec![text(&program)?];
-    words.extend(["bench", "director", "--here"].map(str::to_owned));
+    let mut words = ["director", "--here"].map(str::to_owned).to_vec();
     words.extend([format!("--packets={}", arguments.packets), format!("--rounds={}", arguments.rounds)]);
     words.extend(arguments.only.iter().map(|only| format!("--only={only}")));
-    let mut told = None;
-    let status = guest.run_lines(&words, |line| match line.starts_with('{') {
-        true => told = Some(serde_json::from_str(line)),
-        false => watch.now(line),
-    })?;
-    ensure!(status == 0, "the measurement failed under Linux {} (exit status {status})", kernel.name());
-    told.context("the virtual machine told nothing")?.context("the virtual machine told something else")
+    counted::ask(kernel, &words)
 }
 
 fn measure_here(arguments: &Arguments, packets: u32, tell: impl FnMut(&str)) -> Result<Told> {
@@ -186,6 +153,5 @@ fn measure_here(arguments: &Arguments, packets: u32, tell: impl FnMut(&str)) -> 
     let outcomes = director::measure(PREFIX, &chosen, &options, tell)?;
     let gone = remains(PREFIX)?;
     ensure!(gone.is_empty(), "not everything was cleaned up: {}", gone.join(", "));
-    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").context("the kernel tells no release")?;
-    Ok(Told { kernel: kernel.trim().to_owned(), outcomes })
+    Ok(Told { kernel: counted::release()?, outcomes })
 }

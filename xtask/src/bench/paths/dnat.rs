@@ -1,7 +1,4 @@
 //! Balancing by nftables' DNAT and connection tracking, in the places where Docker has IPVS and kube-proxy its rules.
-//!
-//! The place for IPVS is beside it: the same two namespaces, the virtual IP and the node's port, and `ipvsadm` in the place of
-//! `nft`. The kernels of many machines do not have it; the virtual machine's do.
 
 use anyhow::Result;
 use mesh_tests::lab::Lab;

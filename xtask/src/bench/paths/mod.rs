@@ -3,6 +3,7 @@
 
 mod bare;
 mod dnat;
+mod ipvs;
 mod kernel;
 mod wire;
 
@@ -10,6 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use anyhow::Result;
 use mesh_tests::lab::{Host, Lab, Mesh};
+use serde::{Deserialize, Serialize};
 
 pub(super) use self::wire::Wire;
 use super::{
@@ -31,14 +33,23 @@ const SHORT_DIRECT: u16 = 8001;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Carrier {
     Mesh,
-    /// `vxlan` devices on bridges, and nftables' DNAT where something is balanced.
+    /// `vxlan` devices on bridges, and a [`Balancer`] where something is balanced.
     Kernel,
     /// Routers, and nothing around the packets.
     Bare,
 }
 
-/// What a client dials.
+/// What balances for the kernel's nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Balancer {
+    /// DNAT and connection tracking.
+    Nftables,
+    /// IPVS by NAT, as Docker has it.
+    Ipvs,
+}
+
+/// What a client dials.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
 pub(super) enum Road {
     /// A task on another node dials the server's own address.
     Task,
@@ -50,7 +61,7 @@ pub(super) enum Road {
 }
 
 /// The family of the addresses that a client dials. The nodes themselves know each other by IPv4.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize, clap::ValueEnum)]
 pub(super) enum Family {
     #[value(name = "ipv4")]
     V4,
@@ -109,7 +120,7 @@ pub(super) struct Paths {
 
 impl Paths {
     /// Builds everything, over a wire.
-    pub(super) fn lay(wire: Wire) -> Result<Self> {
+    pub(super) fn lay(wire: Wire, balancer: Balancer) -> Result<Self> {
         let mut lab = mesh().up(PREFIX)?;
         wire.lay(&lab)?;
         kernel::build(&mut lab)?;
@@ -127,7 +138,10 @@ impl Paths {
                 }
             }
         }
-        dnat::balance(&lab)?;
+        match balancer {
+            Balancer::Nftables => dnat::balance(&lab)?,
+            Balancer::Ipvs => ipvs::balance(&lab)?,
+        }
         Ok(Self { _echoes: echoes, _servers: servers, lab })
     }
 

@@ -2,9 +2,10 @@
 
 use anyhow::Result;
 use mesh_tests::lab::{Lab, Namespace};
+use serde::{Deserialize, Serialize};
 
 /// What a wire carries. Each host's interface is one end of a veth pair; the other is a port of the switch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize, clap::ValueEnum)]
 pub(in crate::bench) enum Wire {
     /// Packets of 1500 bytes with whole checksums, as a cable between plain network cards does: the sender's kernel cuts what
     /// is longer (GSO) and the receiver's merges what it can (GRO).

@@ -28,7 +28,7 @@ struct Word {
     said: String,
     /// When the store's object came to be that this was said of, once it is there.
     created: Option<Stamp>,
-    /// The store had another object of the name already, which stayed.
+    /// The store had another object of the name already, which stayed, or a member spoke for itself.
     yielded: bool,
 }
 
@@ -54,9 +54,13 @@ impl Published {
         let members: BTreeSet<&str> =
             objects.nodes().filter(|(.., member)| *member).map(|(name, ..)| name).collect();
         let mut publication = Publication::default();
-        let wanted = wanted(file, me, &members);
-        for (key, mut object) in wanted.iter().map(|(key, object)| (key.clone(), object.clone())) {
+        for (key, mut object) in wanted(file, me, &members) {
             let said = object.clone().asked().value()?;
+            // What a member says of itself counts, also when it has left: then it is not to come back as a node without meshd.
+            if key.kind == Kind::Node && members.contains(key.name.as_str()) {
+                publication.published.0.push((key, Word { said, created: None, yielded: true }));
+                continue;
+            }
             let there = objects.get(&key);
             let found = there.and_then(|there| there.object.as_ref().ok());
             let is_same = match found {
@@ -74,8 +78,8 @@ impl Published {
                 }
                 publication.writes.push(Write { key: key.clone(), value: Some(object.value()?.into()) });
             }
-            let yielded = !is_same && (yields || is_heard && last.is_some_and(|last| last.yielded));
-            if yielded {
+            let yielded = yields || is_heard && last.is_some_and(|last| last.yielded);
+            if yielded && there.is_some() && !is_same {
                 publication.problems.push(differs(&key));
             }
             let created = match last.filter(|last| last.said == said).and_then(|last| last.created) {
@@ -123,8 +127,7 @@ fn stands_in(file: &Spec, key: &Key) -> bool {
 /// What of a file this node publishes.
 fn wanted(file: &Spec, me: &str, members: &BTreeSet<&str>) -> BTreeMap<Key, Object> {
     let mut wanted = BTreeMap::new();
-    let others = file.nodes.iter().filter(|(name, _)| *name != me && !members.contains(name.as_str()));
-    for (name, node) in others {
+    for (name, node) in file.nodes.iter().filter(|(name, _)| *name != me) {
         wanted.insert(Key::new(Kind::Node, name), Object::Node(node.clone(), false));
     }
     for (name, network) in &file.networks {

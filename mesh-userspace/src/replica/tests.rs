@@ -379,6 +379,24 @@ fn a_file_is_published_once_and_withdrawn_when_it_says_so_no_more() {
 }
 
 #[test]
+fn a_member_that_has_left_does_not_come_back_by_a_file_that_names_it() {
+    let text = b"nodes: {n1: {address: 192.0.2.1}, n2: {address: 192.0.2.2}}";
+    let file = config::parse("mesh.yaml", text).unwrap().spec;
+    let (mut one, two) = (Site::new(1), Site::new(2));
+    one.merge(&two);
+    let mut published = Published::default();
+    let mut follow = |site: &Site| {
+        let publication = published.follow(&file, "n1", &Objects::of(&site.store)).unwrap();
+        published = publication.published;
+        (publication.writes, publication.problems)
+    };
+    assert_eq!(follow(&one), (vec![], vec![]));
+    one.write([Write { key: Key::new(Kind::Node, "n2"), value: None }]);
+    assert_eq!(follow(&one), (vec![], vec![]));
+    assert!(!one.settled().table.nodes.contains_key("n2"));
+}
+
+#[test]
 fn a_member_is_gone_when_membership_says_so_and_a_node_without_meshd_never() {
     let mut one = Site::new(1);
     for id in [2, 3, 4] {

@@ -3,9 +3,7 @@
 use std::net::SocketAddr;
 
 use super::wire::{PartHeader, Session};
-
-/// The longest message that a stream carries, in bytes.
-pub const LONGEST_MESSAGE: usize = 1 << 20;
+use crate::output::MOST_MESSAGE;
 
 /// A part of a message, opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,7 +39,7 @@ impl Assembly {
     /// It is not the next part of the message that was begun; the stream is to be closed.
     pub fn add(&mut self, part: Part) -> Result<Option<(SocketAddr, Vec<u8>)>, OutOfOrder> {
         let header = part.header;
-        if header.length as usize > LONGEST_MESSAGE || part.bytes.is_empty() && header.length > 0 {
+        if header.length as usize > MOST_MESSAGE || part.bytes.is_empty() && header.length > 0 {
             return Err(OutOfOrder);
         }
         let mut begun = self.0.take().unwrap_or_else(|| Begun {

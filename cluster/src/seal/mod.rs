@@ -25,17 +25,19 @@ use std::{
     time::Duration,
 };
 
-pub use assembly::{Assembly, LONGEST_MESSAGE, OutOfOrder, Part};
+pub use assembly::{Assembly, OutOfOrder, Part};
 pub use key::{KEY_LENGTH, KeyFault, KeyId, MOST_KEYS, Ring, RingFault, Secret};
 pub use window::{WIDTH, Window};
 pub use wire::{GREETING, OVERHEAD, PART_OVERHEAD, Session};
 
 use cipher::Cipher;
-use limiter::Limiter;
+use limiter::{Answered, Limiter};
 use wire::{Header, Kind, PartHeader, Prefix};
 
+use crate::output::{MOST_DATAGRAM, MOST_MESSAGE};
+
 /// The longest datagram that is opened, in bytes: what the longest message becomes.
-pub const LONGEST_DATAGRAM: usize = 1200 + OVERHEAD;
+pub const LONGEST_DATAGRAM: usize = MOST_DATAGRAM + OVERHEAD;
 /// The bytes of a message in each part of a stream; as with TLS's records, nobody can make a node keep more before it has
 /// shown that it knows a key.
 pub const PART: usize = 16 << 10;
@@ -51,7 +53,7 @@ const MOST_PEERS: usize = 8192;
 const MOST_GREETINGS: usize = 1024;
 /// How long a hello waits for its welcome.
 const GREETING_LIFE: Duration = Duration::from_secs(5);
-/// How often an address is asked for its session, and answered.
+/// How often an address is asked for its session.
 const GREET_EVERY: Duration = Duration::from_millis(200);
 /// How much is sealed in one session: far from where counters end.
 const MOST_SEALED: u64 = 1 << 48;
@@ -165,7 +167,7 @@ pub struct Sealer {
     /// The hellos that wait for their welcome, by their counter: to whom, and since when.
     greetings: BTreeMap<u64, (SocketAddr, Duration)>,
     asked: Limiter,
-    answered: Limiter,
+    answered: Answered,
     is_full: bool,
 }
 
@@ -183,7 +185,7 @@ impl Sealer {
             seen: HashMap::new(),
             greetings: BTreeMap::new(),
             asked: Limiter::new(GREET_EVERY),
-            answered: Limiter::new(GREET_EVERY),
+            answered: Answered::new(GREETING_LIFE),
             is_full: false,
         };
         sealer.derive();
@@ -297,7 +299,7 @@ impl Sealer {
         let long = SealFault::Long(message.len());
         let next = message.len().min(offset + PART);
         let part = message.get(offset..next).ok_or(long)?;
-        if message.len() > LONGEST_MESSAGE {
+        if message.len() > MOST_MESSAGE {
             return Err(long);
         }
         let header = PartHeader {
@@ -431,7 +433,7 @@ impl Sealer {
             && let Some(question) = self.hello(now, from)
         {
             outcome.send = Some((from, question));
-        } else if self.answered.allow(now, from).is_some() {
+        } else if self.answered.allow(now, sender, hello.header.counter) {
             let key = self.key_for(hello.prefix.in_use, hello.header.key);
             let echo = hello.header.counter;
             let welcome = self.seal_with(key, Kind::Welcome, sender, |into| into.extend(echo.to_be_bytes()));

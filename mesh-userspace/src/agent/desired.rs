@@ -405,6 +405,28 @@ mod tests {
         assert!(desired.table().networks.contains_key("blue"));
     }
 
+    #[tokio::test]
+    async fn a_cluster_needs_a_keyring_and_stays_what_it_was() {
+        let case = Case::new();
+        let keyring = case.directory.path().join("keyring");
+        let write = |join: &str| {
+            let keyring = keyring.display();
+            case.write_whole(&format!(
+                "nodes:\n  n1: {{address: 192.0.2.1}}\ncluster:\n  listen: 127.0.0.1:7946\n  join: [{join}]\n  keyring: {keyring}\n"
+            ));
+        };
+        write("");
+        let mut desired = case.open();
+        let Err(AgentError::Config(faults)) = desired.start_gossip().await else { panic!("it started") };
+        let told = faults.to_string();
+        assert!(told.starts_with(&format!("{}:7:12: There is no keyring", case.file().display())), "{told}");
+        write("192.0.2.2");
+        let error = desired.reload().unwrap_err().to_string();
+        assert!(error.contains("`cluster` cannot change while meshd runs"), "{error}");
+        write("");
+        desired.reload().unwrap();
+    }
+
     #[test]
     fn what_a_command_added_outlives_reloads_and_restarts() {
         let case = Case::new();

@@ -1,7 +1,7 @@
 //! The task that owns the protocol, the sockets and the disk, and moves between them what each has for the others.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fs::{self, DirBuilder},
     io,
     net::SocketAddr,
@@ -17,6 +17,7 @@ use mesh_cluster::{
 };
 use tokio::{
     sync::{mpsc, oneshot, watch},
+    task::JoinHandle,
     time::{Interval, MissedTickBehavior, interval, sleep},
 };
 
@@ -37,6 +38,9 @@ const LOOK_AFTER: Duration = Duration::from_millis(200);
 const RETRY: Duration = Duration::from_secs(1);
 /// How long the last words of a node that leaves have to go out.
 const LAST_WORDS: Duration = Duration::from_millis(300);
+
+/// For so long after its start a node does not forget whom it knew before: they may start more slowly.
+const SETTLED: Duration = Duration::from_mins(10);
 
 /// How this node calls itself among those that have a key in use.
 pub(super) const HERE: &str = "this node";
@@ -102,8 +106,14 @@ pub(super) struct Driver {
     keyring: PathBuf,
     known_keys: PathBuf,
     known_members: PathBuf,
+    /// How the others were, when that was logged last.
+    states: BTreeMap<NodeId, MemberState>,
+    /// When it started, in monotonic time.
+    started: Duration,
     /// The addresses of members, as they were noted last.
     noted: BTreeSet<SocketAddr>,
+    /// What notes them.
+    noting: Option<JoinHandle<()>>,
     problems: Problems,
     snapshot: watch::Sender<Arc<Snapshot>>,
     me: Identity,
@@ -194,6 +204,9 @@ impl Driver {
             known_keys,
             known_members,
             noted: earlier,
+            states: BTreeMap::new(),
+            started: monotonic(),
+            noting: None,
             problems,
             snapshot,
             me,
@@ -227,7 +240,10 @@ impl Driver {
                 },
                 done = self.disk.done(), if self.disk.is_busy() => self.done(done),
                 () = sleep(due) => self.cluster.tick(now()),
-                _ = often.tick() => self.transport.look_after(),
+                _ = often.tick() => {
+                    self.transport.look_after();
+                    self.note_members();
+                }
                 _ = retry.tick() => self.retry(),
             }
             self.follow();
@@ -245,21 +261,42 @@ impl Driver {
                 Output::Confirmed { id, missing } => self.confirmed(id, missing),
                 Output::Refused { by, why } => {
                     let problem = Problem::new("cluster", format!("{by} refuses this node: {why}"));
-                    tracing::error!(%problem);
-                    has_changed |= self.problems.insert("refused", problem.clone()) != Some(problem);
+                    if self.problems.get("refused") != Some(&problem) {
+                        tracing::error!("{problem}");
+                        self.problems.insert("refused", problem);
+                        has_changed = true;
+                    }
                 }
             }
         }
         if has_changed {
-            let others = self.cluster.members().into_iter().filter(|member| member.identity.id != self.me.id);
-            if others.into_iter().any(|member| member.state.lives()) {
-                // Who was let in is no longer refused.
-                self.problems.remove("refused");
-            }
+            self.tell_members();
             self.settle_keys();
             self.keep();
             self.publish();
+        } else if !self.waiting.is_empty() {
+            // Nothing was written that was not there.
+            self.keep();
         }
+    }
+
+    /// Logs what has become of others.
+    fn tell_members(&mut self) {
+        let members = self.cluster.members();
+        let others = members.into_iter().filter(|member| member.identity.id != self.me.id);
+        let states: BTreeMap<NodeId, MemberState> = others
+            .map(|Member { identity, state, .. }| {
+                if self.states.get(&identity.id) != Some(&state) {
+                    tracing::info!(node = identity.name, address = %identity.address, ?state, "a member");
+                }
+                (identity.id, state)
+            })
+            .collect();
+        if states.values().any(|state| state.lives()) {
+            // Who was let in is no longer refused.
+            self.problems.remove("refused");
+        }
+        self.states = states;
     }
 
     /// Has the disk write what it has not yet.
@@ -333,7 +370,6 @@ impl Driver {
             self.confirmations.remove(&id);
             self.cluster.abandon(id);
         }
-        self.note_members();
         // When the store was last equal to another's changes without a word.
         self.keep();
         if self.problems.contains_key("keyring file") {
@@ -352,21 +388,27 @@ impl Driver {
 
     /// Notes where the members are, so that this node finds them again after a restart.
     fn note_members(&mut self) {
+        if self.noting.as_ref().is_some_and(|noting| !noting.is_finished()) {
+            return;
+        }
         let has_left =
             |member: &Member| member.state == MemberState::Left || member.identity.id == self.me.id;
         let members = self.cluster.members().into_iter().filter(|member| !has_left(member));
-        let addresses: BTreeSet<SocketAddr> = members.map(|member| member.identity.address).collect();
+        let mut addresses: BTreeSet<SocketAddr> = members.map(|member| member.identity.address).collect();
+        if monotonic().saturating_sub(self.started) < SETTLED {
+            addresses.extend(&self.noted);
+        }
         if addresses == self.noted {
             return;
         }
         self.noted.clone_from(&addresses);
         let path = self.known_members.clone();
         // Nobody was promised it, and a disk may be slow.
-        tokio::task::spawn_blocking(move || {
+        self.noting = Some(tokio::task::spawn_blocking(move || {
             if let Err(error) = identity::keep_members(&path, &addresses) {
                 tracing::warn!(%error, path = %path.display(), "the members were not noted");
             }
-        });
+        }));
     }
 
     /// Tells what has changed: the store as it is on the disk, and the members as they are.

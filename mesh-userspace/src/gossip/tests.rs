@@ -33,23 +33,39 @@ impl Node {
         port: u16,
         join: Vec<SocketAddr>,
     ) -> Result<Self, StartError> {
+        let place = SocketAddr::from(([127, 0, 0, 1], port));
+        Self::start_at(directory, name, place, place, join).await
+    }
+
+    async fn start_at(
+        directory: &Path,
+        name: &str,
+        listen: SocketAddr,
+        address: SocketAddr,
+        join: Vec<SocketAddr>,
+    ) -> Result<Self, StartError> {
         let keyring = directory.join(format!("{name}.keyring"));
         if !keyring.exists() {
             keyring::write(&keyring, &Ring::new(vec![key(1)]).unwrap()).unwrap();
         }
         let ring = read_keyring(&keyring, &Origin::default()).unwrap();
-        let listen = SocketAddr::from(([127, 0, 0, 1], port));
-        let handle = start(Settings {
+        let settings = Settings {
             listen,
-            address: listen,
+            address,
             join,
             keyring,
             ring,
             state_dir: directory.join("state"),
             name: name.to_owned(),
             protocol: mesh_cluster::Settings::default(),
-        })
-        .await?;
+        };
+        let handle = loop {
+            match start(settings.clone()).await {
+                // The port that the system chose for datagrams was taken for streams.
+                Err(StartError::Listen { .. }) if listen.port() == 0 => {}
+                started => break started?,
+            }
+        };
         let mut followed = handle.clone();
         let agent = tokio::spawn(async move {
             while followed.changed().await {
@@ -128,6 +144,7 @@ async fn what_is_written_on_one_node_is_on_every_other_and_confirmed() {
     let nodes = three(directory.path()).await;
     nodes[1].write("web", "{}").await.unwrap();
     assert_eq!(nodes[1].has("web").as_deref(), Some("{}"), "who wrote it sees it at once");
+    nodes[1].handle.write(vec![]).await.unwrap();
     nodes[1].handle.confirm(vec![Key::new(Kind::Service, "web")], SOON).await.unwrap();
     // Who has confirmed it has published it before.
     assert!(nodes.iter().all(|node| node.has("web").is_some()));
@@ -162,6 +179,13 @@ async fn all_nodes_may_be_killed_and_what_was_acknowledged_stays() {
         nodes[number % 3].write(&format!("s{number}"), "1").await.unwrap();
     }
     let ports = nodes.each_ref().map(|node| node.address().port());
+    for name in ["a", "b", "c"] {
+        let noted = directory.path().join(format!("state/{name}.cluster/members.json"));
+        until("members are noted", || {
+            fs::read_to_string(&noted).is_ok_and(|text| text.contains("127.0.0.1"))
+        })
+        .await;
+    }
     // At once, whatever has reached whom.
     for node in nodes {
         node.kill().await;
@@ -392,4 +416,42 @@ async fn an_address_that_is_taken_is_told() {
         panic!("it started");
     };
     assert!(error.to_string().contains(&format!("127.0.0.1:{port} (`cluster.listen`)")), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn by_ipv6_and_by_both_at_once() {
+    let directory = Directory::new();
+    let place = |text: &str| text.parse::<SocketAddr>().unwrap();
+    let start = async |name, listen: &str, address: &str, join| {
+        Node::start_at(directory.path(), name, place(listen), place(address), join).await.unwrap()
+    };
+    // Sockets of IPv6 reach the one by an address of IPv4, and the other by one of IPv6.
+    for (one, other) in
+        [(("[::1]:0", "[::1]:0"), ("[::1]:0", "[::1]:0")), (("[::]:0", "127.0.0.1:0"), ("[::]:0", "[::1]:0"))]
+    {
+        let a = start("a", one.0, one.1, vec![]).await;
+        assert_eq!(a.address().ip(), place(one.1).ip());
+        let b = start("b", other.0, other.1, vec![a.address()]).await;
+        until("both live", || a.living() == 2 && b.living() == 2).await;
+        let long = format!("\"{}\"", "x".repeat(5000));
+        b.write("web", &long).await.unwrap();
+        until("it goes by a stream", || a.has("web").as_deref() == Some(&*long)).await;
+        a.write("more", &long).await.unwrap();
+        until("and back", || b.has("more").is_some()).await;
+        a.kill().await;
+        b.kill().await;
+        fs::remove_dir_all(directory.path().join("state")).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_is_taken_is_refused_and_told() {
+    let (directory, other) = (Directory::new(), Directory::new());
+    let [a, b, _c] = three(directory.path()).await;
+    let double = Node::start(other.path(), "a", 0, &[&b]).await;
+    until("it is told", || double.problems().iter().any(|told| told.contains("refuses this node"))).await;
+    assert_eq!(double.living(), 1);
+    assert_eq!(b.living(), 3);
+    let known = b.handle.snapshot().members.iter().find(|member| member.identity.name == "a").cloned();
+    assert_eq!(known.unwrap().identity.address, a.address());
 }

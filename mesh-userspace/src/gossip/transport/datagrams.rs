@@ -42,6 +42,12 @@ impl Datagrams {
         }
     }
 
+    /// How many datagrams wait for a session.
+    #[cfg(test)]
+    pub(super) const fn waiting(&self) -> usize {
+        self.count
+    }
+
     pub(super) fn send(&mut self, to: SocketAddr, message: Vec<u8>) {
         let sealed = self.wire.sealer().seal(to, &message);
         match sealed {

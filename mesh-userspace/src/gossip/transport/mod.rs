@@ -5,6 +5,8 @@ mod datagrams;
 mod incoming;
 mod outgoing;
 mod refusals;
+#[cfg(test)]
+mod tests;
 
 use std::{
     io,
@@ -13,6 +15,7 @@ use std::{
 };
 
 use mesh_cluster::seal::{Outcome, Part, Refused, Ring, Sealer, Session};
+use nix::sys::socket::{setsockopt, sockopt};
 use tokio::{
     net::{TcpListener, UdpSocket},
     sync::{Notify, mpsc},
@@ -27,6 +30,9 @@ use refusals::Refusals;
 
 /// How many messages of streams may wait for the driver.
 const MOST_RECEIVED: usize = 64;
+
+/// How many bytes of datagrams may wait for the driver: what thousands of nodes may have to say at once, and some of a flood.
+const RECEIVE_BUFFER: usize = 4 << 20;
 
 /// A message that has come: the gossip address of its sender, and its bytes.
 pub(super) type Received = (SocketAddr, Vec<u8>);
@@ -81,7 +87,11 @@ impl Wire {
             self.throw(*to, datagram);
         }
         outcome.result.inspect_err(|refused| {
-            self.refusals.lock().unwrap_or_else(PoisonError::into_inner).note(monotonic(), from, *refused);
+            self.refusals.lock().unwrap_or_else(PoisonError::into_inner).note(
+                monotonic(),
+                canonical(from),
+                *refused,
+            );
         })
     }
 }
@@ -102,6 +112,10 @@ impl Transport {
     /// What the system says.
     pub(super) async fn bind(listen: SocketAddr, me: SocketAddr, ring: Ring) -> io::Result<Self> {
         let socket = UdpSocket::bind(listen).await?;
+        if setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER).is_err() {
+            // Whoever may not have more than the system's limit has that.
+            setsockopt(&socket, sockopt::RcvBuf, &RECEIVE_BUFFER).map_err(io::Error::from)?;
+        }
         // With port 0 the system chooses: one for both.
         let port = socket.local_addr()?.port();
         let listener = TcpListener::bind(SocketAddr::new(listen.ip(), port)).await?;
@@ -191,6 +205,11 @@ impl Drop for Transport {
     fn drop(&mut self) {
         self.accepting.abort();
     }
+}
+
+/// An address as people know it, where a socket of IPv6 has it mapped.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
 fn session() -> io::Result<Session> {

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use mesh_cluster::seal::{LONGEST_MESSAGE, LONGEST_PART};
+use mesh_cluster::{MOST_MESSAGE, seal::LONGEST_PART};
 use tokio::{
     io::AsyncWriteExt,
     net::{TcpSocket, TcpStream},
@@ -73,9 +73,15 @@ impl Outgoing {
         Self { wire, local, queues: HashMap::new(), bytes: Arc::default() }
     }
 
+    /// How many bytes wait.
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
     pub(super) fn send(&mut self, to: SocketAddr, message: Vec<u8>) {
         let length = message.len();
-        if length > LONGEST_MESSAGE || self.bytes.load(Ordering::Relaxed) + length > MOST_BYTES {
+        if length > MOST_MESSAGE || self.bytes.load(Ordering::Relaxed) + length > MOST_BYTES {
             tracing::debug!(%to, length, "a message is dropped: too long, or too much waits");
             return;
         }

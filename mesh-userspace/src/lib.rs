@@ -7,6 +7,7 @@ pub mod cli;
 pub mod config;
 mod conversation;
 pub mod datapath;
+pub mod dns;
 pub mod gossip;
 pub mod links;
 pub mod plan;

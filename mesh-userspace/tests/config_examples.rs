@@ -46,6 +46,8 @@ fn the_mesh() {
     let (loaded, table) = config::check(&configs().join("mesh.yaml")).unwrap();
     assert_eq!(loaded.local.run_dir, Path::new("/run/mesh"));
     assert_eq!(loaded.local.state_dir, Path::new("/var/lib/mesh"));
+    assert_eq!(loaded.local.resolv_conf, Path::new("/etc/resolv.conf"));
+    assert!(table.options.dns);
     assert_eq!(table.nodes.len(), 3);
     assert_eq!(table.nodes["n1"].interface.as_deref(), Some("eth0"));
     assert_eq!(table.nodes["n2"].interface, None);
@@ -56,6 +58,7 @@ fn the_mesh() {
     assert_eq!(search.vips["blue"], addresses(&["10.0.9.2", "fd00:9::a00:902"]));
     assert_eq!(search.scheduler, Scheduler::Mh);
     assert_eq!(search.on_no_backend, OnNoBackend::Reject);
+    assert_eq!(search.aliases, ["elastic"]);
     assert_eq!(
         search.ports,
         [

@@ -418,6 +418,7 @@ fn endpoint() -> impl Strategy<Value = Endpoint> {
             addresses,
             mac,
             netns: netns.map(|netns| Given::from(PathBuf::from(netns))),
+            aliases: Vec::new(),
             remembered: Vec::new(),
         })
 }
@@ -491,6 +492,7 @@ fn crowded_spec() -> impl Strategy<Value = Spec> {
                 addresses: four.into_iter().chain(six).map(Given::from).collect(),
                 mac: mac.map(|last| Given::from([2, 0x42, 10, 0, 0, last])),
                 netns: None,
+                aliases: Vec::new(),
                 remembered: Vec::new(),
             })
             .collect();
@@ -544,6 +546,7 @@ fn add(spec: &mut Spec, addition: &Addition, origin: &Origin) {
             addresses: Vec::new(),
             mac: None,
             netns: None,
+            aliases: Vec::new(),
             remembered: Vec::new(),
         }),
     };

@@ -55,6 +55,7 @@ fn endpoint(name: &str) -> Endpoint {
         addresses: Vec::new(),
         mac: None,
         netns: None,
+        aliases: Vec::new(),
         remembered: Vec::new(),
     }
 }

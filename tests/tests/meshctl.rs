@@ -98,12 +98,12 @@ fn flows_drops_and_traces_tell_what_passed() -> Result<()> {
             ensure!(flow["network"] == "blue" && flow["protocol"] == "tcp", "{flow}");
         }
 
-        // A task that asks its gateway for anything but an echo.
-        let before = n1.dropped("gateway")?;
-        let gateway = "10.0.9.1:80".parse()?;
-        ensure!(ask_tcp(lab.host("tool"), gateway, 20_000..20_001).is_err(), "a gateway answered");
-        ensure!(n1.dropped("gateway")? > before, "nothing was counted");
-        let told = explain(lab, "n1", "10.0.9.40:20000".parse()?, gateway)?;
+        // A task that asks an address which nobody has.
+        let before = n1.dropped("no_such_endpoint")?;
+        let nobody = "10.0.9.77:80".parse()?;
+        ensure!(ask_tcp(lab.host("tool"), nobody, 20_000..20_001).is_err(), "nobody answered");
+        ensure!(n1.dropped("no_such_endpoint")? > before, "nothing was counted");
+        let told = explain(lab, "n1", "10.0.9.40:20000".parse()?, nobody)?;
         ensure!(told["verdict"] == "dropped", "{told}");
 
         // Every packet of a ping, traced; and no more once nobody looks.

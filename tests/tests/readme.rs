@@ -127,9 +127,10 @@ fn sensible(command: &str, text: &str) -> Result<()> {
     ensure!(!text.to_lowercase().contains("error"), "it speaks of an error");
     match words.as_slice() {
         ["ip", "netns", "add" | "delete", _] => ensure!(text.is_empty(), "ip says something"),
-        ["curl", ..] => {
+        ["curl", ..] | ["ip", "netns", "exec", _, "curl", ..] => {
             ensure!(text.starts_with("search.") && text.contains(" sees "), "no replica answered");
         }
+        ["dig", "+short", ..] => has(&["10.0.9.11\n", "10.0.9.12\n", "10.0.9.13\n"])?,
         ["ping", ..] | ["ip", "netns", "exec", _, "ping", ..] => has(&["1 received", " 0% packet loss"])?,
         ["meshctl", "status", "--output", "json"] => {
             let status: Value = serde_json::from_str(text).context("it is no JSON")?;

@@ -234,6 +234,7 @@ fn attach(spec: &mut Spec, node: &str, own: Option<&str>, asked: Attach) -> Resu
         addresses: asked.address.into_iter().map(Given::from).collect(),
         mac: None,
         netns: Some(Given::from(namespace)),
+        aliases: Vec::new(),
         remembered: Vec::new(),
         origin,
     };

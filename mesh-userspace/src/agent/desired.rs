@@ -205,7 +205,8 @@ impl Desired {
         if loaded.local != self.local {
             return Err(Fault::new(
                 self.origin(),
-                "`run_dir`, `state_dir` and `cluster` cannot change while meshd runs; restart it, or put them back.",
+                "`run_dir`, `state_dir`, `resolv_conf` and `cluster` cannot change while meshd runs; restart it, or put them \
+                 back.",
             )
             .into());
         }
@@ -401,7 +402,10 @@ mod tests {
         assert!(error.contains("This node, \"n1\", is no longer among the nodes"), "{error}");
         fs::write(case.file(), "nodes:\n  n1: {address: 192.0.2.1}\n").unwrap();
         let error = desired.reload().unwrap_err().to_string();
-        assert!(error.contains("`run_dir`, `state_dir` and `cluster` cannot change"), "{error}");
+        assert!(
+            error.contains("`run_dir`, `state_dir`, `resolv_conf` and `cluster` cannot change"),
+            "{error}"
+        );
         assert!(desired.table().networks.contains_key("blue"));
     }
 

@@ -22,6 +22,7 @@ mod trace;
 mod watch;
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, atomic::Ordering},
     time::{Duration, SystemTime},
@@ -60,7 +61,7 @@ use watch::FileWatch;
 use crate::{
     api::{self, BindError, Changed, Refusal, RefusalKind},
     datapath::{Datapath, DatapathError, Progress, Report},
-    gossip,
+    dns, gossip,
     links::{LinkError, Links},
     plan,
     spec::Faults,
@@ -155,7 +156,9 @@ pub async fn run(options: Options, object: &'static [u8]) -> Result<(), AgentErr
     };
     let cookie = links.namespace().cookie()?;
     let datapath = Datapath::open(&run_dir, object, cookie, plan::slots_for(desired.table()))?;
-    let mut agent = Agent::new(desired, cluster, links, datapath);
+    let dns = dns::Server::start(desired.local().resolv_conf.clone())
+        .map_err(|source| AgentError::System { action: "start the thread that answers for names", source })?;
+    let mut agent = Agent::new(desired, cluster, links, datapath, dns);
     let first = agent.take_over(object, cookie).await?;
     agent.run(first, &options, &run_dir).await
 }
@@ -173,6 +176,8 @@ struct Agent {
     sender: mpsc::Sender<Command>,
     tracer: Tracer,
     flows: Arc<Counts>,
+    dns: dns::Server,
+    resolv_confs: dns::ResolvConfs,
     /// Told when a ring has changed.
     rings_changed: Arc<Notify>,
     /// What the last round came to, and of which revision.
@@ -188,20 +193,28 @@ enum End {
 }
 
 impl Agent {
-    fn new(desired: Desired, cluster: Option<Cluster>, links: Links, datapath: Datapath) -> Self {
+    fn new(
+        desired: Desired,
+        cluster: Option<Cluster>,
+        links: Links,
+        datapath: Datapath,
+        dns: dns::Server,
+    ) -> Self {
         let datapath = Arc::new(Mutex::new(datapath));
         let (sender, commands) = mpsc::channel(64);
         Self {
             started: SystemTime::now(),
+            kernel: Kernel::new(links.clone(), Arc::clone(&datapath), &desired.local().run_dir),
+            resolv_confs: dns::ResolvConfs::of(&desired.local().run_dir),
             desired,
             cluster,
-            kernel: Kernel::new(links.clone(), Arc::clone(&datapath)),
             links,
             datapath,
             commands,
             tracer: Tracer::new(sender.clone()),
             sender,
             flows: Arc::default(),
+            dns,
             rings_changed: Arc::default(),
             last: None,
         }
@@ -440,7 +453,8 @@ impl Agent {
     async fn round(&mut self) -> Result<Published, RoundError> {
         self.kernel.trace_every = self.tracer.every();
         self.kernel.revision = self.desired.revision();
-        let outcome: Outcome = self.kernel.round(self.desired.living(), self.desired.node()).await?;
+        let mut outcome: Outcome = self.kernel.round(self.desired.living(), self.desired.node()).await?;
+        self.answer_for_names(&mut outcome);
         let published = self.published(&outcome);
         self.last = Some((self.desired.revision(), outcome));
         Ok(published)
@@ -453,14 +467,27 @@ impl Agent {
         Published { snapshot: Arc::new(snapshot), numbers, uses: Arc::new(outcome.contents.uses()) }
     }
 
+    /// Has names change with the maps, and after them: what an answer says is then there. Maps that could not be written keep
+    /// the names that they had.
+    fn answer_for_names(&mut self, outcome: &mut Outcome) {
+        if self.kernel.is_applied() {
+            let (table, node) = (self.desired.living(), self.desired.node());
+            self.dns.publish(Arc::new(self.dns.names().follow(table, node, self.desired.revision())));
+        }
+        outcome.problems.extend(self.dns.serve(&outcome.gateways));
+        outcome.problems.extend(self.resolv_confs.ensure(&outcome.plan.resolvers));
+    }
+
     /// Takes away what the mesh has made of this node.
-    async fn take_down(&self, run_dir: &Path) -> Result<(), Refusal> {
+    async fn take_down(&mut self, run_dir: &Path) -> Result<(), Refusal> {
         let failed = |error: &dyn std::error::Error| {
             tracing::error!(%error, "not everything could be taken away");
             Refusal::new(RefusalKind::Failed, error.to_string(), "start meshd, and repeat the command")
         };
         // The programs first: nothing must be redirected to an interface that is gone.
         lock(&self.datapath).detach_all_but(&[], false).map_err(|error| failed(&error))?;
+        self.dns.serve(&BTreeMap::new());
+        self.resolv_confs.remove_all().map_err(|error| failed(&error))?;
         self.kernel.remove_links().await.map_err(|error| failed(&error))?;
         Datapath::remove(run_dir).map_err(|error| failed(&error))?;
         tracing::info!("everything is taken away");

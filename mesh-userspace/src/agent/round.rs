@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
@@ -15,8 +16,9 @@ use super::{EVERY, settling::Settling};
 use crate::{
     apply::{self, Lowered, MapContents, MapError, Operation},
     datapath::{self, Attached, Datapath, DatapathError, KernelMaps, XdpOutcome},
-    links::{self, Gate, GateWay, LinkError, Links},
-    plan::{self, Earlier, EndpointLink, GateFacts, GateLink, Hook, NodeFacts, Plan, PlanError},
+    dns::Gateway,
+    links::{self, Gate, GateWay, KeptNamespaces, LinkError, Links},
+    plan::{self, Earlier, EndpointLink, GateFacts, GateLink, GatewayLink, Hook, NodeFacts, Plan, PlanError},
     problem::Problem,
     table::{Table, XdpMode},
 };
@@ -51,6 +53,8 @@ pub(crate) struct Outcome {
     pub(crate) interfaces: BTreeMap<String, String>,
     /// Why endpoints of this node are not attached, by name.
     pub(crate) waiting: BTreeMap<String, String>,
+    /// Where the gateways of this node's networks can answer for names, by the network's name.
+    pub(crate) gateways: BTreeMap<String, Gateway>,
     pub(crate) problems: Vec<Problem>,
 }
 
@@ -62,6 +66,8 @@ struct Linked {
     interfaces: BTreeMap<String, String>,
     /// As in [`Outcome`].
     waiting: BTreeMap<String, String>,
+    /// As in [`Outcome`].
+    gateways: BTreeMap<String, Gateway>,
 }
 
 /// The node's kernel, and what is known of it between rounds.
@@ -69,6 +75,8 @@ struct Linked {
 pub(crate) struct Kernel {
     links: Links,
     pub(super) datapath: Arc<Mutex<Datapath>>,
+    /// The namespaces of the gateways.
+    namespaces: KeptNamespaces,
     /// What was last written to the maps; none when that is not known.
     known: Option<Lowered>,
     /// When the maps were last compared with what is known.
@@ -93,10 +101,11 @@ pub(crate) fn lock(datapath: &Mutex<Datapath>) -> MutexGuard<'_, Datapath> {
 }
 
 impl Kernel {
-    pub(crate) fn new(links: Links, datapath: Arc<Mutex<Datapath>>) -> Self {
+    pub(crate) fn new(links: Links, datapath: Arc<Mutex<Datapath>>, run_dir: &Path) -> Self {
         Self {
             links,
             datapath,
+            namespaces: KeptNamespaces::in_directory(run_dir.join("netns")),
             known: None,
             compared: None,
             applied: 0,
@@ -146,17 +155,19 @@ impl Kernel {
             programs,
             interfaces: linked.interfaces,
             waiting: linked.waiting,
+            gateways: linked.gateways,
             problems,
         })
     }
 
     /// Takes everything away that the mesh has made on this node, but for what is pinned.
-    pub(crate) async fn remove_links(&self) -> Result<(), LinkError> {
+    pub(crate) async fn remove_links(&mut self) -> Result<(), LinkError> {
         for endpoint in self.links.list_endpoints().await? {
             self.links.remove_endpoint(&endpoint.name).await?;
         }
         self.links.remove_gro().await?;
-        self.links.remove_gate().await
+        self.links.remove_gate().await?;
+        self.namespaces.remove_all()
     }
 
     /// Has the kernel merge what comes in tunnels, where that is safe. A kernel that refuses goes without: it is slower.
@@ -213,15 +224,20 @@ impl Kernel {
             .filter(|(_, endpoint)| endpoint.node == node)
             .filter_map(|(name, _)| Some((name.clone(), *listed.get(&plan::host_interface(name))?)))
             .collect();
+        let gateways = table.networks.keys();
+        facts.gateways = gateways
+            .filter_map(|name| Some((name.clone(), *listed.get(&plan::gateway_interface(name))?)))
+            .collect();
         Ok(facts)
     }
 
     /// Makes the links that should be and removes those that should not. What cannot be made is told, and does not
     /// keep the others back.
-    async fn ensure_links(&self, plan: &Plan, problems: &mut Vec<Problem>) -> Result<Linked, LinkError> {
+    async fn ensure_links(&mut self, plan: &Plan, problems: &mut Vec<Problem>) -> Result<Linked, LinkError> {
         let mut linked = Linked::default();
-        let wanted: BTreeSet<&str> =
-            plan.links.endpoints.values().map(|wanted| wanted.host_name.as_str()).collect();
+        let endpoints = plan.links.endpoints.values().map(|wanted| &wanted.host_name);
+        let gateways = plan.links.gateways.values().map(|wanted| &wanted.host_name);
+        let wanted: BTreeSet<&str> = endpoints.chain(gateways).map(String::as_str).collect();
         for listed in self.links.list_endpoints().await? {
             if !wanted.contains(listed.name.as_str())
                 && let Err(error) = self.links.remove_endpoint(&listed.name).await
@@ -248,7 +264,42 @@ impl Kernel {
                 }
             }
         }
+        for (network, wanted) in &plan.links.gateways {
+            match self.ensure_gateway(network, wanted).await {
+                Ok(gateway) => {
+                    linked.gateways.insert(network.clone(), gateway);
+                }
+                Err(error) => problems.push(Problem::new(format!("network {network}"), sentence(&error))),
+            }
+        }
+        let networks = plan.links.gateways.keys().map(String::as_str).collect();
+        if let Err(error) = self.namespaces.keep_only(&networks) {
+            problems.push(Problem::new("namespaces of gateways", sentence(&error)));
+        }
         Ok(linked)
+    }
+
+    /// Makes the namespace of a network's gateway and attaches it, like a task.
+    async fn ensure_gateway(&mut self, network: &str, wanted: &GatewayLink) -> Result<Gateway, LinkError> {
+        let namespace = self.namespaces.ensure(network)?.clone();
+        let link = links::EndpointLink {
+            name: wanted.host_name.clone(),
+            peer_mac: wanted.mac,
+            netns: namespace.own_path(),
+            addresses: wanted.addresses.clone(),
+            routes: wanted.routes.clone(),
+            gateways: Vec::new(),
+            default_route: false,
+            mtu: wanted.mtu,
+            alias: format!("gateway of {network}"),
+        };
+        self.links.ensure_endpoint(&link).await?;
+        Ok(Gateway { namespace, addresses: wanted.addresses.iter().map(IpNet::addr).collect() })
+    }
+
+    /// Whether the maps are what they should be, as of the last round.
+    pub(crate) const fn is_applied(&self) -> bool {
+        self.known.is_some()
     }
 
     fn apply(&mut self, plan: &Plan) -> Result<(), ApplyError> {

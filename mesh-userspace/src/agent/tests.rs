@@ -11,7 +11,7 @@ use super::{
 use crate::{
     apply::{Endpoints, Maps, Peers, Services},
     datapath::Datapath,
-    links::Links,
+    links::{KeptNamespaces, Links},
     plan::{host_interface, testing::*},
     scratch::Scratch,
     table::{Table, XdpMode},
@@ -65,7 +65,7 @@ impl Case {
                 let links = Links::open().await.unwrap();
                 let cookie = links.namespace().cookie().unwrap();
                 let datapath = Datapath::open(&self.run_dir(), &object, cookie, capacity::SLOTS).unwrap();
-                work(&mut Kernel::new(links, std::sync::Arc::new(datapath.into()))).await
+                work(&mut Kernel::new(links, std::sync::Arc::new(datapath.into()), &self.run_dir())).await
             })
         };
         namespace.run_blocking(inside).unwrap()
@@ -79,6 +79,10 @@ impl Case {
 impl Drop for Case {
     fn drop(&mut self) {
         if let Err(error) = Datapath::remove(&self.run_dir()) {
+            eprintln!("{error}");
+        }
+        let mut namespaces = KeptNamespaces::in_directory(self.run_dir().join("netns"));
+        if let Err(error) = namespaces.remove_all() {
             eprintln!("{error}");
         }
     }
@@ -104,6 +108,7 @@ fn a_node_becomes_what_it_should_be_and_stays_so() {
         assert_eq!(subjects(&first), [""; 0], "{:?}", first.problems);
         let named = [("search.1".to_owned(), "eth0".to_owned())];
         assert_eq!(first.interfaces, BTreeMap::from(named));
+        assert_eq!(first.gateways.keys().collect::<Vec<_>>(), ["blue"]);
         let again = kernel.round(&table, "n1").await.unwrap();
         assert_eq!((&again.contents, &again.facts), (&first.contents, &first.facts));
         assert_eq!(again.programs, first.programs);
@@ -114,7 +119,7 @@ fn a_node_becomes_what_it_should_be_and_stays_so() {
     assert!(addresses.contains("10.0.9.11/24") && addresses.contains("fd00:9::11/64"), "{addresses}");
     assert!(case.task.ip(&["route"]).contains("default via 10.0.9.1"));
     let attached = attached(&first);
-    assert_eq!((attached["endpoint_tc"], attached["host_tc"], attached["underlay_tc"]), (1, 1, 2));
+    assert_eq!((attached["endpoint_tc"], attached["host_tc"], attached["underlay_tc"]), (2, 1, 2));
 
     // A restarted agent finds all as it should be, and gives nothing another number.
     case.run(async |kernel| {
@@ -140,13 +145,14 @@ fn what_cannot_be_done_is_told_and_keeps_nothing_back() {
         assert_eq!(subjects(&outcome), ["endpoint lost.1", "node n3"]);
         assert!(outcome.problems[0].message.starts_with("Network namespace "), "{:?}", outcome.problems);
         assert!(outcome.waiting.contains_key("lost.1"));
-        assert_eq!(attached(&outcome)["endpoint_tc"], 1);
+        // Its network's gateway is beside the other.
+        assert_eq!(attached(&outcome)["endpoint_tc"], 2);
 
         // The namespace comes: it heals by itself.
         let _later = Scratch::named(&later);
         let outcome = kernel.round(&table, "n1").await.unwrap();
         assert_eq!(subjects(&outcome), ["node n3"]);
-        assert_eq!(attached(&outcome)["endpoint_tc"], 2);
+        assert_eq!(attached(&outcome)["endpoint_tc"], 3);
     });
 }
 

@@ -99,7 +99,7 @@ fn local_config(reader: &mut Reader, node: &Node, local: &mut LocalConfig) {
     let want = "a mapping such as {run_dir: /run/mesh, state_dir: /var/lib/mesh}";
     let Some(mut keys) = Keys::of(reader, node, "The section node".to_owned(), want) else { return };
     if let Some(value) = keys.take("run_dir")
-        && let Some(path) = directory(reader, value, "The directory run_dir", "/run/mesh")
+        && let Some(path) = absolute(reader, value, "The directory run_dir", "/run/mesh")
     {
         let socket = path.as_os_str().len() + SOCKET.len();
         if socket > LONGEST_SOCKET {
@@ -115,13 +115,18 @@ fn local_config(reader: &mut Reader, node: &Node, local: &mut LocalConfig) {
         local.run_dir = path;
     }
     if let Some(value) = keys.take("state_dir")
-        && let Some(path) = directory(reader, value, "The directory state_dir", "/var/lib/mesh")
+        && let Some(path) = absolute(reader, value, "The directory state_dir", "/var/lib/mesh")
     {
         local.state_dir = path;
+    }
+    if let Some(value) = keys.take("resolv_conf")
+        && let Some(path) = absolute(reader, value, "The file resolv_conf", "/etc/resolv.conf")
+    {
+        local.resolv_conf = path;
     }
     keys.finish(reader);
 }
 
-fn directory(reader: &mut Reader, node: &Node, what: &str, example: &str) -> Option<PathBuf> {
+fn absolute(reader: &mut Reader, node: &Node, what: &str, example: &str) -> Option<PathBuf> {
     reader.path(node, what, example).map(|path| path.value)
 }

@@ -39,6 +39,8 @@ pub struct LocalConfig {
     pub run_dir: PathBuf,
     /// Where the daemon keeps what outlives it.
     pub state_dir: PathBuf,
+    /// The file that names the host's resolvers, which are asked for names that are not the mesh's.
+    pub resolv_conf: PathBuf,
     /// How it takes part in a cluster that finds itself; without, the file's nodes are the whole mesh.
     pub cluster: Option<ClusterConfig>,
 }
@@ -65,7 +67,12 @@ impl Eq for ClusterConfig {}
 
 impl Default for LocalConfig {
     fn default() -> Self {
-        Self { run_dir: PathBuf::from("/run/mesh"), state_dir: PathBuf::from("/var/lib/mesh"), cluster: None }
+        Self {
+            run_dir: PathBuf::from("/run/mesh"),
+            state_dir: PathBuf::from("/var/lib/mesh"),
+            resolv_conf: PathBuf::from("/etc/resolv.conf"),
+            cluster: None,
+        }
     }
 }
 

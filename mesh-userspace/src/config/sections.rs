@@ -71,6 +71,9 @@ impl Sections {
                 options.interfaces.extend(reader.name(item, "An interface of the options"));
             }
         }
+        if let Some(node) = keys.take("dns") {
+            options.dns = reader.boolean(node, "The option dns").map(|dns| dns.value);
+        }
         keys.finish(reader);
     }
 
@@ -249,6 +252,7 @@ fn service(reader: &mut Reader, entry: &Entry) -> (Service, bool) {
             ));
         }
     }
+    service.aliases = aliases(reader, &mut keys, &who);
     if let Some(entry) = keys.entry("backends") {
         reader.fault(
             entry.at,
@@ -460,6 +464,7 @@ fn endpoint(reader: &mut Reader, node: &Node) -> Option<Endpoint> {
         let want = "a name under /run/netns or an absolute path";
         reader.value(node, &format!("{who}'s netns"), want, spec::netns)
     });
+    let aliases = aliases(reader, &mut keys, &who);
     keys.finish(reader);
     Some(Endpoint {
         origin: reader.origin(node.at),
@@ -471,8 +476,20 @@ fn endpoint(reader: &mut Reader, node: &Node) -> Option<Endpoint> {
         addresses,
         mac,
         netns,
+        aliases,
         remembered: Vec::new(),
     })
+}
+
+/// Other names, one or a list.
+fn aliases(reader: &mut Reader, keys: &mut Keys<'_>, who: &str) -> Vec<Given<String>> {
+    let mut aliases = Vec::new();
+    if let Some(node) = keys.take("aliases") {
+        for item in reader.one_or_many(node) {
+            aliases.extend(reader.name(item, &format!("An alias of {}", lower(who))));
+        }
+    }
+    aliases
 }
 
 /// One of a few words.

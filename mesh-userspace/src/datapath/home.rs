@@ -18,7 +18,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 
 /// Runs `work` on a thread of its own that sees the mounts of the oldest process that shares `run_dir` with
 /// us; in our own mount namespace if there is none that may be entered.
-pub(super) fn at_home<T: Send>(run_dir: &Path, work: impl FnOnce() -> T + Send) -> io::Result<T> {
+pub(crate) fn at_home<T: Send>(run_dir: &Path, work: impl FnOnce() -> T + Send) -> io::Result<T> {
     let home = find(run_dir)?;
     std::thread::scope(|scope| {
         std::thread::Builder::new()

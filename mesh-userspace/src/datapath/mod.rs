@@ -21,7 +21,7 @@ mod carry;
 mod cgroup;
 mod clsact;
 mod error;
-mod home;
+pub(crate) mod home;
 mod layout;
 mod log;
 mod map;

@@ -7,6 +7,7 @@ mod endpoint;
 mod error;
 mod gate;
 mod gro;
+mod kept;
 mod namespace;
 mod netlink;
 mod observe;
@@ -20,6 +21,7 @@ pub use endpoint::{EndpointLink, EndpointPair, ListedEndpoint};
 pub use error::LinkError;
 pub use gate::{GATE_HOST, GATE_NAME, Gate, GateFacts, GateWay};
 pub use gro::GRO_NAME;
+pub use kept::KeptNamespaces;
 pub use namespace::{Namespace, NamespaceId};
 pub use observe::{Facts, Interface, InterfaceAddress, Route};
 

@@ -80,7 +80,7 @@ impl Namespace {
         Self::of_file(path, file)
     }
 
-    fn of_file(path: PathBuf, file: File) -> Result<Self, LinkError> {
+    pub(super) fn of_file(path: PathBuf, file: File) -> Result<Self, LinkError> {
         let metadata = file.metadata().map_err(|source| LinkError::Enter { path: path.clone(), source })?;
         // `ip netns del` leaves the file of a namespace behind for a moment, and `ip netns add` makes it
         // before it mounts the namespace on it: both look like any empty file.
@@ -128,6 +128,13 @@ impl Namespace {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// A path by which this process reaches it as long as it is held, also where the one that it was opened by is not
+    /// visible to this process.
+    #[must_use]
+    pub fn own_path(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd()))
     }
 
     /// Runs `work` on a thread of its own inside the namespace, and waits for it.

@@ -14,6 +14,8 @@ pub struct NodeFacts {
     pub routes: BTreeMap<IpAddr, NodeRoute>,
     /// The interface index of the host side of each endpoint that is attached, by the endpoint's name.
     pub attached: BTreeMap<String, u32>,
+    /// The interface index of the host side of each gateway that is attached, by the network's name.
+    pub gateways: BTreeMap<String, u32>,
     /// The pair of interfaces by which this node's own packets enter the mesh, once it exists.
     pub gate: Option<GateFacts>,
 }

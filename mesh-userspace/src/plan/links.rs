@@ -9,7 +9,7 @@ use std::{
 use ipnet::IpNet;
 use mesh_common::abi::{Family, Network};
 
-use super::{NodeFacts, natural, nodes::is_global, services::family};
+use super::{GatewayLink, NodeFacts, natural, nodes::is_global, services::family};
 use crate::table::{self, Endpoint, Table};
 
 /// The links that a node should have.
@@ -17,6 +17,8 @@ use crate::table::{self, Endpoint, Table};
 pub struct Links {
     /// The veth pairs of its endpoints, by the endpoint's name.
     pub endpoints: BTreeMap<String, EndpointLink>,
+    /// The veth pairs of the networks' gateways, by the network's name.
+    pub gateways: BTreeMap<String, GatewayLink>,
     /// The veth pair of the node itself.
     pub gate: GateLink,
 }
@@ -108,11 +110,11 @@ pub(super) fn links(
             endpoints.insert(name.to_owned(), link);
         }
     }
-    Links { endpoints, gate: gate(this, facts) }
+    Links { endpoints, gateways: BTreeMap::new(), gate: gate(this, facts) }
 }
 
 /// This node's endpoints by the namespace they are attached in, there in the order of networks' names.
-fn by_namespace<'a>(
+pub(super) fn by_namespace<'a>(
     table: &'a Table,
     ours: &[(&'a str, &'a Endpoint)],
 ) -> BTreeMap<&'a PathBuf, Vec<(&'a str, &'a Endpoint, &'a table::Network)>> {

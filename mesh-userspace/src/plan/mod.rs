@@ -5,6 +5,7 @@ mod aliases;
 mod earlier;
 mod endpoints;
 mod facts;
+mod gateways;
 mod links;
 mod natural;
 mod nodes;
@@ -33,6 +34,7 @@ use mesh_common::abi::{
 
 pub use earlier::Earlier;
 pub use facts::{GateFacts, Interface, LocalAddress, NodeFacts, NodeRoute};
+pub use gateways::{GatewayLink, Resolvers, gateway_interface};
 pub use links::{EndpointLink, GateLink, GateSource, Links, host_interface};
 pub use programs::Hook;
 pub use rings::ring_of;
@@ -78,6 +80,8 @@ pub struct Plan {
     pub targets: BTreeSet<TargetKey>,
     /// The links that this node should have.
     pub links: Links,
+    /// Where this node's tasks ask for names.
+    pub resolvers: BTreeMap<String, Resolvers>,
     /// What hangs on which interface.
     pub hooks: BTreeMap<u32, Hook>,
     /// What keeps the plan from being whole, and how to mend it.
@@ -212,9 +216,13 @@ pub fn plan(table: &Table, node: &str, facts: &NodeFacts, earlier: &mut Earlier)
     let underlay = nodes::underlay(table, node, this, facts, &mut problems);
     let networks = nodes::networks(table, &underlay);
     let aliases = Aliases::of(table);
-    let great = earlier.follow(table, node, facts, &aliases);
+    let mut great = earlier.follow(table, node, facts, &aliases);
     let ours = earlier.ours(table);
+    let gateways = gateways::gateways(table, &ours, &networks);
+    gateways::add_to(&mut great.endpoints, &gateways, facts, this.address);
     let links = links::links(table, &ours, this, facts, &networks);
+    let mut attachments = endpoints::attachments(table, &ours, facts);
+    attachments.extend(gateways::attachments(&gateways, facts));
     Ok(Plan {
         settings: PlannedSettings {
             address: this.address,
@@ -224,7 +232,7 @@ pub fn plan(table: &Table, node: &str, facts: &NodeFacts, earlier: &mut Earlier)
             trace_every: 0,
             flags: flags(&table.options),
         },
-        hooks: programs::hooks(table, node, facts, &underlay.uplinks),
+        hooks: programs::hooks(table, node, facts, &underlay.uplinks, &gateways),
         nodes: underlay.nodes,
         locals: nodes::locals(table, facts, &great.services, &aliases),
         uplinks: underlay.uplinks,
@@ -232,11 +240,12 @@ pub fn plan(table: &Table, node: &str, facts: &NodeFacts, earlier: &mut Earlier)
         subnets: nodes::subnets(table),
         endpoints: great.endpoints,
         stations: great.stations,
-        attachments: endpoints::attachments(table, &ours, facts),
+        attachments,
         backends: great.backends,
         services: great.services,
         targets: great.targets,
-        links,
+        resolvers: gateways::resolvers(table, &ours, &gateways),
+        links: Links { gateways: gateways::links(&gateways), ..links },
         problems,
     })
 }

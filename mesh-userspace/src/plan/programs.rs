@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use mesh_common::abi::Uplink;
 
-use super::NodeFacts;
+use super::{
+    NodeFacts,
+    gateways::{self, Gateway},
+};
 use crate::table::{Table, XdpMode};
 
 /// What hangs on an interface. The socket programs are not listed: they always hang on the root of the control
@@ -24,13 +27,15 @@ pub(super) fn hooks(
     node: &str,
     facts: &NodeFacts,
     uplinks: &BTreeMap<u32, Uplink>,
+    gateways: &[Gateway<'_>],
 ) -> BTreeMap<u32, Hook> {
     let ours = |name: &str| table.endpoints.get(name).is_some_and(|endpoint| endpoint.node == node);
     let underlay = uplinks.keys().map(|ifindex| (*ifindex, Hook::Underlay(xdp_mode(table, facts, *ifindex))));
     let endpoints = facts.attached.iter().filter(|(name, _)| ours(name));
     let endpoints = endpoints.map(|(_, ifindex)| (*ifindex, Hook::Endpoint));
+    let gateways = gateways::attachments(gateways, facts).map(|(ifindex, _)| (ifindex, Hook::Endpoint));
     let host = facts.gate.map(|gate| (gate.host_ifindex, Hook::Host));
-    underlay.chain(endpoints).chain(host).collect()
+    underlay.chain(endpoints).chain(gateways).chain(host).collect()
 }
 
 /// The way to attach XDP to an interface. What XDP sends back out of a veth device (`XDP_TX`) arrives only if its peer runs an

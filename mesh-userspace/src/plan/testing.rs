@@ -54,6 +54,7 @@ pub(crate) fn service(table: &mut Table, name: &str, vips: &[(&str, &[&str])], p
         persistent: None,
         ports: ports.collect(),
         external: Vec::new(),
+        aliases: Vec::new(),
     };
     table.services.insert(name.to_owned(), service);
 }
@@ -80,6 +81,7 @@ pub(crate) fn endpoint(
         addresses,
         mac: [0x02, 0x42, a, b, c, d],
         netns: Some(PathBuf::from(format!("/run/netns/{name}"))),
+        aliases: Vec::new(),
     };
     table.endpoints.insert(name.to_owned(), endpoint);
 }
@@ -113,6 +115,7 @@ pub(crate) fn facts() -> NodeFacts {
         ],
         routes: BTreeMap::from([(ip("192.0.2.2"), route), (ip("192.0.2.3"), route)]),
         attached: BTreeMap::new(),
+        gateways: BTreeMap::new(),
         gate: Some(GateFacts { host_ifindex: 4, mesh0_mac: [2, 0, 0, 0, 0, 3] }),
     }
 }

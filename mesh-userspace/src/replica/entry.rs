@@ -157,6 +157,7 @@ fn placed_service(service: Service, at: &Origin) -> Service {
         persistent,
         ports,
         external,
+        aliases,
         remembered,
     } = service;
     Service {
@@ -169,13 +170,25 @@ fn placed_service(service: Service, at: &Origin) -> Service {
         persistent,
         ports: place_all(ports, at),
         external: place_all(external, at),
+        aliases: place_all(aliases, at),
         remembered,
     }
 }
 
 fn placed_endpoint(endpoint: Endpoint, at: &Origin) -> Endpoint {
-    let Endpoint { origin: _, name, node, service, weight, network, addresses, mac, netns, remembered } =
-        endpoint;
+    let Endpoint {
+        origin: _,
+        name,
+        node,
+        service,
+        weight,
+        network,
+        addresses,
+        mac,
+        netns,
+        aliases,
+        remembered,
+    } = endpoint;
     Endpoint {
         origin: at.clone(),
         name: place(name, at),
@@ -186,6 +199,7 @@ fn placed_endpoint(endpoint: Endpoint, at: &Origin) -> Endpoint {
         addresses: place_all(addresses, at),
         mac: mac.map(|mac| place(mac, at)),
         netns: netns.map(|netns| place(netns, at)),
+        aliases: place_all(aliases, at),
         remembered,
     }
 }

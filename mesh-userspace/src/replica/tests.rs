@@ -110,6 +110,7 @@ fn add_endpoint(spec: &mut Spec, name: &str, node: &str, network: &str, address:
         addresses: address.into_iter().map(|address| address.parse::<IpAddr>().unwrap().into()).collect(),
         mac: None,
         netns: None,
+        aliases: Vec::new(),
         remembered: Vec::new(),
     };
     spec.add_endpoint(endpoint).unwrap();

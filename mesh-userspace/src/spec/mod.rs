@@ -64,6 +64,8 @@ pub struct Options {
     pub continuity: Option<Continuity>,
     /// The interfaces on which published ports are served; empty for each that is not a task's.
     pub interfaces: Vec<Given<String>>,
+    /// Whether networks' gateways answer tasks' questions for names.
+    pub dns: Option<bool>,
 }
 
 /// A host of the mesh.
@@ -132,6 +134,8 @@ pub struct Service {
     pub ports: Vec<Given<PublishedPort>>,
     /// Addresses routed to several nodes, on each of which it answers.
     pub external: Vec<Given<IpAddr>>,
+    /// Other names that it has for the tasks of its networks.
+    pub aliases: Vec<Given<String>>,
     /// The virtual IPs that it had before, by network: kept as long as nobody else asks for them. See
     /// [`Spec::remember`].
     pub remembered: BTreeMap<String, Vec<IpAddr>>,
@@ -165,6 +169,9 @@ pub struct Endpoint {
     /// The task's network namespace, as a path; none where the endpoint is not ours to attach.
     #[serde(default)]
     pub netns: Option<Given<PathBuf>>,
+    /// Other names that it has for the tasks of its network.
+    #[serde(default)]
+    pub aliases: Vec<Given<String>>,
     /// The addresses that it had before: kept as long as nobody else asks for them. See [`Spec::remember`].
     #[serde(default)]
     pub remembered: Vec<IpAddr>,

@@ -45,6 +45,13 @@ pub struct Options {
     pub continuity: Continuity,
     /// The interfaces at whose addresses published ports answer; empty for each that is not a task's.
     pub interfaces: Vec<String>,
+    /// Whether networks' gateways answer tasks' questions for names.
+    #[serde(default = "answers_names")]
+    pub dns: bool,
+}
+
+const fn answers_names() -> bool {
+    true
 }
 
 /// How the XDP program is attached to an interface.
@@ -130,6 +137,9 @@ pub struct Service {
     pub ports: Vec<PublishedPort>,
     /// Addresses routed to several nodes, on each of which it answers.
     pub external: Vec<IpAddr>,
+    /// Other names that it has for the tasks of its networks.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub aliases: Vec<String>,
 }
 
 /// How a backend is chosen for a new flow, by IPVS's names.
@@ -282,6 +292,9 @@ pub struct Endpoint {
     pub mac: [u8; 6],
     /// The path of the task's network namespace; none where the endpoint is not ours to attach (a node without meshd).
     pub netns: Option<PathBuf>,
+    /// Other names that it has for the tasks of its network.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub aliases: Vec<String>,
 }
 
 impl Default for Options {
@@ -293,6 +306,7 @@ impl Default for Options {
             r#return: ReturnPath::default(),
             continuity: Continuity::default(),
             interfaces: Vec::new(),
+            dns: answers_names(),
         }
     }
 }
@@ -380,6 +394,7 @@ mod tests {
             addresses: vec![address],
             mac: mac_of(address),
             netns: None,
+            aliases: Vec::new(),
         }
     }
 

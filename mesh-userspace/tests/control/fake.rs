@@ -193,6 +193,7 @@ fn endpoint(node: &str, service: Option<&str>, network: &str, addresses: &[&str]
         addresses,
         mac: [2, 0x42, a, b, c, d],
         netns: Some(PathBuf::from(format!("/run/netns/{netns}"))),
+        aliases: vec![],
     }
 }
 
@@ -209,6 +210,7 @@ fn service(network: &str, vips: &[&str], scheduler: Scheduler, ports: Vec<Publis
         persistent: None,
         ports,
         external: vec![],
+        aliases: vec![],
     }
 }
 

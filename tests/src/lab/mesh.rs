@@ -71,6 +71,8 @@ pub struct Service {
     pub network: String,
     /// Its virtual IP on that network; allocated if `None`.
     pub vip: Option<String>,
+    /// Whether its name stands for a virtual IP or for its tasks; the default if `None`.
+    pub endpoint_mode: Option<String>,
     /// By IPVS's names.
     pub scheduler: String,
     /// As in the file: a string in the short form, or an object.
@@ -233,12 +235,23 @@ impl Mesh {
             name: name.to_owned(),
             network: network.to_owned(),
             vip: Some(vip.to_owned()),
+            endpoint_mode: None,
             scheduler: scheduler.to_owned(),
             ports: ports.iter().map(|&port| Value::from(port)).collect(),
             external: Vec::new(),
             on_no_backend: None,
             persistent: None,
         });
+        self
+    }
+
+    /// With the service that was added last having no virtual IP: its name stands for its tasks' addresses.
+    #[must_use]
+    pub fn by_tasks(mut self) -> Self {
+        if let Some(service) = self.services.last_mut() {
+            service.vip = None;
+            service.endpoint_mode = Some("dnsrr".to_owned());
+        }
         self
     }
 
@@ -367,7 +380,12 @@ impl Mesh {
             None => self.file()?,
         };
         let own = record.directory().join(node);
-        file["node"] = json!({ "run_dir": own.join("run"), "state_dir": own.join("state") });
+        // Not the machine's own resolvers, which the lab does not reach: the lab's, where a test writes any.
+        file["node"] = json!({
+            "run_dir": own.join("run"),
+            "state_dir": own.join("state"),
+            "resolv_conf": own.join("resolv.conf"),
+        });
         if self.cluster {
             let places =
                 self.nodes.iter().map(|name| Ok(SocketAddr::new(self.address(name)?, GOSSIP).to_string()));
@@ -395,6 +413,9 @@ impl Mesh {
         });
         let services = self.services.iter().map(|service| {
             let mut entry = json!({ "networks": [service.network], "scheduler": service.scheduler });
+            if let Some(mode) = &service.endpoint_mode {
+                entry["endpoint_mode"] = json!(mode);
+            }
             if let Some(vip) = &service.vip {
                 entry["vip"] = json!({ &service.network: vip });
             }

@@ -209,6 +209,10 @@ impl Record {
         for namespace in namespaces(&self.prefix) {
             run(Command::new("ip").args(["netns", "delete", &namespace]))?;
         }
+        for directory in etc_netns(&self.prefix) {
+            fs::remove_dir_all(&directory)
+                .with_context(|| format!("cannot remove {}", directory.display()))?;
+        }
         if self.directory.exists() {
             fs::remove_dir_all(&self.directory)
                 .with_context(|| format!("cannot remove {}", self.directory.display()))?;
@@ -291,6 +295,7 @@ pub fn remains(prefix: &str) -> Result<Vec<String>> {
     let directory = root().join(prefix);
     let mut found: Vec<_> = namespaces(prefix).into_iter().map(|name| format!("namespace {name}")).collect();
     found.extend(mounts(&directory)?.iter().map(|mount| format!("mount {}", mount.display())));
+    found.extend(etc_netns(prefix).iter().map(|directory| format!("directory {}", directory.display())));
     if directory.exists() {
         found.push(format!("directory {}", directory.display()));
     }
@@ -298,8 +303,19 @@ pub fn remains(prefix: &str) -> Result<Vec<String>> {
 }
 
 fn namespaces(prefix: &str) -> Vec<String> {
+    beginning(prefix, Path::new("/run/netns"))
+}
+
+/// The directories with what `ip netns exec` shows in each namespace, in the place of the machine's own files.
+fn etc_netns(prefix: &str) -> Vec<PathBuf> {
+    let root = Path::new("/etc/netns");
+    beginning(prefix, root).into_iter().map(|name| root.join(name)).collect()
+}
+
+/// The names in a directory that begin as a lab's do.
+fn beginning(prefix: &str, directory: &Path) -> Vec<String> {
     let start = format!("{prefix}-");
-    let Ok(entries) = fs::read_dir("/run/netns") else { return Vec::new() };
+    let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
     let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
     names.filter(|name| name.starts_with(&start)).collect()
 }

@@ -7,6 +7,7 @@ mod converge;
 mod counted;
 mod director;
 mod disruption;
+mod dns;
 mod figure;
 mod findings;
 mod load;
@@ -32,7 +33,8 @@ use crate::{build::Profile, lab, progress, project};
 const PREFIX: &str = "bench";
 
 /// The suites, in the order of the report.
-const SUITES: [&str; 7] = ["prog", "director", "overlay", "connect", "scale", "converge", "disruption"];
+const SUITES: [&str; 8] =
+    ["prog", "director", "overlay", "connect", "scale", "converge", "dns", "disruption"];
 
 /// What `bench` takes.
 #[derive(clap::Args)]
@@ -62,6 +64,8 @@ enum Suite {
     Scale(scale::Arguments),
     /// How long a change takes to hold: from the command to the first packet that obeys it
     Converge(converge::Arguments),
+    /// How many questions for names one core answers
+    Dns(dns::Arguments),
     /// How many live flows each change of the mesh breaks, and how many it would break by other ways to balance load
     Disruption(disruption::Arguments),
 }
@@ -142,6 +146,7 @@ impl Suite {
             Self::Connect(arguments) => connect::measure(arguments),
             Self::Scale(arguments) => scale::measure(arguments),
             Self::Converge(arguments) => converge::measure(arguments),
+            Self::Dns(arguments) => dns::measure(arguments),
             Self::Disruption(arguments) => disruption::measure(arguments),
         }
     }

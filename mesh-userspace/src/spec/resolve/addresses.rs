@@ -111,6 +111,7 @@ impl<'a> Judge<'a> {
                 persistent: service.persistent,
                 ports,
                 external: service.external.iter().map(|address| address.value).collect(),
+                aliases: service.aliases.iter().map(|alias| alias.value.clone()).collect(),
             };
             (name.clone(), settled)
         });
@@ -124,6 +125,7 @@ impl<'a> Judge<'a> {
                 addresses,
                 mac,
                 netns: endpoint.netns.as_ref().map(|netns| netns.value.clone()),
+                aliases: endpoint.aliases.iter().map(|alias| alias.value.clone()).collect(),
             };
             (endpoint.name.value.clone(), settled)
         });

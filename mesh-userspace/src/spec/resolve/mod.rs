@@ -119,6 +119,7 @@ impl Judge<'_> {
         options.xdp = asked.xdp.unwrap_or_default();
         options.r#return = asked.r#return.unwrap_or_default();
         options.continuity = asked.continuity.unwrap_or_default();
+        options.dns = asked.dns.unwrap_or(options.dns);
         let mut named = BTreeSet::new();
         for interface in &asked.interfaces {
             if !named.insert(interface.value.as_str()) {

@@ -1,9 +1,9 @@
 //! Which names things may have.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::Judge;
-use crate::spec::{Origin, article, quoted};
+use crate::spec::{Given, Origin, article, quoted};
 
 /// Linux's IFNAMSIZ without the closing zero.
 const LONGEST_INTERFACE: usize = 15;
@@ -24,6 +24,32 @@ impl Judge<'_> {
         self.names_of("service", LONGEST_LABEL, services);
         let endpoints = spec.endpoints.iter().map(|endpoint| (&endpoint.name.value, &endpoint.name.origin));
         self.names_of("endpoint", LONGEST_ENDPOINT, endpoints);
+        for (name, service) in &spec.services {
+            self.aliases_of(&format!("The service {}", quoted(name)), &service.aliases);
+        }
+        for endpoint in &spec.endpoints {
+            self.aliases_of(&format!("The endpoint {}", quoted(&endpoint.name.value)), &endpoint.aliases);
+        }
+    }
+
+    /// Several may share an alias, as in Compose: it then stands for all of them.
+    fn aliases_of(&mut self, who: &str, aliases: &[Given<String>]) {
+        let mut seen = HashSet::new();
+        for alias in aliases {
+            if !well_formed(&alias.value) || alias.value.len() > LONGEST_ENDPOINT {
+                self.fault(
+                    &alias.origin,
+                    format!(
+                        "{who} cannot have the alias {}; take up to {LONGEST_ENDPOINT} letters, digits, \".\", \"_\" and \
+                         \"-\" that begin with a letter or a digit.",
+                        quoted(&alias.value)
+                    ),
+                );
+            } else if !seen.insert(alias.value.to_ascii_lowercase()) {
+                let sentence = format!("{who} has the alias {} twice; write it once.", quoted(&alias.value));
+                self.fault(&alias.origin, sentence);
+            }
+        }
     }
 
     /// Names of one kind: each well formed, and no two alike for DNS, which knows no case.

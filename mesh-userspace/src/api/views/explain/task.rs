@@ -11,6 +11,9 @@ use crate::{
     table::{Endpoint, Network, Protocol},
 };
 
+/// DNS's port.
+const DNS: u16 = 53;
+
 impl<'a> Story<'a> {
     /// A packet that a task sends.
     pub(super) fn sent_by_task(
@@ -46,7 +49,7 @@ impl<'a> Story<'a> {
         }
         if network.gateways().any(|gateway| gateway == to) {
             self.why.push(format!("{to} is the gateway of {network_name}"));
-            return End::dropped(Reason::Gateway);
+            return self.asked_gateway(endpoint, network_name, network);
         }
         if let Some(asked) = self.asked_vip(network_name, network) {
             return self.balanced(
@@ -62,6 +65,25 @@ impl<'a> Story<'a> {
             return End::dropped(Reason::NoSuchEndpoint);
         }
         self.outward(network_name, network, &endpoint.node)
+    }
+
+    /// A task's packet to its network's gateway, which answers for names by the first address of each family.
+    fn asked_gateway(&mut self, endpoint: &Endpoint, network_name: &str, network: &Network) -> End {
+        let to = self.query.to.address;
+        let first = network.gateways().find(|gateway| gateway.is_ipv4() == to.is_ipv4());
+        if !self.snapshot.table.options.dns || endpoint.netns.is_none() || first != Some(to) {
+            return End::dropped(Reason::Gateway);
+        }
+        if self.port != DNS {
+            let refused = format!(
+                "refused by the gateway of {network_name}, which answers ping, and questions for names at port {DNS}"
+            );
+            return End::plain(Verdict::Dropped, refused);
+        }
+        End {
+            path: Some(format!("{}, without a tunnel", endpoint.node)),
+            ..End::plain(Verdict::Answered, format!("answered by meshd of {} for names", endpoint.node))
+        }
     }
 
     /// A task's packet to an address that is not of its network.

@@ -1,0 +1,232 @@
+//! `cargo xtask bench dns`: how many questions for names one core answers.
+
+use std::{fs, path::Path};
+
+use anyhow::{Context as _, Result, ensure};
+use mesh_tests::lab::{Lab, Mesh, remains};
+use nix::{
+    sched::{CpuSet, sched_setaffinity},
+    unistd::Pid,
+};
+
+use super::{
+    PREFIX,
+    figure::Figure,
+    findings::{Column, Findings, Row, Table, Target},
+    machine::Machine,
+    watch::Watch,
+};
+
+/// Questions in a second that must be answered, each of them.
+const RATE: u32 = 10_000;
+
+/// The processor of the daemon; whoever asks has another.
+const DAEMONS: usize = 0;
+
+/// What `bench dns` takes.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Seconds of each measurement
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=600))]
+    seconds: u32,
+    /// How often each is repeated
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=20))]
+    rounds: u32,
+}
+
+/// What is asked, as dnsperf reads it.
+const QUESTIONS: [(&str, &str); 4] = [
+    ("a service's virtual IP", "search A\nsearch AAAA\n"),
+    ("a service of ten tasks, by their addresses", "pool A\n"),
+    ("a task's name, and an address's", "pool.7 A\n17.9.0.10.in-addr.arpa PTR\n"),
+    ("a name that is not there", "nobody A\n"),
+];
+
+/// What dnsperf saw.
+#[derive(Debug, PartialEq)]
+struct Asked {
+    sent: f64,
+    lost: f64,
+    each_second: f64,
+    /// The average time to an answer, in microseconds.
+    latency: f64,
+}
+
+/// Several rounds of one kind of question.
+#[derive(Default)]
+struct Measured {
+    /// At [`RATE`].
+    lost: Vec<f64>,
+    latency: Vec<f64>,
+    /// Microseconds of the answering thread for each question.
+    work: Vec<f64>,
+    /// As fast as it goes.
+    most: Vec<f64>,
+}
+
+/// Measures in a lab of one node.
+pub(super) fn measure(arguments: &Arguments) -> Result<(Findings, Result<()>)> {
+    let watch = Watch::new("dns");
+    watch.now("building the lab");
+    let mut lab = mesh().up(PREFIX)?;
+    let measured = measure_all(&mut lab, arguments, &watch);
+    if measured.is_err() {
+        lab.print_logs();
+    }
+    let measured = measured?;
+    drop((watch, lab));
+    let gone = remains(PREFIX)?;
+    ensure!(gone.is_empty(), "not everything was cleaned up: {}", gone.join(", "));
+    let targets = measured.iter().flat_map(|(what, measured)| {
+        let lost = Figure::exact(measured.lost.iter().sum());
+        let most = Figure::of(&measured.most);
+        let lost =
+            Target::at_most(&format!("{what}: lost at {RATE} questions a second"), 0.0, "questions", lost);
+        let most = most
+            .map(|most| Target::at_least(&format!("{what}: answered by one core"), RATE.into(), "/s", most));
+        std::iter::once(lost).chain(most)
+    });
+    let targets: Vec<Target> = targets.collect();
+    let missed = targets.iter().find(|target| !target.is_met);
+    let verdict = missed.map_or(Ok(()), |missed| Err(anyhow::anyhow!("{} was missed", missed.what)));
+    let columns = vec![
+        Column::new("answered at full speed", "/s"),
+        Column::new(format!("lost at {RATE}/s"), ""),
+        Column::new(format!("time to an answer at {RATE}/s"), "µs"),
+        Column::new(format!("work of an answer at {RATE}/s"), "µs"),
+    ];
+    let row = |(what, measured): &(&str, Measured)| Row {
+        name: (*what).to_owned(),
+        cells: vec![
+            Figure::of(&measured.most),
+            Some(Figure::exact(measured.lost.iter().sum())),
+            Figure::of(&measured.latency),
+            Figure::of(&measured.work),
+        ],
+    };
+    let findings = Findings {
+        suite: "dns".to_owned(),
+        title: "Questions for names".to_owned(),
+        method: vec![format!(
+            "A task asks the gateway of its network by UDP with dnsperf: {} s at {RATE} questions a second, and {} s as fast \
+             as answers come, with 100 questions under way. meshd, all of its threads, has one processor; dnsperf has the others. \
+             The work is the time on the processor of the one thread that answers, system calls included. Losses are of all rounds \
+             together.",
+            arguments.seconds, arguments.seconds
+        )],
+        command: "cargo xtask bench dns".to_owned(),
+        machine: Machine::this(),
+        took_seconds: 0.0,
+        tables: vec![Table {
+            name: "rate".to_owned(),
+            title: "Questions that one core answers".to_owned(),
+            rows_are: "question".to_owned(),
+            columns,
+            rows: measured.iter().map(row).collect(),
+            is_drawn: true,
+        }],
+        targets,
+        remarks: vec![],
+    };
+    Ok((findings, verdict))
+}
+
+fn mesh() -> Mesh {
+    let mesh = Mesh::new(1)
+        .network("blue", 4097, &["10.0.9.0/24", "fd00:9::/64"])
+        .service("search", "blue", "10.0.9.2", "mh", &[])
+        .service("pool", "blue", "10.0.9.3", "mh", &[])
+        .by_tasks()
+        .task("caller", "n1", "blue", "10.0.9.99");
+    (1..=10).fold(mesh, |mesh, number| {
+        mesh.backend("pool", &format!("pool.{number}"), "n1", "blue", &format!("10.0.9.{}", 10 + number))
+    })
+}
+
+fn measure_all(lab: &mut Lab, arguments: &Arguments, watch: &Watch) -> Result<Vec<(&'static str, Measured)>> {
+    let daemon = lab.node_mut("n1").daemon()?.id();
+    keep_on(daemon, DAEMONS)?;
+    let mut all = Vec::new();
+    for (what, questions) in QUESTIONS {
+        let file = lab.directory().join("questions.txt");
+        fs::write(&file, questions)?;
+        let mut measured = Measured::default();
+        for round in 1..=arguments.rounds {
+            watch.now(&format!("{what}, round {round} of {}", arguments.rounds));
+            let before = worked(daemon)?;
+            let asked = ask(lab, &file, arguments.seconds, Some(RATE))?;
+            measured.work.push((worked(daemon)? - before) / asked.sent);
+            measured.lost.push(asked.lost);
+            measured.latency.push(asked.latency);
+            measured.most.push(ask(lab, &file, arguments.seconds, None)?.each_second);
+        }
+        all.push((what, measured));
+    }
+    Ok(all)
+}
+
+/// Asks from the task, at a rate or as fast as it goes.
+fn ask(lab: &Lab, questions: &Path, seconds: u32, rate: Option<u32>) -> Result<Asked> {
+    let rate = rate.map_or_else(String::new, |rate| format!(" -Q {rate}"));
+    let others = std::thread::available_parallelism()?.get().saturating_sub(1).max(1);
+    let questions = questions.display();
+    let words = format!("taskset -c 1-{others} dnsperf -s 10.0.9.1 -d {questions} -l {seconds} -t 2{rate}");
+    let text = lab.host("caller").namespace.exec(&words)?;
+    seen(&text).with_context(|| format!("dnsperf said something else than usual:\n{text}"))
+}
+
+fn seen(text: &str) -> Option<Asked> {
+    let number = |what: &str| {
+        let line = text.lines().find_map(|line| line.trim().strip_prefix(what))?;
+        line.trim_start_matches(':').split_whitespace().next()?.parse::<f64>().ok()
+    };
+    Some(Asked {
+        sent: number("Queries sent")?,
+        lost: number("Queries lost")?,
+        each_second: number("Queries per second")?,
+        latency: number("Average Latency (s)")? * 1e6,
+    })
+}
+
+/// Keeps a process on one processor, whatever threads it has.
+fn keep_on(process: u32, processor: usize) -> Result<()> {
+    let mut set = CpuSet::new();
+    set.set(processor)?;
+    for thread in threads(process)? {
+        sched_setaffinity(Pid::from_raw(thread), &set).context("cannot keep meshd on one processor")?;
+    }
+    Ok(())
+}
+
+fn threads(process: u32) -> Result<Vec<i32>> {
+    let directory = format!("/proc/{process}/task");
+    let entries = fs::read_dir(&directory).with_context(|| format!("cannot list {directory}"))?;
+    Ok(entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect())
+}
+
+/// Microseconds that the thread which answers has been on a processor.
+fn worked(process: u32) -> Result<f64> {
+    let about = |thread: &i32| format!("/proc/{process}/task/{thread}");
+    let is_it = |thread: &i32| {
+        fs::read_to_string(format!("{}/comm", about(thread))).is_ok_and(|name| name.trim() == "dns")
+    };
+    let thread = threads(process)?.into_iter().find(is_it).context("meshd has no thread that answers")?;
+    let text = fs::read_to_string(format!("{}/schedstat", about(&thread)))?;
+    let nanoseconds: f64 = text.split_whitespace().next().context("its schedstat is empty")?.parse()?;
+    Ok(nanoseconds / 1000.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_dnsperf_says_is_read() {
+        let text = "Statistics:\n\n  Queries sent:         99998\n  Queries completed:    99990 (99.99%)\n  \
+                    Queries lost:         8 (0.01%)\n\n  Run time (s):         10.000125\n  \
+                    Queries per second:   9998.875014\n\n  Average Latency (s):  0.000123 (min 0.000035, max 0.01)\n";
+        let expected = Asked { sent: 99_998.0, lost: 8.0, each_second: 9998.875_014, latency: 123.0 };
+        assert_eq!(seen(text), Some(expected));
+        assert_eq!(seen("nothing"), None);
+    }
+}

@@ -385,3 +385,50 @@ fn a_node_leaves_in_good_order_and_a_dead_one_is_removed() -> Result<()> {
         agree(lab, &["n1", "n2", "n3", "n5"], Duration::from_secs(5))
     })
 }
+
+#[test]
+fn who_comes_with_anothers_address_is_told_and_harms_nobody() -> Result<()> {
+    Mesh::new(3).cluster().network("blue", 4097, &["10.0.9.0/24"]).test(|lab| {
+        let rest = ["n1", "n2"];
+        let have = |nodes: &[&str], count: u64| {
+            eventually("the nodes find one another", TOGETHER, || {
+                for node in nodes {
+                    let counts = lab.node(node).meshctl("status")?["counts"].clone();
+                    let told = (counts["nodes"].as_u64(), counts["networks"].as_u64());
+                    ensure!(told == (Some(count), Some(1)), "{node} counts {counts}");
+                }
+                Ok(())
+            })
+        };
+        have(&["n1", "n2", "n3"], 3)?;
+        agree(lab, &["n1", "n2", "n3"], Duration::from_secs(10))?;
+        let before = table(lab, "n1")?;
+        // It starts again with a file that gives it the address of n1.
+        lab.node_mut("n3").stop()?;
+        let file = lab.configuration("n3");
+        let own = lab.directory().join("n3").display().to_string();
+        let text = format!(
+            "node: {{run_dir: {own}/run, state_dir: {own}/state}}\nnodes: {{n3: {{address: 192.0.2.1}}}}\ncluster: {{listen: \
+             \"0.0.0.0:7946\", join: [192.0.2.2], keyring: {own}/keyring}}\n"
+        );
+        std::fs::write(&file, text)?;
+        lab.node_mut("n3").start()?;
+        eventually("n3 says what is wrong", TOGETHER, || {
+            let problems = lab.node("n3").meshctl("status")?["problems"].to_string();
+            let is_told = problems.contains("has the address 192.0.2.1, which the node");
+            ensure!(is_told, "{problems}");
+            Ok(())
+        })?;
+        // It runs on, and the others have what they had.
+        thread::sleep(Duration::from_secs(6));
+        lab.node_mut("n3").daemon()?.check()?;
+        agree(lab, &rest, Duration::from_secs(5))?;
+        for node in rest {
+            ensure!(table(lab, node)? == before, "{node} says {:#}", table(lab, node)?);
+            see(lab, &[node], "n1", &["alive"], Duration::from_secs(1))?;
+            let problems = lab.node(node).meshctl("status")?["problems"].clone();
+            ensure!(problems == Value::Array(Vec::new()), "{node}: {problems:#}");
+        }
+        Ok(())
+    })
+}

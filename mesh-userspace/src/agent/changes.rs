@@ -321,3 +321,141 @@ fn trimmed(sentence: &str) -> String {
         _ => sentence.to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use mesh_cluster::{Identity, Member, MemberState, NodeId, Stamp, Store};
+
+    use super::*;
+    use crate::{agent::testing::Directory, gossip::Snapshot};
+
+    /// The node n1 of a cluster with n2, which lives, n3, which does not, and what these entries say.
+    fn cluster(entries: &[(Kind, &str, &str)]) -> (Directory, Desired) {
+        let directory = Directory::new();
+        let path = directory.path().display();
+        let text = format!(
+            "node: {{run_dir: {path}/run, state_dir: {path}/state}}\nnodes: {{n1: {{address: 192.0.2.1}}}}\ncluster: {{keyring: \
+             /nowhere}}\n"
+        );
+        let file = directory.path().join("mesh.yaml");
+        fs::write(&file, text).unwrap();
+        let mut desired = Desired::open(&file, Some("n1"), "").unwrap();
+        let mut store = Store::default();
+        let nodes: Vec<(String, String)> = (1..=3)
+            .map(|n| (format!("n{n}"), format!(r#"{{"address": "192.0.2.{n}", "member": true}}"#)))
+            .collect();
+        let nodes = nodes.iter().map(|(name, value)| (Kind::Node, name.as_str(), value.as_str()));
+        for (time, (kind, name, value)) in (1..).zip(nodes.chain(entries.iter().copied())) {
+            let write = Write { key: Key::new(kind, name), value: Some(value.into()) };
+            store.write(write, Stamp { time, count: 0, node: NodeId(1) }).unwrap();
+        }
+        let member = |number: u8, state| Member {
+            identity: Identity {
+                name: format!("n{number}"),
+                id: NodeId(number.into()),
+                address: ([192, 0, 2, number], 7946).into(),
+                incarnation: 1,
+            },
+            state,
+            since: std::time::Duration::ZERO,
+        };
+        let members = vec![
+            member(1, MemberState::Alive),
+            member(2, MemberState::Suspect),
+            member(3, MemberState::Dead),
+        ];
+        desired.follow(&Snapshot { version: 1, store, members, problems: Vec::new() });
+        desired.look(std::time::Duration::ZERO);
+        (directory, desired)
+    }
+
+    fn keys(writes: &[Write]) -> Vec<(&str, bool)> {
+        writes.iter().map(|write| (write.key.name.as_str(), write.value.is_some())).collect()
+    }
+
+    fn asked(desired: &Desired, change: Change) -> Result<(String, Vec<Write>), String> {
+        writes(desired, Asked::Change(change)).map_err(|refusal| refusal.to_string())
+    }
+
+    const BLUE: (Kind, &str, &str) = (Kind::Network, "blue", r#"{"vni": 7, "subnets": ["10.0.9.0/30"]}"#);
+    /// It has the same VNI, and came later.
+    const RED: (Kind, &str, &str) = (Kind::Network, "red", r#"{"vni": 7, "subnets": ["10.0.8.0/24"]}"#);
+    const TASK: (Kind, &str, &str) = (
+        Kind::Endpoint,
+        "far",
+        r#"{"name": "far", "node": "n3", "network": "blue", "addresses": ["10.0.9.2"]}"#,
+    );
+
+    #[test]
+    fn a_change_is_what_it_writes_and_is_refused_as_elsewhere() {
+        let (_directory, desired) = cluster(&[BLUE]);
+        let network =
+            |name: &str, vni| NetworkCreate { name: name.to_owned(), vni, ..NetworkCreate::default() };
+        let (name, made) = asked(&desired, Change::CreateNetwork(network("green", None))).unwrap();
+        assert_eq!((name.as_str(), keys(&made)), ("green", vec![("green", true)]));
+        let value = made[0].value.as_ref().unwrap();
+        assert!(value.contains(r#""remembered":{"vni":"#), "what was allocated is written down: {value}");
+        let refused = asked(&desired, Change::CreateNetwork(network("green", Some(7)))).unwrap_err();
+        assert!(refused.contains("which the network \"blue\" has too"), "{refused}");
+        let refused = asked(&desired, Change::RemoveNetwork("green".to_owned())).unwrap_err();
+        assert!(refused.contains("there is no network \"green\""), "{refused}");
+        let (_, removed) = asked(&desired, Change::RemoveNetwork("blue".to_owned())).unwrap();
+        assert_eq!(keys(&removed), [("blue", false)]);
+    }
+
+    #[test]
+    fn what_is_set_aside_can_be_removed_and_not_be_made_again() {
+        let (_directory, desired) = cluster(&[BLUE, RED]);
+        assert!(!desired.table().networks.contains_key("red"));
+        let red = NetworkCreate { name: "red".to_owned(), ..NetworkCreate::default() };
+        let refused = asked(&desired, Change::CreateNetwork(red)).unwrap_err();
+        assert!(refused.contains("there is a network \"red\" already, which is set aside"), "{refused}");
+        let (_, removed) = asked(&desired, Change::RemoveNetwork("red".to_owned())).unwrap();
+        assert_eq!(keys(&removed), [("red", false)]);
+    }
+
+    #[test]
+    fn a_full_network_is_an_error_to_who_asks() {
+        let (_directory, desired) = cluster(&[BLUE, TASK]);
+        let service = ServiceCreate {
+            name: "web".to_owned(),
+            networks: vec!["blue".to_owned()],
+            ..ServiceCreate::default()
+        };
+        let refused = asked(&desired, Change::CreateService(service)).unwrap_err();
+        assert!(refused.contains("has no free IPv4 address left for the service \"web\""), "{refused}");
+    }
+
+    #[test]
+    fn a_node_that_does_not_come_back_goes_with_its_endpoints() {
+        let (_directory, desired) = cluster(&[BLUE, TASK]);
+        assert!(desired.table().endpoints.contains_key("far"), "it is in the store");
+        assert!(desired.living().endpoints.is_empty(), "and not among what is planned");
+        assert!(!desired.living().nodes.contains_key("n3") && desired.living().nodes.contains_key("n2"));
+        for alive in ["n1", "n2"] {
+            let refused = asked(&desired, Change::RemoveNode(alive.to_owned())).unwrap_err();
+            assert!(refused.contains(&format!("the node {alive} is alive")), "{refused}");
+        }
+        let (_, removed) = asked(&desired, Change::RemoveNode("n3".to_owned())).unwrap();
+        assert_eq!(keys(&removed), [("n3", false), ("far", false)]);
+        assert!(asked(&desired, Change::RemoveNode("n9".to_owned())).is_err());
+    }
+
+    #[test]
+    fn without_a_cluster_nobody_leaves_it() {
+        let directory = Directory::new();
+        let path = directory.path().display();
+        let file = directory.path().join("mesh.yaml");
+        let text = format!(
+            "node: {{run_dir: {path}/run, state_dir: {path}/state}}\nnodes: {{n1: {{address: 192.0.2.1}}}}\n"
+        );
+        fs::write(&file, text).unwrap();
+        let mut desired = Desired::open(&file, Some("n1"), "").unwrap();
+        for asked in [Asked::Drain, Asked::Withdraw, Asked::Change(Change::RemoveNode("n1".to_owned()))] {
+            let refused = change(&mut desired, asked).unwrap_err().to_string();
+            assert!(refused.contains("this node is in no cluster"), "{refused}");
+        }
+    }
+}

@@ -14,7 +14,7 @@ use crate::{
     replica::{
         Liveness, NodeEntry, Object, Objects, Published, Settled, amendments, gone, node, settle, writes,
     },
-    spec::{Allocation, Faults, Spec, quoted, resolve_with},
+    spec::{Allocation, Fault, Faults, Origin, Spec, quoted, resolve_with},
     table::Table,
 };
 
@@ -129,9 +129,7 @@ impl Replicated {
         let settled = match settle(&self.objects, &self.file.options) {
             Ok(settled) => settled,
             Err(faults) => {
-                let told = |fault: &crate::spec::Fault| {
-                    Problem::new("options", format!("{} {stays}", fault.sentence))
-                };
+                let told = |fault: &Fault| Problem::new("options", format!("{} {stays}", fault.sentence));
                 self.stuck = faults.iter().map(told).collect();
                 return None;
             }
@@ -254,15 +252,19 @@ impl Replicated {
     /// # Errors
     /// Every rule that it breaks.
     pub(super) fn writes(&self, mut after: Spec) -> Result<Vec<Write>, Faults> {
+        let unwritable = |error: serde_json::Error| {
+            let sentence = format!("It cannot be written down ({error}); name paths that are UTF-8.");
+            Faults::from(Fault::new(Origin::default(), sentence))
+        };
+        let before = &self.settled.spec;
         let table = resolve_with(&after, Allocation::Scattered)?;
+        // What others were given is their owners' to write down: it would only overtake what is changed of them elsewhere.
+        let changed = writes(before, &after).map_err(unwritable)?;
+        let changed: BTreeSet<Key> = changed.into_iter().map(|write| write.key).collect();
         after.remember(&table);
-        writes(&self.settled.spec, &after).map_err(|error| {
-            crate::spec::Fault::new(
-                crate::spec::Origin::default(),
-                format!("It cannot be written down ({error}); name paths that are UTF-8."),
-            )
-            .into()
-        })
+        let mut writes = writes(before, &after).map_err(unwritable)?;
+        writes.retain(|write| changed.contains(&write.key));
+        Ok(writes)
     }
 
     /// Why an object is set aside, if it is.

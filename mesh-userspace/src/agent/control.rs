@@ -1,8 +1,11 @@
 //! What the API may ask of the agent.
 
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
@@ -11,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{
     Command,
+    changes::Asked,
     flows::{Counts, SLICE, monotonic},
     keys,
     round::lock,
@@ -71,8 +75,21 @@ impl Control for AgentControl {
         Arc::clone(&self.published.load().snapshot)
     }
 
-    async fn change(&self, change: Change) -> Result<Changed, Refusal> {
-        self.ask(|answer| Command::Change(change, answer)).await
+    async fn change(&self, change: Change, wait: Option<Duration>) -> Result<Changed, Refusal> {
+        self.ask(|answer| Command::Change(Asked::Change(change), wait, answer)).await
+    }
+
+    async fn leave(&self, wait: Duration) -> Result<(), Refusal> {
+        for step in [Asked::Drain, Asked::Withdraw] {
+            match self.ask(|answer| Command::Change(step, Some(wait), answer)).await {
+                // Who does not answer is not waited for any longer; the others see the node leave.
+                Err(refusal) if refusal.kind == RefusalKind::Unconfirmed => {
+                    tracing::warn!(%refusal, "leaving all the same");
+                }
+                other => drop(other?),
+            }
+        }
+        self.ask(Command::Leave).await
     }
 
     async fn flows(&self) -> Result<FlowDump, Refusal> {

@@ -1,4 +1,5 @@
-//! The desired state: what the file asks for, what commands have added to it, and the table that both make.
+//! The desired state: what the file asks for, what commands have added to it, and the table that both make. In a cluster, what its
+//! store has.
 
 use std::{
     collections::BTreeMap,
@@ -6,9 +7,10 @@ use std::{
     net::{Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
-use super::AgentError;
+use super::{AgentError, replicated::Replicated};
 use crate::{
     config::{self, LocalConfig},
     gossip,
@@ -25,10 +27,15 @@ pub(crate) struct Desired {
     state_file: PathBuf,
     local: LocalConfig,
     node: String,
+    /// What is asked for; in a cluster, `replicated` has it.
     spec: Spec,
     /// The commands of health checks that stand in the file.
     commands: Arc<Commands>,
     table: Arc<Table>,
+    /// The table without what is on nodes that are not there.
+    living: Arc<Table>,
+    /// What the cluster's store says; none without a cluster.
+    replicated: Option<Replicated>,
     revision: u64,
     /// What is wrong with the file as it is now, if the table is of an earlier one.
     faults: Vec<Problem>,
@@ -54,12 +61,39 @@ impl Desired {
             commands: Arc::new(health::commands(&loaded.spec)),
             spec: loaded.spec,
             table: Arc::new(table),
+            living: Arc::default(),
+            replicated: None,
             revision: 1,
             faults: Vec::new(),
             lost: Vec::new(),
         };
-        desired.restore();
+        if desired.local.cluster.is_some() {
+            desired.begin_alone()?;
+        } else {
+            desired.restore();
+        }
+        desired.living = Arc::clone(&desired.table);
         Ok(desired)
+    }
+
+    /// Before the store has been read, this node is the whole mesh, with nothing on it.
+    fn begin_alone(&mut self) -> Result<(), Faults> {
+        let file = std::mem::take(&mut self.spec);
+        let mut alone = Spec { options: file.options.clone(), ..Spec::default() };
+        alone.nodes.extend(file.nodes.get(&self.node).map(|own| (self.node.clone(), own.clone())));
+        self.table = Arc::new(resolve(&alone)?);
+        self.replicated = Some(Replicated::new(&self.node, file, &self.local.state_dir));
+        Ok(())
+    }
+
+    /// What the cluster's store says; none without a cluster.
+    pub(super) const fn replicated(&self) -> Option<&Replicated> {
+        self.replicated.as_ref()
+    }
+
+    /// As [`Self::replicated`].
+    pub(super) const fn replicated_mut(&mut self) -> Option<&mut Replicated> {
+        self.replicated.as_mut()
     }
 
     /// Starts gossip, if the file asks for it.
@@ -89,6 +123,38 @@ impl Desired {
         Ok(Some(gossip::start(settings).await?))
     }
 
+    /// Takes over a snapshot of the cluster.
+    pub(super) fn follow(&mut self, snapshot: &gossip::Snapshot) {
+        let Some(replicated) = &mut self.replicated else { return };
+        let gossip::Snapshot { version, store, members, problems } = snapshot;
+        let table = replicated.follow(*version, store, members, problems);
+        self.take_table(table);
+    }
+
+    /// Looks which nodes of the cluster are there, so long after the agent's start.
+    pub(super) fn look(&mut self, since_start: Duration) {
+        let Some(replicated) = &mut self.replicated else { return };
+        if replicated.look(since_start) {
+            self.living = Arc::new(replicated.living(&self.table).sharing(&self.living));
+            self.revision += 1;
+        }
+    }
+
+    /// Takes over what the store has come to, if it has come to something else.
+    fn take_table(&mut self, table: Option<Table>) {
+        let Some(table) = table.map(|table| table.sharing(&self.table)) else { return };
+        if *self.table != table {
+            self.table = Arc::new(table);
+            self.living = match &self.replicated {
+                Some(replicated) if !replicated.gone().is_empty() => {
+                    Arc::new(replicated.living(&self.table).sharing(&self.living))
+                }
+                _ => Arc::clone(&self.table),
+            };
+            self.revision += 1;
+        }
+    }
+
     /// This node's name.
     pub(crate) fn node(&self) -> &str {
         &self.node
@@ -100,8 +166,13 @@ impl Desired {
     }
 
     /// What is asked for.
-    pub(crate) const fn spec(&self) -> &Spec {
-        &self.spec
+    pub(crate) fn spec(&self) -> &Spec {
+        self.replicated.as_ref().map_or(&self.spec, Replicated::spec)
+    }
+
+    /// The table without what is on nodes that are not there: what is planned.
+    pub(crate) const fn living(&self) -> &Arc<Table> {
+        &self.living
     }
 
     /// The commands that this node may run to check its tasks.
@@ -120,8 +191,9 @@ impl Desired {
     }
 
     /// What is wrong with what was asked for.
-    pub(crate) fn problems(&self) -> impl Iterator<Item = &Problem> {
-        self.faults.iter().chain(&self.lost)
+    pub(crate) fn problems(&self) -> impl Iterator<Item = Problem> {
+        let of_cluster = self.replicated.as_ref().map(Replicated::problems).unwrap_or_default();
+        self.faults.iter().chain(&self.lost).cloned().chain(of_cluster)
     }
 
     /// Reads the file again. If it is faulty, nothing changes but what [`Self::problems`] says.
@@ -142,12 +214,23 @@ impl Desired {
         if loaded.local != self.local {
             return Err(Fault::new(
                 self.origin(),
-                "`run_dir`, `state_dir`, `resolv_conf` and `cluster` cannot change while meshd runs; restart it, or put them back.",
+                "`run_dir`, `state_dir`, `resolv_conf` and `cluster` cannot change while meshd runs; restart it, or put them \
+                 back.",
             )
             .into());
         }
         let mut spec = loaded.spec;
         let commands = health::commands(&spec);
+        if self.replicated.is_some() {
+            self.check_node(&resolve(&spec)?)?;
+        }
+        if let Some(replicated) = &mut self.replicated {
+            replicated.hear(spec);
+            let table = replicated.settle();
+            self.take_table(table);
+            self.commands = Arc::new(commands);
+            return Ok(());
+        }
         spec.adopt(&self.spec)?;
         let before = self.spec.overrides.clone();
         self.take_over(spec)?;
@@ -171,20 +254,22 @@ impl Desired {
     /// Takes over another specification if it breaks no rule and still has this node.
     pub(crate) fn take_over(&mut self, mut spec: Spec) -> Result<(), Faults> {
         let table = resolve(&spec)?.sharing(&self.table);
-        if !table.nodes.contains_key(&self.node) {
-            let sentence = format!(
-                "This node, {:?}, is no longer among the nodes; put it back, or restart meshd with another --node.",
-                self.node
-            );
-            return Err(Fault::new(self.origin(), sentence).into());
-        }
+        self.check_node(&table)?;
         spec.remember(&table);
         self.spec = spec;
-        if *self.table != table {
-            self.table = Arc::new(table);
-            self.revision += 1;
-        }
+        self.take_table(Some(table));
         Ok(())
+    }
+
+    fn check_node(&self, table: &Table) -> Result<(), Faults> {
+        if table.nodes.contains_key(&self.node) {
+            return Ok(());
+        }
+        let sentence = format!(
+            "This node, {:?}, is no longer among the nodes; put it back, or restart meshd with another --node.",
+            self.node
+        );
+        Err(Fault::new(self.origin(), sentence).into())
     }
 
     /// Keeps what commands have added for the next start.
@@ -192,13 +277,8 @@ impl Desired {
     /// # Errors
     /// When the file cannot be written.
     pub(crate) fn keep(&self) -> io::Result<()> {
-        let directory = &self.local.state_dir;
-        fs::create_dir_all(directory)?;
         let text = serde_json::to_vec_pretty(&self.spec.by_command()).map_err(io::Error::other)?;
-        let fresh = self.state_file.with_extension("json.new");
-        fs::write(&fresh, text)?;
-        fs::File::open(&fresh)?.sync_all()?;
-        fs::rename(&fresh, &self.state_file)
+        replace(&self.state_file, &text)
     }
 
     fn restore(&mut self) {
@@ -238,7 +318,7 @@ impl Desired {
     fn problem(&self, fault: &Fault) -> Problem {
         let subject = match &fault.origin {
             place @ Origin::File { .. } => place.to_string(),
-            Origin::Command(_) => self.file.display().to_string(),
+            Origin::Cluster(_) | Origin::Command(_) => self.file.display().to_string(),
         };
         Problem::new(subject, format!("{} The mesh stays as it was before this change.", fault.sentence))
     }
@@ -246,6 +326,17 @@ impl Desired {
     fn origin(&self) -> Origin {
         Origin::File { file: self.file.display().to_string().into(), line: 1, column: 1 }
     }
+}
+
+/// Replaces a file of the state directory in one step.
+pub(super) fn replace(file: &Path, text: &[u8]) -> io::Result<()> {
+    if let Some(directory) = file.parent() {
+        fs::create_dir_all(directory)?;
+    }
+    let fresh = file.with_extension("json.new");
+    fs::write(&fresh, text)?;
+    fs::File::open(&fresh)?.sync_all()?;
+    fs::rename(&fresh, file)
 }
 
 #[cfg(test)]
@@ -284,7 +375,7 @@ mod tests {
     }
 
     fn messages(desired: &Desired) -> Vec<String> {
-        desired.problems().map(ToString::to_string).collect()
+        desired.problems().map(|problem| problem.to_string()).collect()
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod backends;
 mod changes;
+mod cluster;
 mod control;
 mod desired;
 mod flows;
@@ -9,6 +10,7 @@ mod forwarding;
 mod keys;
 mod lock;
 mod namespaces;
+mod replicated;
 mod round;
 mod settling;
 mod state;
@@ -42,25 +44,29 @@ pub use lock::LockError;
 pub use round::RoundError;
 pub use settling::AFTER as FORGET_AFTER;
 
+use changes::Asked;
+use cluster::{Cluster, Done};
 use control::{AgentControl, Published};
 use desired::Desired;
 use flows::{Counts, Sweep, monotonic};
 use lock::{NamespaceLock, RunDirectory};
+use mesh_cluster::Key;
 use namespaces::NamespaceWatch;
+use replicated::Replicated;
 use round::{Kernel, Outcome, lock};
 use state::Numbers;
 use trace::Tracer;
 use watch::FileWatch;
 
 use crate::{
-    api::{self, BindError, Change, Changed, Refusal, RefusalKind},
+    api::{self, BindError, Changed, Refusal, RefusalKind},
     datapath::{Datapath, DatapathError, Progress, Report},
     dns, gossip,
     health::{self, Keeper},
     links::{LinkError, Links},
     plan,
     spec::Faults,
-    table::{self, Table},
+    table::{self, Healths, Table},
 };
 
 /// What the agent looks at again this often, whatever happens or does not.
@@ -120,12 +126,14 @@ pub enum AgentError {
 /// What the agent is told to do.
 #[derive(Debug)]
 pub(crate) enum Command {
-    /// Change the desired state.
-    Change(Change, oneshot::Sender<Result<Changed, Refusal>>),
+    /// Change the desired state; in a cluster, and wait so long for every living node to apply it.
+    Change(Asked, Option<Duration>, oneshot::Sender<Result<Changed, Refusal>>),
     /// Look at everything again.
     Look,
     /// Take everything away, and end.
     Down(oneshot::Sender<Result<(), Refusal>>),
+    /// Tell the cluster that this node is gone, and then do the same.
+    Leave(oneshot::Sender<Result<(), Refusal>>),
 }
 
 /// Runs the agent of this network namespace until it is told to end. A signal leaves the data plane running.
@@ -133,18 +141,25 @@ pub(crate) enum Command {
 /// # Errors
 /// When it cannot start, or a thing fails that nothing works without.
 pub async fn run(options: Options, object: &'static [u8]) -> Result<(), AgentError> {
-    let desired = Desired::open(&options.config, options.node.as_deref(), &options.hostname)
+    let mut desired = Desired::open(&options.config, options.node.as_deref(), &options.hostname)
         .map_err(AgentError::Config)?;
     let run_dir = desired.local().run_dir.clone();
     let _directory = RunDirectory::take(&run_dir)?;
     let links = Links::open().await?;
     let _namespace = NamespaceLock::take()?;
+    let cluster = match desired.start_gossip().await? {
+        Some(handle) => {
+            let mut cluster = Cluster::new(handle, desired.local());
+            cluster.catch_up(&mut desired).await;
+            Some(cluster)
+        }
+        None => None,
+    };
     let cookie = links.namespace().cookie()?;
-    let cluster = desired.start_gossip().await?;
     let datapath = Datapath::open(&run_dir, object, cookie, plan::slots_for(desired.table()))?;
     let dns = dns::Server::start(desired.local().resolv_conf.clone())
         .map_err(|source| AgentError::System { action: "start the thread that answers for names", source })?;
-    let mut agent = Agent::new(desired, links, datapath, dns, cluster);
+    let mut agent = Agent::new(desired, cluster, links, datapath, dns);
     let first = agent.take_over(object, cookie).await?;
     agent.run(first, &options, &run_dir).await
 }
@@ -154,6 +169,8 @@ struct Agent {
     started: SystemTime,
     desired: Desired,
     health: Keeper,
+    /// Without one, its file is the whole mesh.
+    cluster: Option<Cluster>,
     links: Links,
     kernel: Kernel,
     datapath: Arc<Mutex<Datapath>>,
@@ -165,8 +182,8 @@ struct Agent {
     resolv_confs: dns::ResolvConfs,
     /// Told when a ring has changed.
     rings_changed: Arc<Notify>,
-    /// The cluster that this node is in.
-    cluster: Option<gossip::Handle>,
+    /// What the last round came to, and of which revision.
+    last: Option<(u64, Outcome, Healths)>,
 }
 
 /// Why the agent ends.
@@ -180,10 +197,10 @@ enum End {
 impl Agent {
     fn new(
         desired: Desired,
+        cluster: Option<Cluster>,
         links: Links,
         datapath: Datapath,
         dns: dns::Server,
-        cluster: Option<gossip::Handle>,
     ) -> Self {
         let datapath = Arc::new(Mutex::new(datapath));
         let (sender, commands) = mpsc::channel(64);
@@ -192,6 +209,8 @@ impl Agent {
             health: Keeper::open(health::file(&desired.local().state_dir, desired.node())),
             kernel: Kernel::new(links.clone(), Arc::clone(&datapath), &desired.local().run_dir),
             resolv_confs: dns::ResolvConfs::of(&desired.local().run_dir),
+            desired,
+            cluster,
             links,
             datapath,
             commands,
@@ -199,9 +218,8 @@ impl Agent {
             sender,
             flows: Arc::default(),
             dns,
-            desired,
             rings_changed: Arc::default(),
-            cluster,
+            last: None,
         }
     }
 
@@ -234,7 +252,7 @@ impl Agent {
             datapath: Arc::clone(&self.datapath),
             tracer: self.tracer.clone(),
             flows: Arc::clone(&self.flows),
-            cluster: self.cluster.clone(),
+            cluster: self.cluster.as_ref().map(|cluster| cluster.handle().clone()),
         });
         let (stop, stopped) = latest::channel(false);
         let server = tokio::spawn(api::server::serve(listener, control, is_true(stopped)));
@@ -303,29 +321,52 @@ impl Agent {
                 watch.expect(self.expected_namespaces());
             }
             let mut answers = Vec::new();
+            let mut is_news = false;
             tokio::select! {
                 biased;
                 _ = signals.terminate.recv() => return End::Signal,
                 _ = signals.interrupt.recv() => return End::Signal,
                 _ = signals.hangup.recv() => self.reload(),
                 Some(command) = self.commands.recv() => {
-                    if let Some(end) = self.obey(command, &mut answers) {
+                    if let Some(end) = self.obey(command, &mut answers).await {
                         return end;
                     }
                 }
+                Some(()) = OptionFuture::from(self.cluster.as_mut().map(Cluster::changed)) => is_news = true,
                 Some(()) = OptionFuture::from(file.as_mut().map(FileWatch::changed)) => self.reload(),
                 Some(()) = OptionFuture::from(namespaces.as_mut().map(NamespaceWatch::changed)) => {}
                 () = self.health.changed() => {}
                 () = after(earliest, network.next()) => {}
-                _ = timer.tick() => {}
+                _ = timer.tick() => {
+                    if let Some(replicated) = self.desired.replicated_mut() {
+                        replicated.recall();
+                    }
+                }
             }
             // What has come in the meantime is done in the same round.
             while let Ok(command) = self.commands.try_recv() {
-                if let Some(end) = self.obey(command, &mut answers) {
+                is_news = false;
+                if let Some(end) = self.obey(command, &mut answers).await {
                     return end;
                 }
             }
-            match self.round().await {
+            if let Some(cluster) = &mut self.cluster {
+                cluster.catch_up(&mut self.desired).await;
+            }
+            // Word of the cluster that changes nothing here needs no look at the kernel.
+            let is_known =
+                |(revision, ..): &&(u64, Outcome, Healths)| is_news && *revision == self.desired.revision();
+            let known = self
+                .last
+                .as_ref()
+                .filter(is_known)
+                .map(|(_, outcome, healths)| self.published(outcome, healths));
+            let is_round = known.is_none();
+            let state = match known {
+                Some(known) => Ok(known),
+                None => self.round().await,
+            };
+            match state {
                 Ok(state) => {
                     let before = published.swap(Arc::new(state));
                     if !published.load().numbers.has_rings_of(&before.numbers) {
@@ -334,34 +375,49 @@ impl Agent {
                 }
                 Err(error) => tracing::error!(%error, "this round came to nothing; the next one follows"),
             }
-            for (answer, changed) in answers {
-                // Nobody waits any longer: then nobody needs to know.
-                let _ = answer.send(Ok(changed));
+            if let Some(cluster) = &mut self.cluster {
+                cluster.applied(&self.desired).await;
             }
-            earliest = Instant::now() + AT_LEAST;
+            for done in answers {
+                match &self.cluster {
+                    Some(cluster) => cluster.answer(done),
+                    // Nobody waits any longer: then nobody needs to know.
+                    None => _ = done.answer.send(Ok(done.changed)),
+                }
+            }
+            if is_round {
+                earliest = Instant::now() + AT_LEAST;
+            }
         }
     }
 
     /// The namespaces that this node's endpoints are to be attached in.
     fn expected_namespaces(&self) -> impl Iterator<Item = &Path> {
         let ours = |endpoint: &&table::Endpoint| endpoint.node == self.desired.node();
-        let endpoints = self.desired.table().endpoints.values().filter(ours);
+        let endpoints = self.desired.living().endpoints.values().filter(ours);
         endpoints.filter_map(|endpoint| endpoint.netns.as_deref())
     }
 
     /// Does what needs no round; what a round must follow is answered after it.
-    fn obey(
-        &mut self,
-        command: Command,
-        answers: &mut Vec<(oneshot::Sender<Result<Changed, Refusal>>, Changed)>,
-    ) -> Option<End> {
+    async fn obey(&mut self, command: Command, answers: &mut Vec<Done>) -> Option<End> {
         match command {
             Command::Look => {}
             Command::Down(answer) => return Some(End::Down(answer)),
-            Command::Change(change, answer) => match changes::change(&mut self.desired, change) {
-                Ok(name) => {
-                    tracing::info!(name, revision = self.desired.revision(), "changed by a command");
-                    answers.push((answer, Changed { name, revision: self.desired.revision() }));
+            Command::Leave(answer) => {
+                if let Some(cluster) = &self.cluster {
+                    cluster.leave().await;
+                }
+                if let Some(Err(error)) = self.desired.replicated().map(Replicated::forget_published) {
+                    tracing::warn!(%error, "what was published is still noted: should the node join again, it is not published anew");
+                }
+                return Some(End::Down(answer));
+            }
+            Command::Change(asked, wait, answer) => match self.change(asked).await {
+                Ok((name, keys)) => {
+                    let revision = self.desired.revision();
+                    tracing::info!(name, revision, "changed by a command");
+                    let wait = wait.map(|wait| (keys, wait));
+                    answers.push(Done { answer, changed: Changed { name, revision }, wait });
                 }
                 Err(refusal) => {
                     let _ = answer.send(Err(refusal));
@@ -369,6 +425,21 @@ impl Agent {
             },
         }
         None
+    }
+
+    /// Changes what is asked for; returns the name of what was changed, and under which keys the cluster has it.
+    async fn change(&mut self, asked: Asked) -> Result<(String, Vec<Key>), Refusal> {
+        let Some(cluster) = &mut self.cluster else {
+            return Ok((changes::change(&mut self.desired, asked)?, Vec::new()));
+        };
+        let is_last = matches!(asked, Asked::Withdraw);
+        let (name, writes) = changes::writes(&self.desired, asked)?;
+        if is_last {
+            cluster.fall_silent();
+        }
+        let keys = writes.iter().map(|write| write.key.clone()).collect();
+        cluster.write(&mut self.desired, writes).await?;
+        Ok((name, keys))
     }
 
     fn reload(&mut self) {
@@ -393,15 +464,23 @@ impl Agent {
     async fn round(&mut self) -> Result<Published, RoundError> {
         self.kernel.trace_every = self.tracer.every();
         let (healths, changes) =
-            self.health.follow(self.desired.table(), self.desired.node(), self.desired.commands());
+            self.health.follow(self.desired.living(), self.desired.node(), self.desired.commands());
         // Each change of health is something new to do, as each table is.
         self.kernel.revision = self.desired.revision() + changes;
-        let table = self.desired.table().with_health(&healths);
+        let table = self.desired.living().with_health(&healths);
         let mut outcome: Outcome = self.kernel.round(&table, self.desired.node()).await?;
         self.answer_for_names(&table, &mut outcome);
-        let numbers = Arc::new(Numbers::new(self.desired.table(), &healths, &outcome));
-        let snapshot = state::snapshot(&self.desired, self.started, &outcome, healths, Arc::clone(&numbers));
-        Ok(Published { snapshot: Arc::new(snapshot), numbers, uses: Arc::new(outcome.contents.uses()) })
+        let published = self.published(&outcome, &healths);
+        self.last = Some((self.desired.revision(), outcome, healths));
+        Ok(published)
+    }
+
+    /// The picture of a round, with what is known of the cluster now.
+    fn published(&self, outcome: &Outcome, healths: &Healths) -> Published {
+        let numbers = Arc::new(Numbers::new(self.desired.table(), healths, outcome));
+        let snapshot =
+            state::snapshot(&self.desired, self.started, outcome, healths.clone(), Arc::clone(&numbers));
+        Published { snapshot: Arc::new(snapshot), numbers, uses: Arc::new(outcome.contents.uses()) }
     }
 
     /// Has names change with the maps, and after them: what an answer says is then there. Maps that could not be written keep

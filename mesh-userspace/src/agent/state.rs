@@ -9,9 +9,14 @@ use std::{
 
 use mesh_common::abi::{self, Address, BackendIndex, NodeIndex};
 
-use super::{desired::Desired, flows::Gone, round::Outcome};
+use super::{
+    desired::Desired,
+    flows::{Gone, monotonic},
+    replicated::Replicated,
+    round::Outcome,
+};
 use crate::{
-    api::{Attachment, Lookup, Snapshot, Uplink, types},
+    api::{Attachment, Cluster, Lookup, Member, Snapshot, Uplink, types},
     apply::MapContents,
     datapath::{Attached, Hook},
     plan::{self, Plan, SEED, ring::BackendId},
@@ -144,9 +149,10 @@ pub(crate) fn snapshot(
         mtus: mtus.collect(),
         addresses: facts.addresses.iter().map(|local| local.address).collect(),
         serving: serving(&outcome.plan),
+        cluster: desired.replicated().map(cluster),
         problems: desired
             .problems()
-            .chain(&outcome.problems)
+            .chain(outcome.problems.iter().cloned())
             .map(problem)
             .chain(healths.iter().filter_map(|(name, health)| unhealthy(table, name, health)))
             .collect(),
@@ -202,6 +208,20 @@ fn program(attached: &Attached, interface_name: impl Fn(u32) -> String) -> types
     }
 }
 
-fn problem(problem: &Problem) -> types::Problem {
-    types::Problem { subject: problem.subject.clone(), message: problem.message.clone() }
+fn problem(problem: Problem) -> types::Problem {
+    types::Problem { subject: problem.subject, message: problem.message }
+}
+
+/// The cluster as the node sees it.
+fn cluster(replicated: &Replicated) -> Cluster {
+    let (now, monotonic) = (SystemTime::now(), monotonic());
+    let member = |(name, member): (&str, &mesh_cluster::Member)| {
+        let since = now.checked_sub(monotonic.saturating_sub(member.since)).unwrap_or(now);
+        (name.to_owned(), Member { address: member.identity.address, state: member.state, since })
+    };
+    Cluster {
+        members: replicated.members().into_iter().map(member).collect(),
+        gone: replicated.gone().clone(),
+        digest: format!("{:032x}", replicated.digest()),
+    }
 }

@@ -24,8 +24,8 @@ use tokio::{net::UnixStream, task::JoinHandle};
 
 use super::types::{
     Attach, Backend, BackendAdd, BackendWeight, ClusterKey, Down, DropCount, Endpoint, ErrorBody,
-    ExplainQuery, Explanation, FlowFilter, Flows, KeyInstall, KeyText, KeyUse, Network, NetworkCreate, Node,
-    Removed, Service, ServiceCreate, Stats, Status, TraceLine,
+    ExplainQuery, Explanation, FlowFilter, Flows, KeyInstall, KeyText, KeyUse, Left, Network, NetworkCreate,
+    Node, Removed, Service, ServiceCreate, Stats, Status, TraceLine,
 };
 
 /// How long the daemon may take for an answer: applying a change to the kernel takes well under a second.
@@ -97,18 +97,28 @@ pub type Lines = Pin<Box<dyn Stream<Item = Result<TraceLine, ClientError>> + Sen
 pub struct Client {
     socket: PathBuf,
     timeout: Duration,
+    /// How long changes wait for every living node, in seconds; none for not at all.
+    wait: Option<u64>,
 }
 
 impl Client {
     /// The daemon behind a socket. Nothing is sent yet.
     pub fn new(socket: impl Into<PathBuf>) -> Self {
-        Self { socket: socket.into(), timeout: TIMEOUT }
+        Self { socket: socket.into(), timeout: TIMEOUT, wait: None }
     }
 
     /// With another limit for each answer.
     #[must_use]
     pub fn with_timeout(self, timeout: Duration) -> Self {
         Self { timeout, ..self }
+    }
+
+    /// With changes answered when every living node has applied them, or refused after this time; shorter than a second is one.
+    #[must_use]
+    pub fn waiting(self, wait: Option<Duration>) -> Self {
+        let wait = wait.map(|wait| wait.as_secs().max(1));
+        let timeout = TIMEOUT.saturating_add(Duration::from_secs(wait.unwrap_or_default()));
+        Self { timeout, wait, ..self }
     }
 
     /// The daemon and its node.
@@ -349,6 +359,22 @@ impl Client {
         })))
     }
 
+    /// Removes a node that does not come back, with its endpoints.
+    ///
+    /// # Errors
+    /// As [`Self::status`].
+    pub async fn remove_node(&self, name: &str) -> Result<Removed, ClientError> {
+        self.delete(&named("nodes", name)).await
+    }
+
+    /// Has the daemon's node leave its cluster.
+    ///
+    /// # Errors
+    /// As [`Self::status`].
+    pub async fn leave(&self) -> Result<Left, ClientError> {
+        self.read(&self.ask(Method::POST, &self.changing("/v1/leave"), Bytes::new()).await?)
+    }
+
     /// The cluster's keys, the one in use first.
     ///
     /// # Errors
@@ -408,11 +434,18 @@ impl Client {
         body: &impl Serialize,
     ) -> Result<T, ClientError> {
         let body = serde_json::to_vec(body).map_err(|error| self.misunderstood(&error))?;
-        self.read(&self.ask(method, path, body.into()).await?)
+        self.read(&self.ask(method, &self.changing(path), body.into()).await?)
     }
 
     async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
-        self.read(&self.ask(Method::DELETE, path, Bytes::new()).await?)
+        self.read(&self.ask(Method::DELETE, &self.changing(path), Bytes::new()).await?)
+    }
+
+    /// The path of a change, with how long it waits.
+    fn changing(&self, path: &str) -> String {
+        let mut query = Parameters::new(path);
+        query.add("wait", self.wait.map(|seconds| seconds.to_string()).as_deref());
+        query.0
     }
 
     /// Sends a request and reads the whole answer.

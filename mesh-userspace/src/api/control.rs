@@ -1,15 +1,17 @@
 //! What the server asks of the agent.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt::{self, Display},
     future::Future,
+    net::SocketAddr,
     pin::Pin,
     sync::Arc,
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use futures::Stream;
+use mesh_cluster::MemberState;
 use mesh_common::abi;
 
 use super::types::{
@@ -25,8 +27,17 @@ pub trait Control: Send + Sync + 'static {
     /// What is: the last state that was applied, and what was found of it.
     fn snapshot(&self) -> Arc<Snapshot>;
 
-    /// Changes the desired state, and returns once this node has applied it.
-    fn change(&self, change: Change) -> impl Future<Output = Result<Changed, Refusal>> + Send;
+    /// Changes the desired state, and returns once this node has applied it; in a cluster with `wait`, once every living node
+    /// has, or after that time with [`RefusalKind::Unconfirmed`].
+    fn change(
+        &self,
+        change: Change,
+        wait: Option<Duration>,
+    ) -> impl Future<Output = Result<Changed, Refusal>> + Send;
+
+    /// Leaves the cluster: this node's tasks take no new flow, what it brought is withdrawn, and the data plane goes as with
+    /// [`Control::down`]. Each step waits for the other nodes no longer than `wait`.
+    fn leave(&self, wait: Duration) -> impl Future<Output = Result<(), Refusal>> + Send;
 
     /// Every flow that this node keeps.
     fn flows(&self) -> impl Future<Output = Result<FlowDump, Refusal>> + Send;
@@ -87,8 +98,32 @@ pub struct Snapshot {
     pub serving: Vec<std::net::IpAddr>,
     /// What is known of endpoints' health, by name.
     pub healths: Healths,
+    /// What this node knows of its cluster; none without one.
+    pub cluster: Option<Cluster>,
     /// What is wrong.
     pub problems: Vec<Problem>,
+}
+
+/// What a node knows of its cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cluster {
+    /// Everybody who is or was in it, by name.
+    pub members: BTreeMap<String, Member>,
+    /// The nodes that are not there, whose endpoints are in no ring.
+    pub gone: BTreeSet<String>,
+    /// The digest of the store, in hexadecimal digits: the same where the store is.
+    pub digest: String,
+}
+
+/// A node that is or was in the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Its gossip address.
+    pub address: SocketAddr,
+    /// How it is seen from here.
+    pub state: MemberState,
+    /// Since when it is seen so.
+    pub since: SystemTime,
 }
 
 /// How the underlay reaches another node.
@@ -180,6 +215,8 @@ pub enum Change {
         /// Its share of new flows; 0 drains it.
         weight: u16,
     },
+    /// A node that does not come back goes, with its endpoints.
+    RemoveNode(String),
 }
 
 /// A change of the cluster's keys.
@@ -224,6 +261,8 @@ pub enum RefusalKind {
     Conflict,
     /// It cannot be now: the daemon is still starting, or going down.
     Unavailable,
+    /// It is done here, and not yet known to be on every node.
+    Unconfirmed,
     /// The kernel or the daemon failed.
     Failed,
 }

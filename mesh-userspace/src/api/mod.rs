@@ -15,8 +15,8 @@ mod views;
 use std::path::{Path, PathBuf};
 
 pub use control::{
-    Attachment, Change, Changed, Control, FlowDump, KeyChange, Lookup, Refusal, RefusalKind, Snapshot,
-    TraceStream, Uplink,
+    Attachment, Change, Changed, Cluster, Control, FlowDump, KeyChange, Lookup, Member, Refusal, RefusalKind,
+    Snapshot, TraceStream, Uplink,
 };
 pub use socket::{BindError, bind};
 

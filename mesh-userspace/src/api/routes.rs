@@ -25,7 +25,7 @@ use super::{
     BODY_MAX, Change, Control, FlowDump, KeyChange, Refusal, RefusalKind, Snapshot,
     types::{
         Attach, Backend, BackendAdd, BackendWeight, ClusterKey, Down, DropCount, Endpoint, ErrorBody,
-        ExplainQuery, Explanation, FlowFilter, Flows, KeyInstall, KeyUse, Network, NetworkCreate, Node,
+        ExplainQuery, Explanation, FlowFilter, Flows, KeyInstall, KeyUse, Left, Network, NetworkCreate, Node,
         Removed, Service, ServiceCreate, Stats, Status, TraceQuery,
     },
     views,
@@ -33,6 +33,9 @@ use super::{
 
 /// How long a client may take to send a request's body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long each step of leaving waits for the other nodes where nothing else is asked for.
+const LEAVE_WAIT: Duration = Duration::from_secs(10);
 
 struct Api<C> {
     control: Arc<C>,
@@ -53,7 +56,7 @@ pub(super) fn router<C: Control>(control: Arc<C>, stopped: watch::Receiver<bool>
     Router::new()
         .route("/v1/status", get(status::<C>))
         .route("/v1/nodes", get(nodes::<C>))
-        .route("/v1/nodes/{name}", get(node::<C>))
+        .route("/v1/nodes/{name}", get(node::<C>).delete(remove_node::<C>))
         .route("/v1/networks", get(networks::<C>).post(create_network::<C>))
         .route("/v1/networks/{name}", get(network::<C>).delete(remove_network::<C>))
         .route("/v1/services", get(services::<C>).post(create_service::<C>))
@@ -72,6 +75,7 @@ pub(super) fn router<C: Control>(control: Arc<C>, stopped: watch::Receiver<bool>
         .route("/v1/stats", get(stats::<C>))
         .route("/v1/explain", get(explain::<C>))
         .route("/v1/trace", get(trace::<C>))
+        .route("/v1/leave", post(leave::<C>))
         .route("/v1/keys", get(keys::<C>).post(install_key::<C>))
         .route("/v1/keys/{id}", put(use_key::<C>).delete(remove_key::<C>))
         .route("/v1/down", post(down::<C>))
@@ -87,13 +91,13 @@ async fn status<C: Control>(State(api): State<Api<C>>) -> Answer<Status> {
 }
 
 async fn nodes<C: Control>(State(api): State<Api<C>>) -> Json<Vec<Node>> {
-    Json(views::nodes(&api.control.snapshot()))
+    Json(views::nodes(&api.control.snapshot(), SystemTime::now()))
 }
 
 async fn node<C: Control>(State(api): State<Api<C>>, Path(name): Path<String>) -> Answer<Node> {
     let snapshot = api.control.snapshot();
     let node = snapshot.table.nodes.get(&name).ok_or_else(|| missing("node", "nodes", &name))?;
-    Ok(Json(views::node(&snapshot, &name, node)))
+    Ok(Json(views::node(&snapshot, &name, node, SystemTime::now())))
 }
 
 async fn networks<C: Control>(State(api): State<Api<C>>) -> Json<Vec<Network>> {
@@ -111,14 +115,19 @@ fn network_named(snapshot: &Snapshot, name: &str) -> Result<Network, Refused> {
 
 async fn create_network<C: Control>(
     State(api): State<Api<C>>,
+    Waiting(wait): Waiting,
     Asked(asked): Asked<NetworkCreate>,
 ) -> Created<Network> {
-    let changed = api.control.change(Change::CreateNetwork(asked)).await?;
+    let changed = api.control.change(Change::CreateNetwork(asked), wait).await?;
     Ok((StatusCode::CREATED, Json(network_named(&api.control.snapshot(), &changed.name)?)))
 }
 
-async fn remove_network<C: Control>(State(api): State<Api<C>>, Path(name): Path<String>) -> Answer<Removed> {
-    remove(&api, Change::RemoveNetwork(name)).await
+async fn remove_network<C: Control>(
+    State(api): State<Api<C>>,
+    Path(name): Path<String>,
+    Waiting(wait): Waiting,
+) -> Answer<Removed> {
+    remove(&api, Change::RemoveNetwork(name), wait).await
 }
 
 async fn services<C: Control>(State(api): State<Api<C>>) -> Json<Vec<Service>> {
@@ -136,14 +145,19 @@ fn service_named(snapshot: &Snapshot, name: &str) -> Result<Service, Refused> {
 
 async fn create_service<C: Control>(
     State(api): State<Api<C>>,
+    Waiting(wait): Waiting,
     Asked(asked): Asked<ServiceCreate>,
 ) -> Created<Service> {
-    let changed = api.control.change(Change::CreateService(asked)).await?;
+    let changed = api.control.change(Change::CreateService(asked), wait).await?;
     Ok((StatusCode::CREATED, Json(service_named(&api.control.snapshot(), &changed.name)?)))
 }
 
-async fn remove_service<C: Control>(State(api): State<Api<C>>, Path(name): Path<String>) -> Answer<Removed> {
-    remove(&api, Change::RemoveService(name)).await
+async fn remove_service<C: Control>(
+    State(api): State<Api<C>>,
+    Path(name): Path<String>,
+    Waiting(wait): Waiting,
+) -> Answer<Removed> {
+    remove(&api, Change::RemoveService(name), wait).await
 }
 
 async fn tasks<C: Control>(State(api): State<Api<C>>, Path(name): Path<String>) -> Answer<Vec<Backend>> {
@@ -153,9 +167,10 @@ async fn tasks<C: Control>(State(api): State<Api<C>>, Path(name): Path<String>) 
 async fn add_backend<C: Control>(
     State(api): State<Api<C>>,
     Path(service): Path<String>,
+    Waiting(wait): Waiting,
     Asked(asked): Asked<BackendAdd>,
 ) -> Created<Backend> {
-    let changed = api.control.change(Change::AddBackend { service: service.clone(), asked }).await?;
+    let changed = api.control.change(Change::AddBackend { service: service.clone(), asked }, wait).await?;
     Ok((StatusCode::CREATED, backend_named(&api, service, changed.name).await?))
 }
 
@@ -169,18 +184,20 @@ async fn backend<C: Control>(
 async fn weigh_backend<C: Control>(
     State(api): State<Api<C>>,
     Path((service, backend)): Path<(String, String)>,
+    Waiting(wait): Waiting,
     Asked(asked): Asked<BackendWeight>,
 ) -> Answer<Backend> {
     let change = Change::WeighBackend { service: service.clone(), backend, weight: asked.weight };
-    let changed = api.control.change(change).await?;
+    let changed = api.control.change(change, wait).await?;
     backend_named(&api, service, changed.name).await
 }
 
 async fn remove_backend<C: Control>(
     State(api): State<Api<C>>,
     Path((service, backend)): Path<(String, String)>,
+    Waiting(wait): Waiting,
 ) -> Answer<Removed> {
-    remove(&api, Change::RemoveBackend { service, backend }).await
+    remove(&api, Change::RemoveBackend { service, backend }, wait).await
 }
 
 async fn backend_named<C: Control>(api: &Api<C>, service: String, text: String) -> Answer<Backend> {
@@ -227,17 +244,33 @@ fn endpoint_named(snapshot: &Snapshot, name: &str) -> Result<Endpoint, Refused> 
     Ok(views::endpoint(snapshot, name, endpoint))
 }
 
-async fn attach<C: Control>(State(api): State<Api<C>>, Asked(asked): Asked<Attach>) -> Created<Endpoint> {
-    let changed = api.control.change(Change::Attach(asked)).await?;
+async fn attach<C: Control>(
+    State(api): State<Api<C>>,
+    Waiting(wait): Waiting,
+    Asked(asked): Asked<Attach>,
+) -> Created<Endpoint> {
+    let changed = api.control.change(Change::Attach(asked), wait).await?;
     Ok((StatusCode::CREATED, Json(endpoint_named(&api.control.snapshot(), &changed.name)?)))
 }
 
-async fn detach<C: Control>(State(api): State<Api<C>>, Path(name): Path<String>) -> Answer<Removed> {
-    remove(&api, Change::Detach(name)).await
+async fn detach<C: Control>(
+    State(api): State<Api<C>>,
+    Path(name): Path<String>,
+    Waiting(wait): Waiting,
+) -> Answer<Removed> {
+    remove(&api, Change::Detach(name), wait).await
 }
 
-async fn remove<C: Control>(api: &Api<C>, change: Change) -> Answer<Removed> {
-    let changed = api.control.change(change).await?;
+async fn remove_node<C: Control>(
+    State(api): State<Api<C>>,
+    Path(name): Path<String>,
+    Waiting(wait): Waiting,
+) -> Answer<Removed> {
+    remove(&api, Change::RemoveNode(name), wait).await
+}
+
+async fn remove<C: Control>(api: &Api<C>, change: Change, wait: Option<Duration>) -> Answer<Removed> {
+    let changed = api.control.change(change, wait).await?;
     Ok(Json(Removed { name: changed.name, revision: changed.revision }))
 }
 
@@ -296,6 +329,12 @@ async fn trace<C: Control>(
         Ok::<_, Infallible>(Bytes::from(text))
     });
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(bytes)).into_response())
+}
+
+async fn leave<C: Control>(State(api): State<Api<C>>, Waiting(wait): Waiting) -> Answer<Left> {
+    let node = api.control.snapshot().node.clone();
+    api.control.leave(wait.unwrap_or(LEAVE_WAIT)).await?;
+    Ok(Json(Left { node }))
 }
 
 async fn keys<C: Control>(State(api): State<Api<C>>) -> Answer<Vec<ClusterKey>> {
@@ -422,11 +461,28 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Filter<T> {
             Query::from_request_parts(parts, state).await.map_err(|rejection: QueryRejection| {
                 Refused::new(
                     StatusCode::BAD_REQUEST,
-                    format!("the query is not what GET {path} takes: {}", rejection.body_text()),
+                    format!("the query is not what {} {path} takes: {}", parts.method, rejection.body_text()),
                     "name only the parameters that docs/API.md lists for it",
                 )
             })?;
         Ok(Self(query))
+    }
+}
+
+/// How long a change may wait for every living node to apply it: the query's `wait`, in seconds. None for not at all.
+struct Waiting(Option<Duration>);
+
+impl<S: Send + Sync> FromRequestParts<S> for Waiting {
+    type Rejection = Refused;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Self::Rejection> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Wait {
+            wait: Option<u32>,
+        }
+        let Filter(Wait { wait }) = Filter::from_request_parts(parts, state).await?;
+        Ok(Self(wait.map(|seconds| Duration::from_secs(seconds.into()))))
     }
 }
 
@@ -446,6 +502,7 @@ impl From<Refusal> for Refused {
             RefusalKind::NotFound => StatusCode::NOT_FOUND,
             RefusalKind::Conflict => StatusCode::CONFLICT,
             RefusalKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            RefusalKind::Unconfirmed => StatusCode::GATEWAY_TIMEOUT,
             RefusalKind::Failed => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self::new(status, refusal.error, refusal.mend)

@@ -86,7 +86,7 @@ pub(super) async fn and_wait(
     timeout: Duration,
 ) -> Result<(), DrainError> {
     let found = client.backend(service, backend).await?;
-    if found.state == EndpointState::Remote {
+    if matches!(found.state, EndpointState::Remote | EndpointState::Gone) {
         return Err(DrainError::Elsewhere {
             backend: found.endpoint,
             service: service.clone(),

@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, num::NonZeroU32, path::PathBuf, time::Duration};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 
 use super::{
@@ -77,7 +77,7 @@ Examples:
         check: bool,
     },
 
-    /// Show the nodes of the mesh
+    /// Show the nodes of the mesh; leave it
     #[command(subcommand, visible_alias = "node")]
     Nodes(Nodes),
 
@@ -102,7 +102,8 @@ Examples:
     /// The task's network namespace gets an interface with an address on the network, the routes and the MTU. What is
     /// not given is chosen, and printed.
     ///
-    /// Only this node learns of it: a task that others are to reach from their nodes stands in the file of each.
+    /// In a cluster every node learns of it. Without one only this node does: a task that others are to reach from their nodes
+    /// stands in the file of each.
     #[command(after_help = "\
 Examples:
   meshctl attach --network blue --netns search1
@@ -119,17 +120,20 @@ Examples:
 Examples:
   meshctl detach search.4
   meshctl detach search.4 --drain --timeout 30s")]
+    #[command(group = ArgGroup::new("patience").multiple(true))]
     Detach {
         /// The endpoint's name
         #[arg(required = true, value_name = "NAME")]
         names: Vec<String>,
         /// Let its flows end first
-        #[arg(long)]
+        #[arg(long, group = "patience")]
         drain: bool,
-        /// Detach it after this time at the latest, as in 90s, 10m or 1h
-        #[arg(long, value_name = "DURATION", default_value = "10m", requires = "drain")]
-        #[arg(value_parser = args::duration)]
-        timeout: Duration,
+        /// Return when every living node of the cluster has applied it, or with 1 and the names of those that have not
+        #[arg(long, group = "patience")]
+        wait: bool,
+        /// Drain and wait no longer than this, as in 90s, 10m or 1h; otherwise 10m and 30s
+        #[arg(long, value_name = "DURATION", requires = "patience", value_parser = args::duration)]
+        timeout: Option<Duration>,
     },
 
     /// Show the flows that this node keeps
@@ -218,6 +222,41 @@ pub(super) enum Nodes {
     /// Show a node in full
     #[command(after_help = "Example:\n  meshctl nodes inspect n2")]
     Inspect(Named),
+    /// Have this node leave its cluster
+    ///
+    /// Its backends take no new flow first; then its endpoints and its own entry are withdrawn, the others are told, and the mesh
+    /// goes down here as with `meshctl down`. When meshd is started again, the node joins again with what its file says.
+    #[command(after_help = "Example:\n  meshctl nodes leave")]
+    Leave,
+    /// Remove a node that does not come back, with its endpoints
+    ///
+    /// Refused while it is alive: `meshctl nodes leave` there is the way then.
+    #[command(visible_alias = "remove", after_help = "Example:\n  meshctl nodes rm n5 --wait")]
+    Rm {
+        #[command(flatten)]
+        of: Names,
+        #[command(flatten)]
+        wait: Wait,
+    },
+}
+
+/// Whether a change waits for the other nodes.
+#[derive(Clone, Copy, Debug, Args)]
+pub(super) struct Wait {
+    /// Return when every living node of the cluster has applied it, or with 1 and the names of those that have not
+    #[arg(long)]
+    wait: bool,
+    /// Wait no longer than this, as in 90s, 10m or 1h
+    #[arg(long, value_name = "DURATION", default_value = "30s", requires = "wait")]
+    #[arg(value_parser = args::duration)]
+    timeout: Duration,
+}
+
+impl Wait {
+    /// For how long, if at all.
+    pub(super) fn time(self) -> Option<Duration> {
+        self.wait.then_some(self.timeout)
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -248,10 +287,17 @@ Examples:
         /// Let no task of it reach the world outside
         #[arg(long)]
         internal: bool,
+        #[command(flatten)]
+        wait: Wait,
     },
     /// Remove networks on which nothing is left
     #[command(visible_alias = "remove", after_help = "Example:\n  meshctl networks rm blue")]
-    Rm(Names),
+    Rm {
+        #[command(flatten)]
+        of: Names,
+        #[command(flatten)]
+        wait: Wait,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -309,10 +355,17 @@ Examples:
         vips: Vec<Vip>,
         #[command(flatten)]
         health: HealthArguments,
+        #[command(flatten)]
+        wait: Wait,
     },
     /// Remove services; their tasks stay on their networks
     #[command(visible_alias = "remove", after_help = "Example:\n  meshctl services rm search")]
-    Rm(Names),
+    Rm {
+        #[command(flatten)]
+        of: Names,
+        #[command(flatten)]
+        wait: Wait,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -328,7 +381,7 @@ pub(super) enum Backends {
     },
     /// Make an endpoint a backend of a service
     ///
-    /// Only this node learns of it: what holds on every node stands in the file of each.
+    /// In a cluster every node learns of it. Without one only this node does: what holds on every node stands in the file of each.
     #[command(after_help = "\
 Examples:
   meshctl backends add search 10.0.9.14
@@ -348,15 +401,24 @@ Examples:
         /// How packets are forwarded to an outside backend (not supported yet)
         #[arg(long, value_name = "METHOD")]
         forward: Option<String>,
+        #[command(flatten)]
+        wait: Wait,
     },
     /// Take a backend out of its service; its endpoint stays attached
     ///
-    /// Only this node learns of it. Its live connections go on where they are known; drain it first to see them end.
+    /// Without a cluster only this node learns of it. Its live connections go on where they are known; drain it first to see them
+    /// end.
     #[command(visible_alias = "remove", after_help = "Example:\n  meshctl backends rm search 10.0.9.14")]
-    Rm(OneBackend),
+    Rm {
+        #[command(flatten)]
+        of: OneBackend,
+        #[command(flatten)]
+        wait: Wait,
+    },
     /// Give a backend another weight
     ///
-    /// Only this node learns of it: what holds on every node stands in the file of each (`weight:` of the endpoint).
+    /// Without a cluster only this node learns of it: what holds on every node stands in the file of each (`weight:` of the
+    /// endpoint).
     #[command(after_help = "Example:\n  meshctl backends weight search 10.0.9.14 3")]
     Weight {
         #[command(flatten)]
@@ -364,11 +426,13 @@ Examples:
         /// Its share of new flows, in units; 0 drains it
         #[arg(value_name = "WEIGHT", value_parser = clap::value_parser!(u16))]
         weight: u16,
+        #[command(flatten)]
+        wait: Wait,
     },
     /// Give a backend no new flow, and let its live ones go on
     ///
-    /// Its weight becomes 0, and stays so until `meshctl backends weight` gives it another. Only this node learns of it:
-    /// drain it on each node that clients enter by, or write `weight: 0` into the file of each.
+    /// Its weight becomes 0, and stays so until `meshctl backends weight` gives it another. Without a cluster only this node learns
+    /// of it: drain it on each node that clients enter by, or write `weight: 0` into the file of each.
     ///
     /// With --wait, which works on the backend's own node, the exit status is 0 when its last flow has ended, and 1 when
     /// the time is over. A TCP flow ends by a RST, by a FIN of each side or after 15 quiet minutes, any other after 2
@@ -504,6 +568,8 @@ pub(super) struct Attach {
     /// The endpoint's name, chosen where it is not given
     #[arg(long)]
     pub(super) name: Option<String>,
+    #[command(flatten)]
+    pub(super) wait: Wait,
 }
 
 #[derive(Debug, Args)]
@@ -580,7 +646,7 @@ mod tests {
         }
         let mut command = Cli::command();
         command.build();
-        assert_eq!(check(&mut command, "meshctl"), 32);
+        assert_eq!(check(&mut command, "meshctl"), 34);
     }
 
     #[test]

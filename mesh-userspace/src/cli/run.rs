@@ -21,6 +21,10 @@ use crate::api::{
     types::{self, BackendAdd, DropCount, ExplainQuery, FlowFilter, NetworkCreate, Removed, ServiceCreate},
 };
 
+/// How long a detached endpoint drains at most, if nobody says.
+const DRAIN: Duration = Duration::from_mins(10);
+/// How long every node has to apply that it is detached, if nobody says.
+const WAIT: Duration = Duration::from_secs(30);
 /// Refused, by the daemon or for want of one; clap has 2 for wrong usage.
 const REFUSED: u8 = 1;
 
@@ -87,15 +91,16 @@ async fn run(cli: &Cli) -> Result<(), Failure> {
             Ok(screen.show(&client.endpoint(&of.name).await?, |endpoint, _| render::endpoint(endpoint))?)
         }
         Command::Attach(attach) => {
-            let endpoint = client.attach(&attach_body(attach)?).await?;
+            let endpoint = client.waiting(attach.wait.time()).attach(&attach_body(attach)?).await?;
             Ok(screen.show(&endpoint, |endpoint, _| render::attached(endpoint))?)
         }
-        Command::Detach { names, drain: false, .. } => {
-            remove(&screen, ("endpoint", "detached"), names, |name| client.detach(name)).await
-        }
-        Command::Detach { names, drain: true, timeout } => {
+        Command::Detach { names, drain, wait, timeout } => {
+            let client = client.waiting(wait.then_some(timeout.unwrap_or(WAIT)));
+            if !drain {
+                return remove(&screen, ("endpoint", "detached"), names, |name| client.detach(name)).await;
+            }
             for name in names {
-                let removed = drain::and_detach(&client, &screen, name, *timeout).await?;
+                let removed = drain::and_detach(&client, &screen, name, timeout.unwrap_or(DRAIN)).await?;
                 screen.show_next(&removed, |removed, _| render::removed("endpoint", "detached", removed))?;
             }
             Ok(())
@@ -131,6 +136,11 @@ async fn nodes(client: &Client, screen: &Screen, command: &Nodes) -> Result<(), 
     match command {
         Nodes::Ls => Ok(screen.show(&client.nodes().await?[..], render::nodes)?),
         Nodes::Inspect(of) => Ok(screen.show(&client.node(&of.name).await?, |node, _| render::node(node))?),
+        Nodes::Leave => Ok(screen.show(&client.leave().await?, |left, _| render::left(left))?),
+        Nodes::Rm { of: Names { names }, wait } => {
+            let client = client.clone().waiting(wait.time());
+            remove(screen, ("node", "removed"), names, |name| client.remove_node(name)).await
+        }
     }
 }
 
@@ -140,17 +150,18 @@ async fn networks(client: &Client, screen: &Screen, command: &Networks) -> Resul
         Networks::Inspect(of) => {
             Ok(screen.show(&client.network(&of.name).await?, |network, _| render::network(network))?)
         }
-        Networks::Create { name, subnets, vni, internal } => {
+        Networks::Create { name, subnets, vni, internal, wait } => {
             let body = NetworkCreate {
                 name: name.clone(),
                 subnets: subnets.clone(),
                 vni: *vni,
                 internal: *internal,
             };
-            let network = client.create_network(&body).await?;
+            let network = client.clone().waiting(wait.time()).create_network(&body).await?;
             Ok(screen.show(&network, |network, _| render::network_created(network))?)
         }
-        Networks::Rm(Names { names }) => {
+        Networks::Rm { of: Names { names }, wait } => {
+            let client = client.clone().waiting(wait.time());
             remove(screen, ("network", "removed"), names, |name| client.remove_network(name)).await
         }
     }
@@ -177,6 +188,7 @@ async fn services(client: &Client, screen: &Screen, command: &Services) -> Resul
             persistent,
             vips,
             health,
+            wait,
         } => {
             let mut ports = ports.clone();
             for port in &mut ports {
@@ -193,10 +205,11 @@ async fn services(client: &Client, screen: &Screen, command: &Services) -> Resul
                 health_check: health.asked().map(Box::new),
                 ports,
             };
-            let service = client.create_service(&body).await?;
+            let service = client.clone().waiting(wait.time()).create_service(&body).await?;
             Ok(screen.show(&service, |service, _| render::service_created(service))?)
         }
-        Services::Rm(Names { names }) => {
+        Services::Rm { of: Names { names }, wait } => {
+            let client = client.clone().waiting(wait.time());
             remove(screen, ("service", "removed"), names, |name| client.remove_service(name)).await
         }
     }
@@ -210,21 +223,23 @@ async fn backends(client: &Client, screen: &Screen, command: &Backends) -> Resul
                 render::backends(backends, service.as_deref(), paint)
             })?)
         }
-        Backends::Add { service, backend, weight, node, forward } => {
+        Backends::Add { service, backend, weight, node, forward, wait } => {
             let body = BackendAdd {
                 backend: backend.clone(),
                 weight: *weight,
                 node: node.clone(),
                 forward: forward.clone(),
             };
-            let backend = client.add_backend(service, &body).await?;
+            let backend = client.clone().waiting(wait.time()).add_backend(service, &body).await?;
             Ok(screen.show(&backend, |backend, _| render::backend_added(backend))?)
         }
-        Backends::Rm(OneBackend { service, backend }) => {
+        Backends::Rm { of: OneBackend { service, backend }, wait } => {
+            let client = client.clone().waiting(wait.time());
             let removed = client.remove_backend(service, backend).await?;
             Ok(screen.show(&removed, |removed, _| render::backend_removed(service, removed))?)
         }
-        Backends::Weight { of: OneBackend { service, backend }, weight } => {
+        Backends::Weight { of: OneBackend { service, backend }, weight, wait } => {
+            let client = client.clone().waiting(wait.time());
             let backend = client.weigh_backend(service, backend, *weight).await?;
             Ok(screen.show(&backend, |backend, _| render::backend_weighed(backend))?)
         }

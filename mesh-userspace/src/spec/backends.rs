@@ -37,7 +37,7 @@ impl Spec {
         let endpoint = found.ok_or_else(|| unknown("endpoint", name))?;
         let before = endpoint.membership();
         endpoint.take_membership(&now, origin);
-        if endpoint.origin.is_command() {
+        if !endpoint.origin.is_file() {
             return Ok(());
         }
         let file = self.overrides.remove(name).map_or(before, |known| known.file);
@@ -53,7 +53,7 @@ impl Spec {
             return;
         }
         let origin = Origin::command("meshctl backends");
-        for endpoint in self.endpoints.iter_mut().filter(|endpoint| !endpoint.origin.is_command()) {
+        for endpoint in self.endpoints.iter_mut().filter(|endpoint| endpoint.origin.is_file()) {
             let name = &endpoint.name.value;
             if let Some(known) = earlier.overrides.get(name)
                 && known.file == endpoint.membership()

@@ -131,16 +131,16 @@ impl Spec {
                 faults.push(fault);
             }
         };
-        for (name, network) in earlier.networks.iter().filter(|(_, network)| network.origin.is_command()) {
+        for (name, network) in earlier.networks.iter().filter(|(_, network)| !network.origin.is_file()) {
             note(self.add_network(name, network.clone()));
         }
-        for (name, service) in earlier.services.iter().filter(|(_, service)| service.origin.is_command()) {
+        for (name, service) in earlier.services.iter().filter(|(_, service)| !service.origin.is_file()) {
             note(self.add_service(name, service.clone()));
         }
         let there: HashMap<&str, &Origin> =
             self.endpoints.iter().map(|endpoint| (endpoint.name.value.as_str(), &endpoint.origin)).collect();
         let mut adopted = Vec::new();
-        for endpoint in earlier.endpoints.iter().filter(|endpoint| endpoint.origin.is_command()) {
+        for endpoint in earlier.endpoints.iter().filter(|endpoint| !endpoint.origin.is_file()) {
             let name = &endpoint.name.value;
             note(free("endpoint", name, there.get(name.as_str()).copied(), &endpoint.origin));
             adopted.push(endpoint.clone());
@@ -155,10 +155,10 @@ impl Spec {
     pub fn by_command(&self) -> Self {
         let mut kept = self.clone();
         kept.options = super::Options::default();
-        kept.nodes.retain(|_, node| node.origin.is_command());
-        kept.networks.retain(|_, network| network.origin.is_command());
-        kept.services.retain(|_, service| service.origin.is_command());
-        kept.endpoints.retain(|endpoint| endpoint.origin.is_command());
+        kept.nodes.retain(|_, node| !node.origin.is_file());
+        kept.networks.retain(|_, network| !network.origin.is_file());
+        kept.services.retain(|_, service| !service.origin.is_file());
+        kept.endpoints.retain(|endpoint| !endpoint.origin.is_file());
         kept
     }
 
@@ -167,18 +167,18 @@ impl Spec {
     /// What stands in the file is not remembered: there the same file must give the same table on every node,
     /// whatever it said before.
     pub fn remember(&mut self, table: &Table) {
-        for (name, network) in self.networks.iter_mut().filter(|(_, network)| network.origin.is_command()) {
+        for (name, network) in self.networks.iter_mut().filter(|(_, network)| !network.origin.is_file()) {
             if let Some(settled) = table.networks.get(name) {
                 network.remembered.vni = Some(settled.vni);
                 network.remembered.subnet = settled.subnets.first().copied();
             }
         }
-        for (name, service) in self.services.iter_mut().filter(|(_, service)| service.origin.is_command()) {
+        for (name, service) in self.services.iter_mut().filter(|(_, service)| !service.origin.is_file()) {
             if let Some(settled) = table.services.get(name) {
                 service.remembered.clone_from(&settled.vips);
             }
         }
-        for endpoint in self.endpoints.iter_mut().filter(|endpoint| endpoint.origin.is_command()) {
+        for endpoint in self.endpoints.iter_mut().filter(|endpoint| !endpoint.origin.is_file()) {
             if let Some(settled) = table.endpoints.get(&endpoint.name.value) {
                 endpoint.remembered.clone_from(&settled.addresses);
             }
@@ -211,7 +211,7 @@ pub(super) fn unknown(kind: &str, name: &str) -> Fault {
 /// What stands in the file would come back with the next reload.
 fn ours(kind: &str, name: &str, origin: &Origin) -> Result<(), Fault> {
     match origin {
-        Origin::Command(_) => Ok(()),
+        Origin::Cluster(_) | Origin::Command(_) => Ok(()),
         file @ Origin::File { .. } => Err(Fault::new(
             Origin::default(),
             format!("The {kind} {} stands in the file ({file}); change it there.", quoted(name)),

@@ -2,9 +2,11 @@
 
 use std::{borrow::Cow, cmp::Ordering, fmt, sync::Arc};
 
+use mesh_cluster::{Key, Kind, Stamp};
+
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// Where something was asked for.
+/// Where something was asked for. What is less was there first: of two that cannot both be, the other is at fault.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Origin {
     /// In a file.
@@ -16,8 +18,19 @@ pub enum Origin {
         /// The column in characters, from 1.
         column: u32,
     },
+    /// In the cluster's store.
+    Cluster(Arc<Creation>),
     /// By a command, such as `meshctl attach`.
     Command(Cow<'static, str>),
+}
+
+/// When an object of the cluster came to be, and what it is.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Creation {
+    /// When, and on which node.
+    pub created: Stamp,
+    /// What it is found by.
+    pub key: Key,
 }
 
 impl Origin {
@@ -26,10 +39,32 @@ impl Origin {
         Self::Command(command.into())
     }
 
-    /// Whether it came by a command, and not from a file.
+    /// In the cluster's store.
     #[must_use]
-    pub const fn is_command(&self) -> bool {
-        matches!(self, Self::Command(_))
+    pub fn cluster(created: Stamp, key: Key) -> Self {
+        Self::Cluster(Arc::new(Creation { created, key }))
+    }
+
+    /// Whether it stands in a file, and so is changed there and not by commands.
+    #[must_use]
+    pub const fn is_file(&self) -> bool {
+        matches!(self, Self::File { .. })
+    }
+
+    /// Whether it is an object of the cluster's store.
+    #[must_use]
+    pub const fn is_cluster(&self) -> bool {
+        matches!(self, Self::Cluster(_))
+    }
+
+    /// In which order things get what they left open: those of a file, then the cluster's by their age, then those that are just
+    /// asked for by a command.
+    pub(super) fn turn(&self) -> (u8, Option<Stamp>) {
+        match self {
+            Self::File { .. } => (0, None),
+            Self::Cluster(creation) => (1, Some(creation.created)),
+            Self::Command(_) => (2, None),
+        }
     }
 
     /// How a fault that is reported at `here` speaks of this place: "line 7", the whole place if that is
@@ -41,6 +76,7 @@ impl Origin {
                 format!("line {line}")
             }
             (Self::File { .. }, _) => self.to_string(),
+            (Self::Cluster(_), _) => "in the cluster".to_owned(),
             (Self::Command(command), _) => format!("given by {command}"),
         }
     }
@@ -57,6 +93,7 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File { file, line, column } => write!(f, "{file}:{line}:{column}"),
+            Self::Cluster(creation) => write!(f, "{} {}", kind_name(creation.key.kind), creation.key.name),
             Self::Command(command) => f.write_str(command),
         }
     }
@@ -104,12 +141,20 @@ pub struct Fault {
     pub origin: Origin,
     /// The sentence.
     pub sentence: String,
+    /// Where the other of two things was asked for that cannot both be, if the fault is not at the later of them anyway.
+    pub against: Option<Origin>,
 }
 
 impl Fault {
     /// A fault at a place.
     pub fn new(origin: Origin, sentence: impl Into<String>) -> Self {
-        Self { origin, sentence: sentence.into() }
+        Self { origin, sentence: sentence.into(), against: None }
+    }
+
+    /// What was asked for last of the two things that cannot both be: in a cluster, that gives way.
+    #[must_use]
+    pub fn later(&self) -> &Origin {
+        self.against.as_ref().map_or(&self.origin, |against| against.max(&self.origin))
     }
 }
 
@@ -118,7 +163,7 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.origin {
             origin @ Origin::File { .. } => write!(f, "{origin}: {}", self.sentence),
-            Origin::Command(_) => f.write_str(&self.sentence),
+            Origin::Cluster(_) | Origin::Command(_) => f.write_str(&self.sentence),
         }
     }
 }
@@ -223,6 +268,19 @@ impl fmt::Display for Faults {
                 write!(f, "\n{omitted} more faults are not listed; mend these first, then check again.")
             }
         }
+    }
+}
+
+/// The noun for a kind of objects of the cluster.
+pub(crate) const fn kind_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Options => "options",
+        Kind::Node => "node",
+        Kind::Network => "network",
+        Kind::Service => "service",
+        Kind::Endpoint => "endpoint",
+        Kind::Health => "health",
+        Kind::Secret => "secret",
     }
 }
 

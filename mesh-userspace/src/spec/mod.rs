@@ -17,14 +17,14 @@ use std::{collections::BTreeMap, net::IpAddr, num::NonZeroU32, path::PathBuf};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::fault::{article, listed, quoted};
+pub(crate) use self::fault::{article, kind_name, listed, quoted};
 pub use self::{
     backends::{Membership, Override},
-    fault::{Fault, Faults, Given, Origin},
+    fault::{Creation, Fault, Faults, Given, Origin},
     health::HealthCheck,
     parse::{Mac, mac, netns, source},
     ports::published_ports,
-    resolve::resolve,
+    resolve::{Allocation, resolve, resolve_with},
 };
 pub(crate) use self::{
     parse::NETNS_DIRECTORY,

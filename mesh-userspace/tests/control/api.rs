@@ -1,6 +1,7 @@
 //! Each path of the API, and what it says to wrong requests.
 
 use std::{
+    net::SocketAddr,
     num::{NonZeroU16, NonZeroU32},
     path::Path,
     sync::atomic::Ordering,
@@ -8,10 +9,11 @@ use std::{
 };
 
 use futures::StreamExt;
+use mesh_cluster::MemberState;
 use mesh_common::Reason;
 use mesh_userspace::{
     api::{
-        BODY_MAX, Change, Refusal, RefusalKind, bind,
+        BODY_MAX, Change, Cluster, Member, Refusal, RefusalKind, bind,
         client::{Client, ClientError},
         server::{CONNECTIONS_MAX, IDLE_MAX},
         types::{Attach, EndpointState, ErrorBody, NetworkCreate, ServiceCreate, Vip},
@@ -102,6 +104,61 @@ async fn networks_are_made_and_removed() {
     assert_eq!(refused(client.network("red").await.unwrap_err()).0, 404);
     let changes = server.fake.changes.lock().unwrap();
     assert_eq!(*changes, [Change::CreateNetwork(asked), Change::RemoveNetwork("red".to_owned())]);
+}
+
+#[tokio::test]
+async fn a_change_waits_for_the_cluster_where_it_is_told_to() {
+    let server = Server::start();
+    let waited = || server.fake.waited.lock().unwrap().take();
+    let asked = |name: &str| NetworkCreate { name: name.to_owned(), ..NetworkCreate::default() };
+    let client = server.client().waiting(Some(Duration::from_secs(7)));
+    client.create_network(&asked("red")).await.unwrap();
+    assert_eq!(waited(), Some(Duration::from_secs(7)));
+    client.remove_network("red").await.unwrap();
+    assert_eq!(waited(), Some(Duration::from_secs(7)));
+    assert_eq!(client.remove_node("n3").await.unwrap().name, "n3");
+    assert_eq!(waited(), Some(Duration::from_secs(7)));
+    server.client().create_network(&asked("amber")).await.unwrap();
+    assert_eq!(waited(), None);
+    assert_eq!(server.client().leave().await.unwrap().node, "n1");
+    assert_eq!(waited(), Some(Duration::from_secs(10)), "leaving waits for the others anyway");
+    let unconfirmed = Refusal::new(RefusalKind::Unconfirmed, "n3 has not applied it within 7 s", "");
+    *server.fake.refuse.lock().unwrap() = Some(unconfirmed);
+    let (status, error) = refused(client.create_network(&asked("blue")).await.unwrap_err());
+    assert_eq!((status, error.as_str()), (504, "n3 has not applied it within 7 s"));
+}
+
+#[tokio::test]
+async fn members_are_told_with_what_they_are() {
+    let server = Server::start();
+    let now = SystemTime::now();
+    let member = |last: u8, state| Member {
+        address: SocketAddr::from(([192, 0, 2, last], 7946)),
+        state,
+        since: now - Duration::from_secs(90),
+    };
+    server.fake.edit(|snapshot| {
+        snapshot.cluster = Some(Cluster {
+            members: [
+                ("n1".to_owned(), member(1, MemberState::Alive)),
+                ("n2".to_owned(), member(2, MemberState::Dead)),
+            ]
+            .into(),
+            gone: ["n2".to_owned()].into(),
+            digest: "00ff".to_owned(),
+        });
+    });
+    let client = server.client();
+    let nodes = client.nodes().await.unwrap();
+    let states: Vec<_> = nodes.iter().map(|node| node.state).collect();
+    assert_eq!(states, [Some(MemberState::Alive), Some(MemberState::Dead), None]);
+    assert!(nodes[1].seconds.is_some_and(|seconds| (90..100).contains(&seconds)));
+    let cluster = client.status().await.unwrap().cluster.unwrap();
+    assert_eq!((cluster.members.len(), cluster.digest.as_str()), (2, "00ff"));
+    let endpoints = client.endpoints().await.unwrap();
+    for endpoint in endpoints {
+        assert_eq!(endpoint.state == EndpointState::Gone, endpoint.node == "n2", "{endpoint:?}");
+    }
 }
 
 #[tokio::test]

@@ -344,6 +344,7 @@ pub(crate) fn snapshot() -> Snapshot {
         addresses: vec![ip("192.0.2.1"), ip("2001:db8::1"), ip("10.77.0.1")],
         serving: vec![ip("192.0.2.1"), ip("2001:db8::1")],
         healths: Default::default(),
+        cluster: None,
         problems: vec![],
     }
 }
@@ -361,6 +362,8 @@ pub(crate) struct Fake {
     snapshot: Mutex<Arc<Snapshot>>,
     /// What it was asked for, in order.
     pub(crate) changes: Mutex<Vec<Change>>,
+    /// How long the last change waits for the other nodes.
+    pub(crate) waited: Mutex<Option<Duration>>,
     /// What the next change is refused with.
     pub(crate) refuse: Mutex<Option<Refusal>>,
     pub(crate) flows: Mutex<FlowDump>,
@@ -383,6 +386,7 @@ impl Default for Fake {
         Self {
             snapshot: Mutex::new(Arc::new(snapshot())),
             changes: Mutex::default(),
+            waited: Mutex::default(),
             refuse: Mutex::default(),
             flows: Mutex::default(),
             maps: Mutex::new(vec![map_use("FLOWS", 12, 65_536)]),
@@ -440,6 +444,7 @@ impl Fake {
                 table.networks.insert(network.name.clone(), made);
                 network.name.clone()
             }
+            Change::RemoveNode(name) => name.clone(),
             Change::RemoveNetwork(name) => {
                 table.networks.remove(name).ok_or_else(|| missing("network", name))?;
                 name.clone()
@@ -533,7 +538,8 @@ impl Control for Fake {
         Arc::clone(&self.snapshot.lock().unwrap())
     }
 
-    async fn change(&self, change: Change) -> Result<Changed, Refusal> {
+    async fn change(&self, change: Change, wait: Option<Duration>) -> Result<Changed, Refusal> {
+        *self.waited.lock().unwrap() = wait;
         if let Some(refusal) = self.refuse.lock().unwrap().take() {
             return Err(refusal);
         }
@@ -575,6 +581,11 @@ impl Control for Fake {
         });
         let limit = self.lines.lock().unwrap().unwrap_or(usize::MAX);
         Ok(Box::pin(numbered.take(limit)))
+    }
+
+    async fn leave(&self, wait: Duration) -> Result<(), Refusal> {
+        *self.waited.lock().unwrap() = Some(wait);
+        Ok(())
     }
 
     async fn keys(&self) -> Result<Vec<ClusterKey>, Refusal> {

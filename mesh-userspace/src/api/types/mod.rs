@@ -22,7 +22,8 @@ pub use requests::{
 };
 pub use traffic::{Datagram, DropCount, Flow, FlowKind, Flows, HookCount, MapUse, Stats, TraceLine, Tunnel};
 pub use views::{
-    Backend, Counts, Endpoint, EndpointState, Health, Network, Node, Peer, Problem, Program, Service, Status,
+    Backend, Cluster, Counts, Endpoint, EndpointState, Health, Member, Network, Node, Peer, Problem, Program,
+    Service, Status,
 };
 
 /// A transport protocol's name, as in requests and answers.
@@ -62,5 +63,12 @@ pub struct Removed {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Down {
     /// The node whose data plane is gone.
+    pub node: String,
+}
+
+/// The answer to `POST /v1/leave`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Left {
+    /// The node that has left.
     pub node: String,
 }

@@ -1,8 +1,13 @@
 //! What is, as people and scripts see it.
 
-use std::{collections::BTreeMap, net::IpAddr, num::NonZeroU32};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    num::NonZeroU32,
+};
 
 use ipnet::IpNet;
+use mesh_cluster::MemberState;
 use serde::{Deserialize, Serialize};
 
 use super::MapUse;
@@ -30,10 +35,35 @@ pub struct Status {
     pub programs: Vec<Program>,
     /// The other nodes.
     pub peers: Vec<Peer>,
+    /// The cluster, if the node is in one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<Cluster>,
     /// How full the kernel's maps are.
     pub maps: Vec<MapUse>,
     /// What is wrong.
     pub problems: Vec<Problem>,
+}
+
+/// The cluster, as this node sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cluster {
+    /// Everybody who is or was in it, by name.
+    pub members: Vec<Member>,
+    /// A digest of the cluster's store, in hexadecimal digits: nodes that have the same know the same.
+    pub digest: String,
+}
+
+/// A node that is or was in the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// Its name.
+    pub name: String,
+    /// Its gossip address.
+    pub address: SocketAddr,
+    /// How it is seen from here: `alive`, `suspect`, `dead` or `left`.
+    pub state: MemberState,
+    /// For how many seconds it has been seen so.
+    pub seconds: u64,
 }
 
 /// How many things there are, in the whole mesh.
@@ -99,6 +129,12 @@ pub struct Node {
     pub this: bool,
     /// How this node reaches it; none without a route, and for this node itself.
     pub route: Option<String>,
+    /// How it is seen as a member of the cluster; none for a node without meshd, and without a cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<MemberState>,
+    /// For how many seconds it has been seen so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<u64>,
     /// The endpoints on it, by name.
     pub endpoints: Vec<String>,
 }
@@ -227,4 +263,6 @@ pub enum EndpointState {
     Waiting(String),
     /// On another node, which knows.
     Remote,
+    /// On another node, which is not there.
+    Gone,
 }

@@ -17,10 +17,10 @@ use mesh_common::{
 };
 
 use super::{
-    Snapshot,
+    Snapshot, control,
     types::{
-        Counts, DropCount, Endpoint, EndpointState, Health, HookCount, MapUse, Network, Node, Peer, Problem,
-        Service, Stats, Status,
+        Cluster, Counts, DropCount, Endpoint, EndpointState, Health, HookCount, MapUse, Member, Network,
+        Node, Peer, Problem, Service, Stats, Status,
     },
 };
 use crate::{spec::HealthCheck, table};
@@ -62,6 +62,7 @@ pub(super) fn status(snapshot: &Snapshot, maps: Vec<MapUse>, now: SystemTime) ->
                 }
             })
             .collect(),
+        cluster: snapshot.cluster.as_ref().map(|known| cluster(known, now)),
         problems: snapshot.problems.iter().cloned().chain(maps.iter().filter_map(nearly_full)).collect(),
         maps: with_room(maps),
     }
@@ -99,14 +100,32 @@ fn with_room(mut maps: Vec<MapUse>) -> Vec<MapUse> {
     maps
 }
 
+/// The cluster.
+fn cluster(known: &control::Cluster, now: SystemTime) -> Cluster {
+    let member = |(name, member): (&String, &control::Member)| Member {
+        name: name.clone(),
+        address: member.address,
+        state: member.state,
+        seconds: seconds_since(member, now),
+    };
+    Cluster { members: known.members.iter().map(member).collect(), digest: known.digest.clone() }
+}
+
+fn seconds_since(member: &control::Member, now: SystemTime) -> u64 {
+    now.duration_since(member.since).unwrap_or_default().as_secs()
+}
+
 /// Every node.
-pub(super) fn nodes(snapshot: &Snapshot) -> Vec<Node> {
-    snapshot.table.nodes.iter().map(|(name, node)| self::node(snapshot, name, node)).collect()
+pub(super) fn nodes(snapshot: &Snapshot, now: SystemTime) -> Vec<Node> {
+    snapshot.table.nodes.iter().map(|(name, node)| self::node(snapshot, name, node, now)).collect()
 }
 
 /// A node.
-pub(super) fn node(snapshot: &Snapshot, name: &str, node: &table::Node) -> Node {
+pub(super) fn node(snapshot: &Snapshot, name: &str, node: &table::Node, now: SystemTime) -> Node {
+    let member = snapshot.cluster.as_ref().and_then(|cluster| cluster.members.get(name));
     Node {
+        state: member.map(|member| member.state),
+        seconds: member.map(|member| seconds_since(member, now)),
         name: name.to_owned(),
         address: node.address,
         interface: node.interface.clone(),
@@ -248,7 +267,11 @@ fn endpoints_where(snapshot: &Snapshot, matches: impl Fn(&table::Endpoint) -> bo
 
 fn state(snapshot: &Snapshot, name: &str, endpoint: &table::Endpoint) -> EndpointState {
     if endpoint.node != snapshot.node {
-        return EndpointState::Remote;
+        let is_gone = |cluster: &control::Cluster| cluster.gone.contains(&endpoint.node);
+        return match snapshot.cluster.as_ref().is_some_and(is_gone) {
+            true => EndpointState::Gone,
+            false => EndpointState::Remote,
+        };
     }
     match snapshot.attachments.get(name) {
         Some(attachment) => match &attachment.waiting {

@@ -53,6 +53,7 @@ pub(in crate::cli) fn endpoint(endpoint: &Endpoint) -> String {
         EndpointState::Attached => "attached".to_owned(),
         EndpointState::Waiting(why) => format!("waiting: {why}"),
         EndpointState::Remote => format!("known on {} only", endpoint.node),
+        EndpointState::Gone => format!("gone with {}", endpoint.node),
     };
     pairs.push(("state", state));
     if let Some(Health { is, seconds, why }) = &endpoint.health {

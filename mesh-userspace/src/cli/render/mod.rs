@@ -12,12 +12,14 @@ mod traffic;
 
 use std::net::IpAddr;
 
+use mesh_cluster::MemberState;
+
 use super::{
     screen::{Entry, Tone},
     units::age,
 };
 use crate::{
-    api::types::{Down, EndpointState, Health, Removed},
+    api::types::{Down, EndpointState, Health, Left, Removed},
     table::HealthState,
 };
 
@@ -38,6 +40,14 @@ pub(super) fn removed(noun: &str, how: &str, removed: &Removed) -> String {
     format!("{noun} {} {how}\n", removed.name)
 }
 
+/// The end of membership.
+pub(super) fn left(left: &Left) -> String {
+    format!(
+        "{} has left the cluster, and the mesh is down there; `systemctl start meshd` has it join again\n",
+        left.node
+    )
+}
+
 /// The end.
 pub(super) fn down(down: &Down) -> String {
     format!(
@@ -46,11 +56,22 @@ pub(super) fn down(down: &Down) -> String {
     )
 }
 
+/// How a member is seen, in a word.
+const fn member_state(state: MemberState) -> &'static str {
+    match state {
+        MemberState::Alive => "alive",
+        MemberState::Suspect => "suspect",
+        MemberState::Dead => "dead",
+        MemberState::Left => "left",
+    }
+}
+
 fn state(state: &EndpointState) -> Entry {
     match state {
         EndpointState::Attached => Entry::new(Tone::Good, "attached"),
         EndpointState::Waiting(why) => Entry::new(Tone::Bad, format!("waiting: {why}")),
         EndpointState::Remote => Entry::new(Tone::Faint, "on its own node"),
+        EndpointState::Gone => Entry::new(Tone::Bad, "gone with its node"),
     }
 }
 

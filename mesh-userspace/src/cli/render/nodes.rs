@@ -1,9 +1,14 @@
 //! Nodes.
 
-use super::names;
+use mesh_cluster::MemberState;
+
+use super::{member_state, names};
 use crate::{
     api::types::Node,
-    cli::screen::{Entry, Paint, Tone, facts, table},
+    cli::{
+        screen::{Entry, Paint, Tone, facts, table},
+        units::age,
+    },
 };
 
 /// A list.
@@ -11,18 +16,20 @@ pub(in crate::cli) fn nodes(nodes: &[Node], paint: Paint) -> String {
     if nodes.is_empty() {
         return "There are no nodes: add them under `nodes:` in meshd's configuration file.\n".to_owned();
     }
-    table(
-        paint,
-        ["NAME", "ADDRESS", "ROUTE", "ENDPOINTS"],
-        nodes.iter().map(|node| {
-            [
-                node.name.as_str().into(),
-                node.address.to_string().into(),
-                route(node),
-                node.endpoints.len().to_string().into(),
-            ]
-        }),
-    )
+    let start = |node: &Node| [node.name.as_str().into(), node.address.to_string().into()];
+    let end = |node: &Node| [route(node), node.endpoints.len().to_string().into()];
+    if nodes.iter().all(|node| node.state.is_none()) {
+        let rows = nodes.iter().map(|node| {
+            let ([name, address], [route, endpoints]) = (start(node), end(node));
+            [name, address, route, endpoints]
+        });
+        return table(paint, ["NAME", "ADDRESS", "ROUTE", "ENDPOINTS"], rows);
+    }
+    let rows = nodes.iter().map(|node| {
+        let ([name, address], [route, endpoints]) = (start(node), end(node));
+        [name, address, state(node), route, endpoints]
+    });
+    table(paint, ["NAME", "ADDRESS", "STATE", "ROUTE", "ENDPOINTS"], rows)
 }
 
 /// One in full.
@@ -31,9 +38,25 @@ pub(in crate::cli) fn node(node: &Node) -> String {
         ("name", node.name.clone()),
         ("address", node.address.to_string()),
         ("interface", node.interface.clone().unwrap_or_else(|| "the one that holds the address".to_owned())),
+        ("state", state_text(node)),
         ("route", route_text(node)),
         ("endpoints", names(&node.endpoints)),
     ])
+}
+
+fn state(node: &Node) -> Entry {
+    let tone = match node.state {
+        Some(MemberState::Alive) => Tone::Good,
+        Some(MemberState::Suspect | MemberState::Dead) => Tone::Bad,
+        Some(MemberState::Left) => Tone::Faint,
+        None => Tone::Plain,
+    };
+    Entry::new(tone, state_text(node))
+}
+
+fn state_text(node: &Node) -> String {
+    let Some(state) = node.state else { return "–".to_owned() };
+    format!("{} for {}", member_state(state), age(node.seconds.unwrap_or_default()))
 }
 
 fn route(node: &Node) -> Entry {
@@ -59,6 +82,8 @@ mod tests {
             address: address.parse().unwrap(),
             interface: this.then(|| "eth0".to_owned()),
             this,
+            state: None,
+            seconds: None,
             route: route.map(str::to_owned),
             endpoints: endpoints.iter().map(|name| (*name).to_owned()).collect(),
         };
@@ -80,6 +105,19 @@ n2    2001:db8::2  by eth0    1
 n3    192.0.2.3    no route   0
 "
         );
+        let mut members = sample();
+        for (node, state) in members.iter_mut().zip([MemberState::Alive, MemberState::Dead]) {
+            (node.state, node.seconds) = (Some(state), Some(75));
+        }
+        assert_eq!(
+            nodes(&members, Paint::plain()),
+            "\
+NAME  ADDRESS      STATE                 ROUTE      ENDPOINTS
+n1    192.0.2.1    alive for 1 min 15 s  this node  2
+n2    2001:db8::2  dead for 1 min 15 s   by eth0    1
+n3    192.0.2.3    –                     no route   0
+"
+        );
         assert!(nodes(&[], Paint::plain()).contains("`nodes:`"));
     }
 
@@ -91,6 +129,7 @@ n3    192.0.2.3    no route   0
 name       n1
 address    192.0.2.1
 interface  eth0
+state      –
 route      this node
 endpoints  search.1, web.1
 "
@@ -101,6 +140,7 @@ endpoints  search.1, web.1
 name       n3
 address    192.0.2.3
 interface  the one that holds the address
+state      –
 route      no route
 endpoints  –
 "

@@ -1,8 +1,10 @@
 //! The state of a node.
 
-use super::traffic;
+use mesh_cluster::MemberState;
+
+use super::{member_state, traffic};
 use crate::{
-    api::types::{MapUse, Peer, Program, Status},
+    api::types::{Cluster, MapUse, Peer, Program, Status},
     cli::{
         screen::{Entry, Paint, Tone, facts, table},
         units::{age, plural},
@@ -36,6 +38,10 @@ pub(in crate::cli) fn status(status: &Status, paint: Paint) -> String {
     text.push_str(&programs(&status.programs, paint));
     text.push_str(&section(paint, "Peers"));
     text.push_str(&peers(&status.peers, paint));
+    if let Some(cluster) = &status.cluster {
+        text.push_str(&section(paint, "Cluster"));
+        text.push_str(&members(cluster, paint));
+    }
     text.push_str(&section(paint, "Maps"));
     text.push_str(&maps_in_use(&status.maps, paint));
     text.push_str(&section(paint, "Problems"));
@@ -74,6 +80,20 @@ fn programs(programs: &[Program], paint: Paint) -> String {
     )
 }
 
+fn members(cluster: &Cluster, paint: Paint) -> String {
+    let mut text = table(
+        paint,
+        ["MEMBER", "ADDRESS", "STATE"],
+        cluster.members.iter().map(|member| {
+            let state = format!("{} for {}", member_state(member.state), age(member.seconds));
+            let tone = if member.state == MemberState::Alive { Tone::Good } else { Tone::Bad };
+            [member.name.as_str().into(), member.address.to_string().into(), Entry::new(tone, state)]
+        }),
+    );
+    text.push_str(&format!("store {}\n", cluster.digest));
+    text
+}
+
 fn maps_in_use(maps: &[MapUse], paint: Paint) -> String {
     let is_used = |map: &&MapUse| map.lost > 0 || map.entries.is_some_and(|entries| entries > 0);
     let mut used = maps.iter().filter(is_used).peekable();
@@ -107,7 +127,7 @@ fn peers(peers: &[Peer], paint: Paint) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::types::{Counts, Problem};
+    use crate::api::types::{Counts, Member, Problem};
 
     fn sample() -> Status {
         let program = |target: &str, name: &str, mode: &str, id| Program {
@@ -142,6 +162,7 @@ mod tests {
                     mtu: None,
                 },
             ],
+            cluster: None,
             maps: vec![
                 MapUse { name: "FLOWS".to_owned(), entries: Some(1_000), capacity: 262_144, lost: 0 },
                 MapUse { name: "DIALLED".to_owned(), entries: None, capacity: 16_384, lost: 0 },
@@ -183,6 +204,31 @@ Problems
 node n3: This node has no route to 192.0.2.3. Add one.
 "
         );
+    }
+
+    #[test]
+    fn a_cluster_is_told_with_its_members() {
+        let member = |name: &str, state| Member {
+            name: name.to_owned(),
+            address: "192.0.2.1:7946".parse().unwrap(),
+            state,
+            seconds: 7,
+        };
+        let cluster = Cluster {
+            members: vec![member("n1", MemberState::Alive), member("n2", MemberState::Suspect)],
+            digest: "0123".to_owned(),
+        };
+        let text = status(&Status { cluster: Some(cluster), ..sample() }, Paint::plain());
+        let expected = "\
+Cluster
+MEMBER  ADDRESS         STATE
+n1      192.0.2.1:7946  alive for 7 s
+n2      192.0.2.1:7946  suspect for 7 s
+store 0123
+
+Maps
+";
+        assert!(text.contains(expected), "{text}");
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //! In each network, in this order: the gateways; the addresses that were asked for, in the order of their places;
 //! their derived counterparts of the other family; for the rest the first free address after the gateway,
 //! services before endpoints, each in the order of their names. What came by commands comes after all of the
-//! file, and first gets what it had before.
+//! file, and first gets what it had before. In a cluster, what an object has counts as asked for when it came to be;
+//! only that it is moved where somebody older has it.
 //!
 //! A derived address that somebody else asked for is a fault, and not moved on to the next free one: whoever
 //! reads the file can work out a derived address, and would be wrong. An allocated IPv4 address is one whose
@@ -42,6 +43,15 @@ struct Holder<'a> {
 enum Kind {
     Vip,
     Endpoint,
+}
+
+impl Kind {
+    const fn noun(self) -> &'static str {
+        match self {
+            Self::Vip => "service",
+            Self::Endpoint => "endpoint",
+        }
+    }
 }
 
 impl Holder<'_> {
@@ -163,7 +173,7 @@ impl<'a> Judge<'a> {
             });
         }
         for holders in holders.values_mut() {
-            holders.sort_by_key(|holder| (holder.origin.is_command(), holder.kind, holder.name));
+            holders.sort_by_key(|holder| (holder.origin.turn(), holder.kind, holder.name));
         }
         holders
     }
@@ -179,6 +189,14 @@ struct Pool<'a> {
     searched: HashMap<Search, (usize, u128)>,
     /// Addresses that were refused because the second follows from the first and is taken.
     told: HashSet<(IpAddr, IpAddr)>,
+}
+
+/// An address that a holder asks for, or had.
+struct Claim {
+    /// Which holder.
+    index: usize,
+    address: Given<IpAddr>,
+    is_asked: bool,
 }
 
 /// Who has an address.
@@ -222,7 +240,7 @@ impl<'a> Pool<'a> {
             self.derive_mac(judge, holder);
         }
         let (file, commands) =
-            holders.split_at_mut(holders.partition_point(|holder| !holder.origin.is_command()));
+            holders.split_at_mut(holders.partition_point(|holder| holder.origin.is_file()));
         for holder in file {
             self.allocate(judge, holder);
         }
@@ -247,30 +265,37 @@ impl<'a> Pool<'a> {
         self.addresses.insert(address, Owner { who: holder.who(), origin: Some(origin.clone()) });
     }
 
-    /// The addresses that were asked for, whoever asked first having them.
+    /// The addresses that were asked for, and those that objects of the cluster have, whoever was first having them.
     fn take_asked(&mut self, judge: &mut Judge<'_>, holders: &mut [Holder<'_>]) {
-        let mut asked: Vec<(usize, &Given<IpAddr>)> = holders
-            .iter()
-            .enumerate()
-            .flat_map(|(index, holder)| holder.asked.iter().map(move |address| (index, address)))
-            .collect();
-        asked.sort_by_key(|(_, address)| &address.origin);
-        for (index, address) in asked {
+        let mut claims: Vec<Claim> = Vec::new();
+        for (index, holder) in holders.iter().enumerate() {
+            let asked = |address: &Given<IpAddr>| Claim { index, address: address.clone(), is_asked: true };
+            let had = |address: &IpAddr| Claim {
+                index,
+                address: Given::new(*address, holder.origin.clone()),
+                is_asked: false,
+            };
+            claims.extend(holder.asked.iter().map(asked));
+            claims.extend(holder.remembered.iter().filter(|_| holder.origin.is_cluster()).map(had));
+        }
+        claims.sort_by(|a, b| a.address.origin.cmp(&b.address.origin));
+        for Claim { index, address, is_asked } in claims {
             let Some(holder) = holders.get_mut(index) else { continue };
-            match self.unfit(holder, address) {
-                None => self.own(holder, address.value, &address.origin),
-                Some(why) => {
+            match self.unfit(holder, &address) {
+                None if is_asked || !holder.refused => self.own(holder, address.value, &address.origin),
+                Some(why) if is_asked => {
                     holder.refused = true;
                     judge.fault(
                         &address.origin,
                         format!("{} has the address {}, {why}", capital(&holder.who()), address.value),
                     );
                 }
+                _ => {}
             }
         }
     }
 
-    /// Why a holder cannot have an address that it asks for.
+    /// Why a holder cannot have an address that it asks for, or had.
     fn unfit(&self, holder: &Holder<'_>, address: &Given<IpAddr>) -> Option<String> {
         let network = quoted(self.name);
         let Some(subnet) = self.network.subnets.iter().find(|subnet| subnet.contains(&address.value)) else {
@@ -371,6 +396,10 @@ impl<'a> Pool<'a> {
             (None, Some(v6)) if self.has(false) => IpAddr::V6(v6),
             _ => return,
         };
+        // What follows from an address that it merely had is not promised to anybody.
+        if holder.asked.is_empty() {
+            return;
+        }
         let Some(derived) = self.counterpart(given) else { return };
         let origin = holder.asked.first().map_or(holder.origin, |asked| &asked.origin);
         match self.addresses.get(&derived) {
@@ -408,7 +437,9 @@ impl<'a> Pool<'a> {
         }
         let mac = table::mac_of(base);
         let origin = holder.asked.first().map_or(holder.origin, |asked| &asked.origin);
-        if let Some(owner) = self.macs.get(&mac) {
+        if holder.asked.is_empty() && self.macs.contains_key(&mac) {
+            self.give_up(holder);
+        } else if let Some(owner) = self.macs.get(&mac) {
             let there = owner
                 .origin
                 .as_ref()
@@ -424,6 +455,14 @@ impl<'a> Pool<'a> {
         } else {
             self.own_mac(holder, mac);
         }
+    }
+
+    /// Gives up the addresses that a holder had: others are allocated for it.
+    fn give_up(&mut self, holder: &mut Holder<'_>) {
+        for address in holder.addresses() {
+            self.addresses.remove(&address);
+        }
+        (holder.v4, holder.v6) = (None, None);
     }
 
     fn own_mac(&mut self, holder: &mut Holder<'_>, mac: Mac) {
@@ -481,7 +520,12 @@ impl<'a> Pool<'a> {
                 with_mac: holder.needs_mac() && v6 != self.has(false),
                 with_counterpart: !v6 && holder.v6.is_none() && self.has(true),
             };
-            let Some(address) = self.search(search) else {
+            let begin = judge.begin(holder.kind.noun(), holder.name, self.name);
+            let found = match begin {
+                Some(begin) => self.search_from(search, begin),
+                None => self.search(search),
+            };
+            let Some(address) = found else {
                 holder.refused = true;
                 judge.fault(
                     holder.origin,
@@ -501,6 +545,50 @@ impl<'a> Pool<'a> {
         }
     }
 
+    /// Whether an address is what is wanted.
+    fn does(&self, address: IpAddr, search: Search) -> bool {
+        self.is_free(address)
+            && !(search.with_mac && self.macs.contains_key(&table::mac_of(address)))
+            && !(search.with_counterpart
+                && self.counterpart(address).is_some_and(|other| !self.is_free(other)))
+    }
+
+    /// A free address from a place on, and round to it again.
+    fn search_from(&mut self, search: Search, begin: u64) -> Option<IpAddr> {
+        let all_searched = (self.network.subnets.len(), 0);
+        if self.searched.get(&search) == Some(&all_searched) {
+            return None;
+        }
+        let subnets = self.network.subnets.iter().filter(|subnet| subnet.addr().is_ipv6() == search.v6);
+        let ranges: Vec<(u128, u128)> =
+            subnets.map(candidates).filter(|(first, last)| first <= last).collect();
+        let total = ranges.iter().fold(0_u128, |sum, (first, last)| sum.saturating_add(last - first + 1));
+        let at = |mut number: u128| {
+            ranges.iter().find_map(|(first, last)| {
+                let count = last - first + 1;
+                if number < count {
+                    return Some(first + number);
+                }
+                number -= count;
+                None
+            })
+        };
+        let begin = if total == 0 { 0 } else { u128::from(begin) % total };
+        let found = (begin..total).chain(0..begin).find_map(|number| {
+            let bits = at(number)?;
+            let address = if search.v6 {
+                IpAddr::V6(Ipv6Addr::from_bits(bits))
+            } else {
+                IpAddr::V4(Ipv4Addr::from_bits(u32::try_from(bits).ok()?))
+            };
+            self.does(address, search).then_some(address)
+        });
+        if found.is_none() {
+            self.searched.insert(search, all_searched);
+        }
+        found
+    }
+
     fn search(&mut self, search: Search) -> Option<IpAddr> {
         let (start, mut next) = self.searched.get(&search).copied().unwrap_or_default();
         for (index, subnet) in self.network.subnets.iter().enumerate().skip(start) {
@@ -518,11 +606,7 @@ impl<'a> Pool<'a> {
                     IpAddr::V4(Ipv4Addr::from_bits(u32::try_from(next).ok()?))
                 };
                 next += 1;
-                if self.is_free(address)
-                    && !(search.with_mac && self.macs.contains_key(&table::mac_of(address)))
-                    && !(search.with_counterpart
-                        && self.counterpart(address).is_some_and(|other| !self.is_free(other)))
-                {
+                if self.does(address, search) {
                     self.searched.insert(search, (index, next));
                     return Some(address);
                 }

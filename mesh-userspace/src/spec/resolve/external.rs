@@ -28,9 +28,10 @@ impl Judge<'_> {
                     );
                     continue;
                 }
-                if let Some(why) = self.why_not_external(address, networks) {
-                    self.fault(
+                if let Some((other, why)) = self.why_not_external(address, networks) {
+                    self.fault_between(
                         &address.origin,
+                        &other,
                         format!(
                             "{which}, {why}; give it one that is routed to the nodes and is nobody else's."
                         ),
@@ -48,19 +49,22 @@ impl Judge<'_> {
         }
     }
 
-    /// Why an address cannot be routed to several nodes for a service.
+    /// Why an address cannot be routed to several nodes for a service, and where what it clashes with was asked for.
     fn why_not_external(
         &self,
         address: &Given<IpAddr>,
         networks: &BTreeMap<String, table::Network>,
-    ) -> Option<String> {
+    ) -> Option<(Origin, String)> {
         let (value, origin) = (address.value, &address.origin);
         if let Some(why) = unfit(value) {
-            return Some(why.to_owned());
+            return Some((origin.clone(), why.to_owned()));
         }
         if let Some((name, node)) = self.spec.nodes.iter().find(|(_, node)| node.address.value == value) {
             let place = node.address.origin.seen_from(origin);
-            return Some(format!("which is that of the node {} ({place})", quoted(name)));
+            return Some((
+                node.address.origin.clone(),
+                format!("which is that of the node {} ({place})", quoted(name)),
+            ));
         }
         let vips = self
             .spec
@@ -70,12 +74,17 @@ impl Judge<'_> {
         for (name, vip) in vips {
             if vip.value == value {
                 let place = vip.origin.seen_from(origin);
-                return Some(format!("which is a VIP of the service {} ({place})", quoted(name)));
+                return Some((
+                    vip.origin.clone(),
+                    format!("which is a VIP of the service {} ({place})", quoted(name)),
+                ));
             }
         }
         networks.iter().find_map(|(name, network)| {
             let subnet = network.subnets.iter().find(|subnet| subnet.contains(&value))?;
-            Some(format!("which lies in the subnet {subnet} of the network {}", quoted(name)))
+            let asked = self.spec.networks.get(name)?;
+            let sentence = format!("which lies in the subnet {subnet} of the network {}", quoted(name));
+            Some((asked.origin.clone(), sentence))
         })
     }
 

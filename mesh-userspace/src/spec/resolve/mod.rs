@@ -2,7 +2,8 @@
 //!
 //! A pure function: the same specification gives the same table on every node and at every time. Allocation goes
 //! through names in their order, those of the file before those that came by commands, so a command never moves
-//! what the file was given.
+//! what the file was given. In a cluster it goes through objects in the order in which they came to be; what one was
+//! given counts as asked for then, but is given anew where somebody older has it.
 
 mod addresses;
 mod endpoints;
@@ -27,22 +28,41 @@ pub(crate) struct Unreadable {
     pub(crate) services: BTreeSet<String>,
 }
 
+/// Where the search for something free begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Allocation {
+    /// At the beginning: whoever reads a file sees the same order in the table.
+    #[default]
+    InOrder,
+    /// At a place that follows from the name, so that nodes that do not hear of each other seldom give away the same.
+    Scattered,
+}
+
 /// The table that a specification gives.
 ///
 /// # Errors
 /// Every rule that it breaks.
 pub fn resolve(spec: &Spec) -> Result<Table, Faults> {
-    let (table, faults) = judge(spec, &Unreadable::default());
+    resolve_with(spec, Allocation::InOrder)
+}
+
+/// The table that a specification gives, with what it left open found in this way.
+///
+/// # Errors
+/// As [`resolve`].
+pub fn resolve_with(spec: &Spec, allocation: Allocation) -> Result<Table, Faults> {
+    let (table, faults) = judge(spec, &Unreadable::default(), allocation);
     faults.or(table)
 }
 
 /// The rules that a specification breaks, of which parts could not be read.
 pub(crate) fn faults_beside(spec: &Spec, unreadable: &Unreadable) -> Faults {
-    judge(spec, unreadable).1
+    judge(spec, unreadable, Allocation::InOrder).1
 }
 
-fn judge(spec: &Spec, unreadable: &Unreadable) -> (Table, Faults) {
-    let mut judge = Judge { spec, unreadable, faults: Faults::default(), without_room: BTreeSet::new() };
+fn judge(spec: &Spec, unreadable: &Unreadable, allocation: Allocation) -> (Table, Faults) {
+    let mut judge =
+        Judge { spec, unreadable, allocation, faults: Faults::default(), without_room: BTreeSet::new() };
     judge.names();
     let options = judge.options();
     let nodes = judge.nodes();
@@ -60,6 +80,7 @@ fn judge(spec: &Spec, unreadable: &Unreadable) -> (Table, Faults) {
 struct Judge<'a> {
     spec: &'a Spec,
     unreadable: &'a Unreadable,
+    allocation: Allocation,
     faults: Faults,
     /// Networks that no address can be had in, which has been said already.
     without_room: BTreeSet<String>,
@@ -68,6 +89,17 @@ struct Judge<'a> {
 impl Judge<'_> {
     fn fault(&mut self, origin: &Origin, sentence: impl Into<String>) {
         self.faults.push(Fault::new(origin.clone(), sentence));
+    }
+
+    /// A fault of two things of which the other was not necessarily there first.
+    fn fault_between(&mut self, origin: &Origin, other: &Origin, sentence: impl Into<String>) {
+        let against = Some(other.clone());
+        self.faults.push(Fault { against, ..Fault::new(origin.clone(), sentence) });
+    }
+
+    /// Where the search for something free begins, as a number of any size; none for the beginning.
+    fn begin(&self, kind: &str, name: &str, within: &str) -> Option<u64> {
+        (self.allocation == Allocation::Scattered).then(|| scattered(&[kind, name, within]))
     }
 
     fn options(&mut self) -> Options {
@@ -109,12 +141,23 @@ impl Judge<'_> {
     }
 }
 
-/// Names with what is asked for, in the order of allocation: those of the file first.
+/// A number that follows from some words, the same on every node: FNV-1a, its bits mixed once more, because it is the last of them
+/// that count.
+fn scattered(words: &[&str]) -> u64 {
+    let bytes = words.iter().flat_map(|word| word.bytes().chain([0xff]));
+    let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    let mixed = (hash ^ (hash >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    mixed ^ (mixed >> 29)
+}
+
+/// Names with what is asked for, in the order of allocation.
 fn in_order<'a, T>(
     items: impl Iterator<Item = (&'a String, &'a T)>,
     origin: impl Fn(&T) -> &Origin,
 ) -> Vec<(&'a str, &'a T)> {
     let mut items: Vec<_> = items.map(|(name, item)| (name.as_str(), item)).collect();
-    items.sort_by_key(|(name, item)| (origin(item).is_command(), *name));
+    items.sort_by_key(|(name, item)| (origin(item).turn(), *name));
     items
 }

@@ -53,13 +53,16 @@ impl<'a> Judge<'a> {
     pub(super) fn networks(&mut self) -> BTreeMap<String, table::Network> {
         let spec = self.spec;
         let vnis = self.vnis();
-        let nodes: BTreeMap<IpAddr, &str> =
-            spec.nodes.iter().map(|(name, node)| (node.address.value, name.as_str())).collect();
+        let nodes: NodesByAddress<'_> = spec
+            .nodes
+            .iter()
+            .map(|(name, node)| (node.address.value, (name.as_str(), &node.address.origin)))
+            .collect();
         for (name, network) in &spec.networks {
             self.subnets(name, network, &nodes);
             self.mtu(name, network);
         }
-        let allocated = self.allocated_subnets();
+        let allocated = self.allocated_subnets(&nodes);
         spec.networks
             .iter()
             .map(|(name, network)| {
@@ -91,20 +94,26 @@ impl<'a> Judge<'a> {
             in_order(self.spec.networks.iter().filter(|(_, network)| network.vni.is_none()), |network| {
                 &network.origin
             });
-        let (file, commands) =
-            open.split_at(open.partition_point(|(_, network)| !network.origin.is_command()));
+        let (file, commands) = open.split_at(open.partition_point(|(_, network)| network.origin.is_file()));
         let mut from = FIRST_VNI;
         // A specification cannot hold as many networks as there are VNIs, so some is free.
-        let mut first_free = |taken: &mut HashSet<u32>| {
+        let mut first_free = |name: &str, taken: &mut HashSet<u32>| {
+            if let Some(begin) = self.begin("vni", name, "") {
+                let begin =
+                    FIRST_VNI + u32::try_from(begin % u64::from(VNI_MAX - FIRST_VNI)).unwrap_or_default();
+                let all = (begin..=VNI_MAX).chain(FIRST_VNI..begin);
+                return all.into_iter().find(|vni| taken.insert(*vni)).unwrap_or_default();
+            }
             let vni = (from..=VNI_MAX).find(|vni| taken.insert(*vni)).unwrap_or_default();
             from = vni;
             vni
         };
         for (name, _) in file {
-            vnis.insert(name, first_free(&mut taken));
+            vnis.insert(name, first_free(name, &mut taken));
         }
         for (name, network) in commands {
             if let Some(vni) = network.remembered.vni.filter(|vni| (1..=VNI_MAX).contains(vni))
+                && !vnis.contains_key(name)
                 && taken.insert(vni)
             {
                 vnis.insert(name, vni);
@@ -112,23 +121,34 @@ impl<'a> Judge<'a> {
         }
         for (name, _) in commands {
             if !vnis.contains_key(name) {
-                vnis.insert(name, first_free(&mut taken));
+                vnis.insert(name, first_free(name, &mut taken));
             }
         }
         vnis
     }
 
+    /// The VNIs that are asked for, and in a cluster those that networks have, whoever was there first having each.
     fn given_vnis(&mut self) -> HashMap<&'a str, u32> {
         let spec = self.spec;
-        let mut given: Vec<(&str, &Given<u32>)> = spec
+        let mut given: Vec<(&str, Given<u32>, bool)> = spec
             .networks
             .iter()
-            .filter_map(|(name, network)| Some((name.as_str(), network.vni.as_ref()?)))
+            .filter_map(|(name, network)| match (&network.vni, network.remembered.vni) {
+                (Some(asked), _) => Some((name.as_str(), asked.clone(), true)),
+                (None, Some(had)) if network.origin.is_cluster() => {
+                    Some((name.as_str(), Given::new(had, network.origin.clone()), false))
+                }
+                (None, _) => None,
+            })
             .collect();
-        given.sort_by_key(|(_, vni)| &vni.origin);
+        given.sort_by(|(_, a, _), (_, b, _)| a.origin.cmp(&b.origin));
         let mut vnis = HashMap::new();
-        let mut holders: HashMap<u32, (&str, &Origin)> = HashMap::new();
-        for (name, vni) in given {
+        let mut holders: HashMap<u32, (&str, Origin)> = HashMap::new();
+        for (name, vni, is_asked) in given {
+            let is_free = (1..=VNI_MAX).contains(&vni.value) && !holders.contains_key(&vni.value);
+            if !is_asked && !is_free {
+                continue;
+            }
             if vni.value == 0 || vni.value > VNI_MAX {
                 self.fault(
                     &vni.origin,
@@ -150,14 +170,14 @@ impl<'a> Judge<'a> {
                     ),
                 );
             } else {
-                holders.insert(vni.value, (name, &vni.origin));
                 vnis.insert(name, vni.value);
+                holders.insert(vni.value, (name, vni.origin));
             }
         }
         vnis
     }
 
-    fn subnets(&mut self, name: &str, network: &Network, nodes: &BTreeMap<IpAddr, &str>) {
+    fn subnets(&mut self, name: &str, network: &Network, nodes: &NodesByAddress<'_>) {
         if let Some(subnet) = network.subnets.get(MOST_SUBNETS) {
             self.without_room.insert(name.to_owned());
             self.fault(
@@ -198,7 +218,7 @@ impl<'a> Judge<'a> {
         }
     }
 
-    fn subnet(&mut self, name: &str, subnet: &Given<IpNet>, nodes: &BTreeMap<IpAddr, &str>) {
+    fn subnet(&mut self, name: &str, subnet: &Given<IpNet>, nodes: &NodesByAddress<'_>) {
         let net = subnet.value;
         if net.trunc() != net {
             self.fault(
@@ -232,9 +252,20 @@ impl<'a> Judge<'a> {
                 ),
             );
         }
-        if let Some((address, node)) = nodes.range(net.network()..=net.broadcast()).next() {
-            self.fault(
-                &subnet.origin,
+        self.node_within(name, subnet.value, &subnet.origin, nodes);
+    }
+
+    /// That no node's address lies in a subnet. Where the subnet was there first, each node is told.
+    fn node_within(&mut self, name: &str, net: IpNet, origin: &Origin, nodes: &NodesByAddress<'_>) {
+        let within = || nodes.range(net.network()..=net.broadcast());
+        let is_first = within().all(|(_, (_, there))| *there > origin);
+        let told = if is_first { usize::MAX } else { 1 };
+        let mut within: Vec<_> = within().collect();
+        within.sort_by_key(|(address, (_, there))| (*there > origin, **address));
+        for (address, (node, there)) in within.into_iter().take(told) {
+            self.fault_between(
+                origin,
+                there,
                 format!(
                     "The subnet {net} of the network {} holds the address {address} of the node {}; take one that \
                      is not in use outside the mesh.",
@@ -263,7 +294,7 @@ impl<'a> Judge<'a> {
     }
 
     /// A /24 of 10.0.0.0/8 for each network that names no subnet.
-    fn allocated_subnets(&mut self) -> HashMap<&'a str, IpNet> {
+    fn allocated_subnets(&mut self, by_address: &NodesByAddress<'_>) -> HashMap<&'a str, IpNet> {
         let spec = self.spec;
         let subnets = spec.networks.values().flat_map(|network| &network.subnets).map(|subnet| subnet.value);
         let nodes = spec.nodes.values().map(|node| IpNet::from(node.address.value));
@@ -274,16 +305,19 @@ impl<'a> Judge<'a> {
             }),
             |network| &network.origin,
         );
-        let (file, commands) =
-            open.split_at(open.partition_point(|(_, network)| !network.origin.is_command()));
+        let (file, commands) = open.split_at(open.partition_point(|(_, network)| network.origin.is_file()));
         let mut allocated = HashMap::new();
         for (name, network) in file {
             self.allocate_subnet(name, network, &mut pool, &mut allocated);
         }
         for (name, network) in commands {
-            if let Some(subnet) = network.remembered.subnet
-                && pool.take(subnet)
-            {
+            let Some(subnet) = network.remembered.subnet else { continue };
+            if network.origin.is_cluster() {
+                if !self.is_older_within(subnet, &network.origin, by_address) && pool.keep(subnet) {
+                    allocated.insert(*name, subnet);
+                    self.node_within(name, subnet, &network.origin, by_address);
+                }
+            } else if pool.take(subnet) {
                 allocated.insert(*name, subnet);
             }
         }
@@ -295,6 +329,14 @@ impl<'a> Judge<'a> {
         allocated
     }
 
+    /// Whether what was allocated for a network overlaps what somebody has who was there before it.
+    fn is_older_within(&self, subnet: IpNet, origin: &Origin, nodes: &NodesByAddress<'_>) -> bool {
+        let older = |there: &Origin| there < origin;
+        let asked = self.spec.networks.values().flat_map(|network| &network.subnets);
+        nodes.range(subnet.network()..=subnet.broadcast()).any(|(_, (_, there))| older(there))
+            || asked.into_iter().any(|asked| older(&asked.origin) && overlap(asked.value, subnet))
+    }
+
     fn allocate_subnet(
         &mut self,
         name: &'a str,
@@ -302,7 +344,11 @@ impl<'a> Judge<'a> {
         pool: &mut Pool,
         allocated: &mut HashMap<&'a str, IpNet>,
     ) {
-        match pool.next() {
+        let found = match self.begin("subnet", name, "") {
+            Some(begin) => pool.next_from(begin),
+            None => pool.next(),
+        };
+        match found {
             Some(subnet) => {
                 allocated.insert(name, subnet);
             }
@@ -319,6 +365,9 @@ impl<'a> Judge<'a> {
         }
     }
 }
+
+/// The nodes' names and places by their addresses.
+type NodesByAddress<'a> = BTreeMap<IpAddr, (&'a str, &'a Origin)>;
 
 fn overlap(a: IpNet, b: IpNet) -> bool {
     a.contains(&b.network()) || b.contains(&a.network())
@@ -362,12 +411,32 @@ impl Pool {
 
     /// Takes a /24 of the pool if it is free.
     fn take(&mut self, subnet: IpNet) -> bool {
-        let IpNet::V4(subnet) = subnet else { return false };
+        Self::number(subnet).is_some_and(|address| self.is_free(address) && self.taken.insert(address))
+    }
+
+    /// Takes a /24 of the pool if nobody else has taken it.
+    fn keep(&mut self, subnet: IpNet) -> bool {
+        Self::number(subnet).is_some_and(|address| self.taken.insert(address))
+    }
+
+    /// The address of a /24 of the pool.
+    fn number(subnet: IpNet) -> Option<u32> {
+        let IpNet::V4(subnet) = subnet else { return None };
         let address = subnet.addr().to_bits();
         let ours = subnet.prefix_len() == 24
             && subnet.trunc() == subnet
             && (Self::FIRST..=Self::LAST).contains(&address);
-        ours && self.is_free(address) && self.taken.insert(address)
+        ours.then_some(address)
+    }
+
+    /// Takes the first free /24 from a place on, and round to it again.
+    fn next_from(&mut self, begin: u64) -> Option<IpNet> {
+        let count = (Self::LAST - Self::FIRST) / 256 + 1;
+        let begin = Self::FIRST + u32::try_from(begin % u64::from(count)).unwrap_or_default() * 256;
+        let all = (begin..=Self::LAST).step_by(Self::STEP).chain((Self::FIRST..begin).step_by(Self::STEP));
+        let address = all.into_iter().find(|address| self.is_free(*address))?;
+        self.taken.insert(address);
+        Some(Ipv4Net::new(Ipv4Addr::from_bits(address), 24).ok()?.into())
     }
 
     /// Takes the first free /24.

@@ -25,7 +25,7 @@ impl Judge<'_> {
                 format!(
                     "The service {} is on no network; name at least one, as in {}.",
                     quoted(name),
-                    if service.origin.is_command() {
+                    if !service.origin.is_file() {
                         format!("--network {network}")
                     } else {
                         format!("networks: [{network}]")

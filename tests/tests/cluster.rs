@@ -1,0 +1,434 @@
+//! Five nodes that find one another: what one is told, all do; they part and agree again, and whoever dies is missed by nobody.
+
+use std::{
+    net::SocketAddr,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use mesh_tests::lab::{Call, Greeter, Lab, Mesh, Prober, UdpEcho, eventually};
+use serde_json::Value;
+
+const NODES: [&str; 5] = ["n1", "n2", "n3", "n4", "n5"];
+/// How long nodes that have just started take to find one another and say what their files say, at most.
+const TOGETHER: Duration = Duration::from_secs(20);
+
+/// A task of `web` on each node, published as port 9200, and one beside it that is of no service.
+fn mesh() -> Mesh {
+    let mut mesh = Mesh::new(5)
+        .cluster()
+        .network("blue", 4097, &["10.0.9.0/24", "fd00:9::/64"])
+        .service("web", "blue", "10.0.9.2", "mh", &["9200:80"])
+        .service("late", "blue", "10.0.9.3", "mh", &["9300:81/udp"]);
+    for (number, node) in (1..).zip(NODES) {
+        mesh = mesh
+            .backend("web", &format!("web.{number}"), node, "blue", &format!("10.0.9.1{number}"))
+            .task(&format!("spare.{number}"), node, "blue", &format!("10.0.9.2{number}"));
+    }
+    mesh
+}
+
+fn greeters(lab: &Lab) -> Result<Vec<Greeter>> {
+    let greeter = |number| {
+        let address = format!("10.0.9.1{number}:80").parse()?;
+        Greeter::start(lab.host(&format!("web.{number}")), address)
+    };
+    (1..=5).map(greeter).collect()
+}
+
+/// What a node says that the mesh is, but for what only it knows: its nodes, networks, services and endpoints.
+fn table(lab: &Lab, node: &str) -> Result<Value> {
+    let mut all = Vec::new();
+    for (nouns, fields) in [
+        ("networks", &["name", "vni", "subnets", "internal"][..]),
+        ("services", &["name", "vips", "ports", "backends"]),
+        ("endpoints", &["name", "node", "service", "network", "addresses", "mac", "netns"]),
+        ("nodes", &["name", "address"]),
+    ] {
+        let list = lab.node(node).meshctl(&format!("{nouns} ls"))?;
+        let list = list.as_array().with_context(|| format!("{node} lists no {nouns}"))?;
+        let kept = |entry: &Value| fields.iter().map(|field| entry[*field].clone()).collect::<Value>();
+        all.push(list.iter().map(kept).collect::<Value>());
+    }
+    Ok(all.into())
+}
+
+fn digest(lab: &Lab, node: &str) -> Result<String> {
+    let status = lab.node(node).meshctl("status")?;
+    Ok(status["cluster"]["digest"].as_str().context("the status tells no digest")?.to_owned())
+}
+
+/// That these nodes have one table by the digests of their stores, and then by what they say.
+fn agree(lab: &Lab, nodes: &[&str], within: Duration) -> Result<()> {
+    eventually("the nodes agree", within, || {
+        let digests = nodes.iter().map(|node| digest(lab, node)).collect::<Result<Vec<_>>>()?;
+        ensure!(digests.windows(2).all(|pair| pair[0] == pair[1]), "the digests are {digests:?}");
+        Ok(())
+    })?;
+    // What is in the store is applied in the next moment.
+    eventually("the nodes say the same", Duration::from_secs(2), || {
+        let tables = nodes.iter().map(|node| table(lab, node)).collect::<Result<Vec<_>>>()?;
+        for (node, told) in nodes.iter().zip(&tables) {
+            ensure!(*told == tables[0], "{node} says {told:#}, and {} {:#}", nodes[0], tables[0]);
+        }
+        Ok(())
+    })
+}
+
+/// Waits until all nodes have found one another, and done what their files ask for.
+fn together(lab: &Lab) -> Result<()> {
+    for node in NODES {
+        eventually("the node has all", TOGETHER, || {
+            let counts = lab.node(node).meshctl("status")?["counts"].clone();
+            let told = (counts["nodes"].as_u64(), counts["services"].as_u64(), counts["endpoints"].as_u64());
+            ensure!(told == (Some(5), Some(2), Some(10)), "{node} counts {counts}");
+            Ok(())
+        })?;
+    }
+    agree(lab, &NODES, Duration::from_secs(10))?;
+    for node in NODES {
+        let problems = lab.node(node).meshctl("status")?["problems"].clone();
+        ensure!(problems == Value::Array(Vec::new()), "{node}: {problems:#}");
+    }
+    Ok(())
+}
+
+fn published(lab: &Lab, node: &str, port: u16) -> Result<SocketAddr> {
+    Ok(SocketAddr::new(lab.mesh().address_v4(node)?, port))
+}
+
+/// Asks for `web` by each of these nodes, so many times; returns who answered.
+fn ask(lab: &Lab, nodes: &[&str], times: usize) -> Result<Vec<String>> {
+    let mut answers = Vec::new();
+    for _ in 0..times {
+        for node in nodes {
+            let call = Call::dial(lab.host("client"), published(lab, node, 9200)?)
+                .with_context(|| format!("by {node}"))?;
+            answers.push(call.server().to_owned());
+        }
+    }
+    Ok(answers)
+}
+
+/// That these nodes see another in a state.
+fn see(lab: &Lab, nodes: &[&str], other: &str, states: &[&str], within: Duration) -> Result<()> {
+    eventually("the others notice", within, || {
+        for node in nodes {
+            let seen = lab.node(node).meshctl(&format!("nodes inspect {other}"))?["state"].clone();
+            let is_seen = seen.as_str().is_some_and(|seen| states.contains(&seen));
+            ensure!(is_seen, "{node} sees {other} as {seen}");
+        }
+        Ok(())
+    })
+}
+
+/// That a node's backend is in no ring of these nodes: each says that it is gone.
+fn without(lab: &Lab, nodes: &[&str], backend: &str, within: Duration) -> Result<()> {
+    eventually("the backend is gone", within, || {
+        for node in nodes {
+            let backends = lab.node(node).meshctl("backends ls web")?;
+            let mut list = backends.as_array().into_iter().flatten();
+            let state =
+                list.find(|entry| entry["endpoint"] == backend).map(|entry| entry["state"]["is"].clone());
+            ensure!(state.as_ref().is_none_or(|state| state == "gone"), "{node} says {state:?}");
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn what_changes_on_both_sides_of_a_partition_is_one_table_after_it() -> Result<()> {
+    mesh().test(|lab| {
+        together(lab)?;
+        let _greeters = greeters(lab)?;
+        let (few, many) = NODES.split_at(2);
+        lab.part(many)?;
+        for node in few {
+            for other in many {
+                see(lab, &[node], other, &["dead"], Duration::from_secs(10))?;
+                see(lab, &[other], node, &["dead"], Duration::from_secs(10))?;
+            }
+        }
+        // Each side goes on with its own tasks.
+        let answers = ask(lab, few, 5)?;
+        ensure!(answers.iter().all(|name| name == "web.1" || name == "web.2"), "{answers:?}");
+        for (node, change) in [
+            ("n1", "networks create left --wait"),
+            ("n1", "networks create both"),
+            ("n2", "services create near --network blue --publish 8001:80"),
+            ("n2", "backends weight web web.1 3"),
+            ("n1", "services create twice --network blue --publish 8003:80"),
+            ("n3", "networks create right"),
+            ("n4", "networks create both --subnet 10.99.0.0/24"),
+            ("n4", "services create away --network blue --publish 8002:80 --wait"),
+            // The same port: whoever was first keeps it.
+            ("n5", "services create thrice --network blue --publish 8003:80"),
+            ("n5", "detach spare.5"),
+            ("n3", "backends add near spare.3"),
+        ] {
+            let output = lab.node(node).meshctl_output(change)?;
+            let told = String::from_utf8_lossy(&output.stderr).into_owned();
+            // The service of the other side is not known here.
+            ensure!(output.status.success() != change.contains("add near"), "{node}: {change}: {told}");
+        }
+        let parted = (digest(lab, "n1")?, digest(lab, "n3")?);
+        ensure!(parted.0 != parted.1, "both sides have the same, though each changed something");
+        let start = Instant::now();
+        lab.heal(many)?;
+        agree(lab, &NODES, Duration::from_secs(5))?;
+        println!("after the partition, the tables were equal in {:?}", start.elapsed());
+        let told = table(lab, "n4")?.to_string();
+        for name in ["left", "right", "both", "near", "away", "twice"] {
+            ensure!(told.contains(&format!("\"{name}\"")), "{name} is lost: {told}");
+        }
+        ensure!(!told.contains("spare.5") && !told.contains("thrice"), "{told}");
+        for node in NODES {
+            let problems = lab.node(node).meshctl("status")?["problems"].to_string();
+            ensure!(problems.contains("service thrice") && problems.contains("8003"), "{node}: {problems}");
+            let weights = lab.node(node).meshctl("backends ls web")?;
+            ensure!(weights[0]["weight"] == 3, "{node}: {weights}");
+        }
+        // Who is set aside can be removed, and everything is well again.
+        lab.node("n2").meshctl_text("services rm thrice --wait")?;
+        for node in NODES {
+            let problems = lab.node(node).meshctl("status")?["problems"].clone();
+            ensure!(problems == Value::Array(Vec::new()), "{node}: {problems:#}");
+        }
+        for other in NODES {
+            see(lab, &NODES, other, &["alive"], Duration::from_secs(5))?;
+        }
+        let answers = eventually("the tunnels carry again", Duration::from_secs(5), || ask(lab, &NODES, 8))?;
+        for name in ["web.1", "web.3", "web.5"] {
+            ensure!(answers.iter().any(|answer| answer == name), "{name} gets nothing: {answers:?}");
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn a_node_that_dies_is_out_of_every_ring_and_no_request_fails_after_that() -> Result<()> {
+    mesh().test(|lab| {
+        together(lab)?;
+        let _greeters = greeters(lab)?;
+        for (number, victim) in [(3, "n3"), (1, "n1")] {
+            let others: Vec<&str> = NODES.into_iter().filter(|node| *node != victim).collect();
+            let before = ask(lab, &others, 8)?;
+            let backend = format!("web.{number}");
+            ensure!(before.contains(&backend), "{backend} gets nothing: {before:?}");
+            // As a machine that loses its power: neither its daemon nor its programs do anything any more.
+            lab.node_mut(victim).kill()?;
+            lab.carrier(victim, false)?;
+            let start = Instant::now();
+            without(lab, &others, &backend, Duration::from_secs(3))?;
+            println!("{victim} was dead, and its backend out of every ring, after {:?}", start.elapsed());
+            let after = ask(lab, &others, 40).context("a request failed after the ring had changed")?;
+            ensure!(!after.contains(&backend), "{backend} answers: {after:?}");
+            see(lab, &others, victim, &["dead"], Duration::from_secs(1))?;
+
+            // And it comes back as it was.
+            lab.carrier(victim, true)?;
+            lab.node_mut(victim).start()?;
+            agree(lab, &NODES, Duration::from_secs(10))?;
+            eventually("the node has its turn again", Duration::from_secs(10), || {
+                let answers = ask(lab, &NODES, 8)?;
+                ensure!(answers.contains(&backend), "{backend} gets nothing: {answers:?}");
+                Ok(())
+            })?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn all_nodes_die_and_the_mesh_is_as_before() -> Result<()> {
+    mesh().test(|lab| {
+        together(lab)?;
+        let _greeters = greeters(lab)?;
+        for (node, change) in [
+            ("n1", "networks create red"),
+            ("n2", "services create given --network red --publish 8080:80"),
+            ("n3", "backends weight web web.2 0"),
+            ("n4", "detach spare.4"),
+            ("n5", "networks create gone"),
+            ("n1", "networks rm gone --wait"),
+        ] {
+            lab.node(node).meshctl_text(&format!("{change} --wait").replace("--wait --wait", "--wait"))?;
+        }
+        let (before, revision) = (table(lab, "n2")?, digest(lab, "n2")?);
+        for node in NODES {
+            lab.node_mut(node).kill()?;
+        }
+        for node in NODES {
+            lab.node_mut(node).launch()?;
+        }
+        for node in NODES {
+            lab.node_mut(node).wait_until_ready()?;
+        }
+        agree(lab, &NODES, Duration::from_secs(15))?;
+        for node in NODES {
+            ensure!(
+                table(lab, node)? == before,
+                "{node} says {:#}, and before {before:#}",
+                table(lab, node)?
+            );
+        }
+        ensure!(digest(lab, "n2")? == revision, "nothing was written anew");
+        for other in NODES {
+            see(lab, &NODES, other, &["alive"], Duration::from_secs(10))?;
+        }
+        // Each has long had the time to publish what its file says, and keeps to what was changed since.
+        thread::sleep(Duration::from_secs(6));
+        agree(lab, &NODES, Duration::from_secs(5))?;
+        ensure!(table(lab, "n3")? == before, "{:#}", table(lab, "n3")?);
+        let answers = ask(lab, &NODES, 16)?;
+        ensure!(!answers.contains(&"web.2".to_owned()), "web.2 drains: {answers:?}");
+        ensure!(answers.contains(&"web.5".to_owned()), "{answers:?}");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_new_backend_has_its_first_packet_by_every_node_at_once() -> Result<()> {
+    /// How often a backend is added.
+    const ROUNDS: usize = 8;
+    /// A test's build, beside others on the machine: the figure that is printed is the one that counts.
+    const MOST: Duration = Duration::from_millis(1500);
+    // A client for each node: each asks from a port of its own.
+    let mesh = NODES.iter().fold(mesh(), |mesh, node| mesh.client(&format!("client-{node}")));
+    mesh.test(|lab| {
+        together(lab)?;
+        let mut servers = Vec::new();
+        for number in 1..=5 {
+            let address = format!("10.0.9.2{number}:81").parse()?;
+            servers.push(UdpEcho::start(lab.host(&format!("spare.{number}")), address)?);
+        }
+        let mut times = Vec::new();
+        for round in 0..ROUNDS {
+            let asking = NODES[round % 5];
+            let backend = format!("spare.{}", (round + 2) % 5 + 1);
+            let mut probers = Vec::new();
+            for node in NODES {
+                let to = published(lab, node, 9300)?;
+                let client = lab.host(&format!("client-{node}"));
+                probers.push(Prober::start(client, to, Duration::from_millis(5))?);
+            }
+            thread::sleep(Duration::from_millis(300));
+            let start = Instant::now();
+            lab.node(asking).meshctl_text(&format!("backends add late {backend}"))?;
+            let round = eventually("every node delivers", Duration::from_secs(10), || {
+                let mut firsts = Vec::new();
+                for prober in &mut probers {
+                    let probes = prober.since(start)?;
+                    let first = probes.iter().find(|probe| probe.answer.is_some());
+                    firsts.push(first.context("a node does not deliver yet")?.asked - start);
+                }
+                Ok(firsts)
+            })?;
+            times.extend(round);
+            drop(probers);
+            lab.node(asking).meshctl_text(&format!("backends rm late {backend} --wait"))?;
+        }
+        times.sort();
+        let median = times[times.len() / 2];
+        println!(
+            "first packet on {} nodes: median {median:?}, last {:?}",
+            times.len(),
+            times[times.len() - 1]
+        );
+        ensure!(median < MOST, "the median is {median:?}: {times:?}");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_node_leaves_in_good_order_and_a_dead_one_is_removed() -> Result<()> {
+    mesh().test(|lab| {
+        together(lab)?;
+        let _greeters = greeters(lab)?;
+        let told = lab.node("n5").meshctl_text("nodes leave")?;
+        ensure!(told.contains("n5 has left the cluster"), "{told}");
+        lab.node_mut("n5").wait_for_end()?;
+        let rest = &NODES[..4];
+        agree(lab, rest, Duration::from_secs(5))?;
+        let gone = || {
+            let told = table(lab, "n1")?.to_string();
+            ensure!(!told.contains("web.5") && !told.contains("192.0.2.5"), "{told}");
+            Ok(())
+        };
+        gone()?;
+        // The others' files still name it, and they look at them every few seconds.
+        thread::sleep(Duration::from_secs(6));
+        gone()?;
+        let answers = ask(lab, rest, 20)?;
+        ensure!(!answers.contains(&"web.5".to_owned()), "{answers:?}");
+
+        let refused = lab.node("n1").meshctl_output("nodes rm n4")?;
+        let why = String::from_utf8_lossy(&refused.stderr).into_owned();
+        ensure!(refused.status.code() == Some(1) && why.contains("the node n4 is alive"), "{why}");
+        lab.node_mut("n4").kill()?;
+        lab.carrier("n4", false)?;
+        see(lab, &["n1", "n2", "n3"], "n4", &["dead"], Duration::from_secs(5))?;
+        lab.node("n1").meshctl_text("nodes rm n4 --wait")?;
+        for node in ["n1", "n2", "n3"] {
+            let told = table(lab, node)?.to_string();
+            ensure!(!told.contains("web.4") && !told.contains("192.0.2.4"), "{node}: {told}");
+        }
+
+        // Who has left comes back with what its file says.
+        lab.node_mut("n5").start()?;
+        eventually("n5 is back", TOGETHER, || {
+            let told = table(lab, "n1")?.to_string();
+            ensure!(told.contains("web.5"), "{told}");
+            Ok(())
+        })?;
+        agree(lab, &["n1", "n2", "n3", "n5"], Duration::from_secs(5))
+    })
+}
+
+#[test]
+fn who_comes_with_anothers_address_is_told_and_harms_nobody() -> Result<()> {
+    Mesh::new(3).cluster().network("blue", 4097, &["10.0.9.0/24"]).test(|lab| {
+        let rest = ["n1", "n2"];
+        let have = |nodes: &[&str], count: u64| {
+            eventually("the nodes find one another", TOGETHER, || {
+                for node in nodes {
+                    let counts = lab.node(node).meshctl("status")?["counts"].clone();
+                    let told = (counts["nodes"].as_u64(), counts["networks"].as_u64());
+                    ensure!(told == (Some(count), Some(1)), "{node} counts {counts}");
+                }
+                Ok(())
+            })
+        };
+        have(&["n1", "n2", "n3"], 3)?;
+        agree(lab, &["n1", "n2", "n3"], Duration::from_secs(10))?;
+        let before = table(lab, "n1")?;
+        // It starts again with a file that gives it the address of n1.
+        lab.node_mut("n3").stop()?;
+        let file = lab.configuration("n3");
+        let own = lab.directory().join("n3").display().to_string();
+        let text = format!(
+            "node: {{run_dir: {own}/run, state_dir: {own}/state}}\nnodes: {{n3: {{address: 192.0.2.1}}}}\ncluster: {{listen: \
+             \"0.0.0.0:7946\", join: [192.0.2.2], keyring: {own}/keyring}}\n"
+        );
+        std::fs::write(&file, text)?;
+        lab.node_mut("n3").start()?;
+        eventually("n3 says what is wrong", TOGETHER, || {
+            let problems = lab.node("n3").meshctl("status")?["problems"].to_string();
+            let is_told = problems.contains("has the address 192.0.2.1, which the node");
+            ensure!(is_told, "{problems}");
+            Ok(())
+        })?;
+        // It runs on, and the others have what they had.
+        thread::sleep(Duration::from_secs(6));
+        lab.node_mut("n3").daemon()?.check()?;
+        agree(lab, &rest, Duration::from_secs(5))?;
+        for node in rest {
+            ensure!(table(lab, node)? == before, "{node} says {:#}", table(lab, node)?);
+            see(lab, &[node], "n1", &["alive"], Duration::from_secs(1))?;
+            let problems = lab.node(node).meshctl("status")?["problems"].clone();
+            ensure!(problems == Value::Array(Vec::new()), "{node}: {problems:#}");
+        }
+        Ok(())
+    })
+}

@@ -1,9 +1,9 @@
 //! `cargo xtask bench dns`: how many questions for names one core answers.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, process::Command};
 
 use anyhow::{Context as _, Result, ensure};
-use mesh_tests::lab::{Lab, Mesh, remains};
+use mesh_tests::lab::{Lab, Mesh, remains, run};
 use nix::{
     sched::{CpuSet, sched_setaffinity},
     unistd::Pid,
@@ -53,6 +53,8 @@ const QUESTIONS: [(&str, &str); 4] = [
 struct Asked {
     sent: f64,
     lost: f64,
+    /// How many of these had not even found room where they are read.
+    overflown: f64,
     each_second: f64,
     /// The average time to an answer, in microseconds.
     latency: f64,
@@ -64,6 +66,7 @@ struct Measured {
     /// At [`RATE`], how many were answered in a second, and how many were lost.
     answered: Vec<f64>,
     lost: Vec<f64>,
+    overflown: Vec<f64>,
     latency: Vec<f64>,
     /// Microseconds of the answering thread for each question.
     work: Vec<f64>,
@@ -102,6 +105,7 @@ pub(super) fn measure(arguments: &Arguments) -> Result<(Findings, Result<()>)> {
         Column::new("answered at full speed", "/s"),
         Column::new(format!("answered when asked {RATE}/s"), "/s"),
         Column::new("lost of these", ""),
+        Column::new("for want of room at the gateway", ""),
         Column::new(format!("time to an answer at {RATE}/s"), "µs"),
         Column::new(format!("work of an answer at {RATE}/s"), "µs"),
     ];
@@ -111,6 +115,7 @@ pub(super) fn measure(arguments: &Arguments) -> Result<(Findings, Result<()>)> {
             Figure::of(&measured.most),
             Figure::of(&measured.answered),
             Some(Figure::exact(measured.lost.iter().sum())),
+            Some(Figure::exact(measured.overflown.iter().sum())),
             Figure::of(&measured.latency),
             Figure::of(&measured.work),
         ],
@@ -120,7 +125,7 @@ pub(super) fn measure(arguments: &Arguments) -> Result<(Findings, Result<()>)> {
         title: "Questions for names".to_owned(),
         method: vec![format!(
             "A task asks the gateway of its network by UDP with dnsperf: {} s at {RATE} questions a second with up to {} under \
-             way, and {} s as fast as answers come with {} under way. meshd, all of its threads, has one processor; dnsperf has the others. \
+             way, and {} s as fast as answers come with {} under way, from ten sockets whose buffers take 200 KiB. meshd, all of its threads, has one processor; dnsperf has the others. \
              The work is the time on the processor of the one thread that answers, system calls included. Losses are of all rounds \
              together.",
             arguments.seconds, UNDER_WAY[0], arguments.seconds, UNDER_WAY[1]
@@ -169,6 +174,7 @@ fn measure_all(lab: &mut Lab, arguments: &Arguments, watch: &Watch) -> Result<Ve
             measured.work.push((worked(daemon)? - before) / asked.sent);
             measured.answered.push(asked.each_second);
             measured.lost.push(asked.lost);
+            measured.overflown.push(asked.overflown);
             measured.latency.push(asked.latency);
             measured.most.push(ask(lab, &file, arguments.seconds, None)?.each_second);
         }
@@ -183,10 +189,30 @@ fn ask(lab: &Lab, questions: &Path, seconds: u32, rate: Option<u32>) -> Result<A
     let rate = rate.map_or_else(|| format!(" -q {at_most}"), |rate| format!(" -q {at_rate} -Q {rate}"));
     let others = std::thread::available_parallelism()?.get().saturating_sub(1).max(1);
     let questions = questions.display();
-    let words = format!("taskset -c 1-{others} dnsperf -s 10.0.9.1 -d {questions} -l {seconds} -t 2{rate}");
+    let words = format!(
+        "taskset -c 1-{others} dnsperf -s 10.0.9.1 -d {questions} -l {seconds} -t 2 -c 10 -b 200{rate}"
+    );
+    let before = overflown(lab)?;
     let text = lab.host("caller").namespace.exec(&words)?;
-    seen(&text).with_context(|| format!("dnsperf said something else than usual:\n{text}"))
+    let overflown = overflown(lab)? - before;
+    let asked = seen(&text).map(|asked| Asked { overflown, ..asked });
+    asked.with_context(|| format!("dnsperf said something else than usual:\n{text}"))
 }
+
+/// Questions that found no room in the buffer of the gateway's socket.
+fn overflown(lab: &Lab) -> Result<f64> {
+    let gateway = lab.node("n1").run_directory().join("netns/blue");
+    let text = run(Command::new("nsenter").arg(format!("--net={}", gateway.display())).args(SNMP))?;
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("Udp: "));
+    let (names, values) = lines.next().zip(lines.next()).context("the kernel counts no datagrams")?;
+    let mut fields = names.split_whitespace().zip(values.split_whitespace());
+    let (_, count) =
+        fields.find(|(name, _)| *name == "RcvbufErrors").context("it does not count what overflows")?;
+    Ok(count.parse()?)
+}
+
+/// The kernel's counters of the namespace that it runs in.
+const SNMP: [&str; 2] = ["cat", "/proc/net/snmp"];
 
 fn seen(text: &str) -> Option<Asked> {
     let number = |what: &str| {
@@ -196,6 +222,7 @@ fn seen(text: &str) -> Option<Asked> {
     Some(Asked {
         sent: number("Queries sent")?,
         lost: number("Queries lost")?,
+        overflown: 0.0,
         each_second: number("Queries per second")?,
         latency: number("Average Latency (s)")? * 1e6,
     })
@@ -238,7 +265,8 @@ mod tests {
         let text = "Statistics:\n\n  Queries sent:         99998\n  Queries completed:    99990 (99.99%)\n  \
                     Queries lost:         8 (0.01%)\n\n  Run time (s):         10.000125\n  \
                     Queries per second:   9998.875014\n\n  Average Latency (s):  0.000123 (min 0.000035, max 0.01)\n";
-        let expected = Asked { sent: 99_998.0, lost: 8.0, each_second: 9_998.875_014, latency: 123.0 };
+        let expected =
+            Asked { sent: 99_998.0, lost: 8.0, overflown: 0.0, each_second: 9_998.875_014, latency: 123.0 };
         assert_eq!(seen(text), Some(expected));
         assert_eq!(seen("nothing"), None);
     }

@@ -14,6 +14,7 @@ use crate::{
     outbox::Outbox,
     output::Output,
     peer::Peer,
+    roll::Roll,
     rumours::Rumours,
     settings::Settings,
     stamp::{Clock, NodeId, Now, Stamp},
@@ -40,6 +41,7 @@ pub struct Cluster {
     pub(crate) exchange: Exchange,
     pub(crate) confirming: Confirming,
     pub(crate) forgetting: Forgetting,
+    pub(crate) roll: Option<(u64, Roll)>,
     pub(crate) version: u64,
     left: bool,
 }
@@ -59,6 +61,7 @@ impl Cluster {
             exchange: Exchange::new(now.monotonic),
             confirming: Confirming::default(),
             forgetting: Forgetting::new(now.monotonic, &settings),
+            roll: None,
             version: 1,
             left: false,
             store,
@@ -115,7 +118,8 @@ impl Cluster {
         self.confirming.abandon(id);
     }
 
-    /// This node's agent has applied the store as it was at a version.
+    /// This node's agent has applied the store as it was at a version. It says so after its start too: until then nobody's
+    /// writes count as applied here.
     pub fn applied(&mut self, now: Now, version: u64) {
         self.confirming.applied(version);
         self.answer_asked(now);
@@ -131,8 +135,12 @@ impl Cluster {
         self.swim.heard(now.monotonic, sender);
         match message {
             Message::Swim(data) => self.probed(now, &data),
-            Message::Hello { peer, held, alone } => self.hello(now, peer, held.as_ref(), alone),
-            Message::Welcome { peer, others } => self.welcomed(now, &peer, others),
+            Message::Hello { peer, held, living } if peer.id == sender => {
+                self.hello(now, peer, held.as_ref(), living);
+            }
+            Message::Welcome { peer, others, living } if peer.id == sender => {
+                self.welcomed(now, peer, others, living);
+            }
             Message::Stale { held, by } => self.stale(now, &held, by),
             Message::Refused { by, why } => self.refused(by, why),
             Message::Suspected { peer, number, by } => {
@@ -164,8 +172,11 @@ impl Cluster {
                 self.compare_roots(now, address, horizon, root);
             }
             Message::Members { sums } => self.compare_rolls(address, &sums),
-            Message::Peers { parts, living, dead, answer } => {
-                self.peers(now, address, parts, (living, dead), answer);
+            Message::Peers { parts, living, dead, count, answer } => {
+                if answer {
+                    self.tell_peers(address, parts, false);
+                }
+                self.compare_peers(now, &living, dead, count);
             }
             Message::Same => self.exchanged(now),
             Message::Parts { horizon, parts } => self.compare_parts(now, address, horizon, parts),
@@ -233,6 +244,12 @@ impl Cluster {
     #[must_use]
     pub fn members(&self) -> Vec<Member> {
         self.swim.members()
+    }
+
+    /// How many nodes live, this one among them.
+    #[must_use]
+    pub fn living(&self) -> usize {
+        self.swim.living().len() + 1
     }
 
     /// Follows what has come about in membership.

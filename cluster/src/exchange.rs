@@ -1,8 +1,8 @@
 //! Anti-entropy: whatever two nodes missed of one another, they find by comparing what they have.
 //!
-//! A node sends the sum of its store. Where it is not the other's, that one answers with the sums of its parts, gets the keys and stamps of those that
-//! differ, gives what is newer with it and asks for what is not. Each message can be understood by
-//! itself, so nobody remembers anything of anybody, and any of them may be lost.
+//! A node sends the sum of its store. Where it is not the other's, that one answers with the sums of its parts, gets the
+//! keys and stamps of those that differ, gives what is newer with it and asks for what is not. Each message can be
+//! understood by itself, so nobody remembers anything of anybody, and any of them may be lost.
 
 use std::{cmp::Ordering, iter::Peekable, net::SocketAddr, time::Duration};
 

@@ -5,7 +5,7 @@
 //! other again. Nobody is told that others hold it for dead, or that they hold others so: news of deaths from before
 //! would make the living seem dead for a moment.
 
-use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, slice, time::Duration};
 
 use rand::seq::{IndexedRandom, IteratorRandom};
 
@@ -15,6 +15,7 @@ use crate::{
     message::Message,
     output::Output,
     peer::Peer,
+    roll::far_more,
     stamp::{NodeId, Now},
     swim::{Swim, header},
 };
@@ -82,7 +83,7 @@ impl Cluster {
             now.monotonic + if alone { self.settings.knock_period / 2 } else { self.settings.knock_period };
         let most = if alone { MOST_HELLOS.0 } else { MOST_HELLOS.1 };
         let dead =
-            self.swim.all().filter(|(_, state)| *state == MemberState::Dead).map(|(peer, _)| peer.clone());
+            self.swim.gone().filter(|(_, state)| *state == MemberState::Dead).map(|(peer, _)| peer.clone());
         let dead: Vec<Peer> = dead.sample(&mut self.rng, most);
         let me = self.swim.me().address();
         let lives = |seed: &SocketAddr| {
@@ -99,18 +100,21 @@ impl Cluster {
     }
 
     fn say_hello(&mut self, to: SocketAddr, held: Option<Peer>) {
-        let alone = self.swim.living().is_empty();
-        self.out.send(to, &Message::Hello { peer: self.swim.me().clone(), held, alone });
+        let living = self.count();
+        self.out.send(to, &Message::Hello { peer: self.swim.me().clone(), held, living });
     }
 
-    pub(crate) fn hello(&mut self, now: Now, peer: Peer, held: Option<&Peer>, alone: bool) {
-        if peer == *self.swim.me() {
-            return;
-        }
+    pub(crate) fn hello(&mut self, now: Now, peer: Peer, held: Option<&Peer>, living: u32) {
         if let Some(why) = self.clash(&peer) {
             let by = self.swim.me().name().to_owned();
             self.out.send(peer.address(), &Message::Refused { by, why });
             return;
+        }
+        if peer.id == self.swim.me().id {
+            return;
+        }
+        if self.was_cut_off(living) {
+            self.swim.revive(now.monotonic, slice::from_ref(&peer), &mut self.out);
         }
         if let Some((known, state)) = self.swim.known(peer.id) {
             let dead = !state.lives() || self.swim.held_dead(peer.id).is_some();
@@ -120,27 +124,34 @@ impl Cluster {
                 return;
             }
         }
-        if let Some(held) = held {
+        // Who was cut off learns by the answer that this node lives.
+        if let Some(held) = held
+            && !far_more(self.count(), living)
+        {
             self.swim.renew(now.monotonic, held, &mut self.out);
         }
-        let most = if alone { MOST_TOLD_OF } else { TOLD_OF };
+        let most = if living <= 1 { MOST_TOLD_OF } else { TOLD_OF };
         let others = self.swim.choose(&mut self.rng, most);
         let others = others.iter().filter(|id| **id != peer.id);
         let others: Vec<Peer> = others.filter_map(|id| Some(self.swim.known(*id)?.0.clone())).collect();
-        let welcome = Message::Welcome { peer: self.swim.me().clone(), others };
+        let welcome = Message::Welcome { peer: self.swim.me().clone(), others, living: self.count() };
         self.out.send(peer.address(), &welcome);
         self.exchange.soon(now.monotonic, peer.id);
         self.swim.alive(now.monotonic, &[peer], true, &mut self.out);
     }
 
-    pub(crate) fn welcomed(&mut self, now: Now, peer: &Peer, others: Vec<Peer>) {
+    pub(crate) fn welcomed(&mut self, now: Now, peer: Peer, others: Vec<Peer>, living: u32) {
         self.joining.refused = None;
         // Who knew nobody has no news for anybody.
         let tell = !self.swim.living().is_empty();
+        let id = peer.id;
         let mut peers = others;
-        peers.push(peer.clone());
+        peers.push(peer);
+        if self.was_cut_off(living) {
+            self.swim.revive(now.monotonic, &peers, &mut self.out);
+        }
         self.knock_at_dead(now, &peers);
-        self.exchange.soon(now.monotonic, peer.id);
+        self.exchange.soon(now.monotonic, id);
         self.swim.alive(now.monotonic, &peers, tell, &mut self.out);
     }
 
@@ -172,6 +183,11 @@ impl Cluster {
         {
             let by = self.swim.me().name().to_owned();
             self.out.send(header.src.address(), &Message::Refused { by, why });
+            return;
+        }
+        // It has yet to hear that it is held for dead.
+        if self.swim.held_dead(header.src.id).is_some_and(|held| *held >= header.src) {
+            self.joining.knock(now.monotonic, header.src.id);
             return;
         }
         self.swim.receive(now.monotonic, data, &mut self.out);
@@ -210,10 +226,8 @@ impl Cluster {
             return;
         }
         // Who comes under the name or the address of a dead node takes its place.
-        let replaced = self.swim.all().filter(|(other, state)| {
-            !state.lives()
-                && other.id != id
-                && (other.name() == peer.name() || other.address() == peer.address())
+        let replaced = self.swim.gone().filter(|(other, _)| {
+            other.id != id && (other.name() == peer.name() || other.address() == peer.address())
         });
         let replaced: Vec<NodeId> = replaced.map(|(other, _)| other.id).collect();
         for id in replaced {

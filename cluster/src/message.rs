@@ -26,11 +26,11 @@ pub(crate) enum Message {
         peer: Peer,
         /// As whom the other is held for dead.
         held: Option<Peer>,
-        /// It knows nobody, and wants to be told of everybody.
-        alone: bool,
+        /// How many live where it is; who is alone wants to be told of everybody.
+        living: u32,
     },
-    /// "You are a member with me", and with these.
-    Welcome { peer: Peer, others: Vec<Peer> },
+    /// "You are a member with me", and with these of so many.
+    Welcome { peer: Peer, others: Vec<Peer>, living: u32 },
     /// "You are held for dead as this one; be somebody greater, and say hello to me again."
     Stale { held: Peer, by: SocketAddr },
     /// "You may not be a member."
@@ -50,8 +50,8 @@ pub(crate) enum Message {
     Root { horizon: Stamp, root: u128, members: u64 },
     /// The sums over members, in parts.
     Members { sums: Vec<u64> },
-    /// Who lives of these parts and who does not, and whether the same is to be answered.
-    Peers { parts: u64, living: Vec<Peer>, dead: Vec<Peer>, answer: bool },
+    /// Who lives of these parts and who does not, how many live in all, and whether the same is to be answered.
+    Peers { parts: u64, living: Vec<Peer>, dead: Vec<Peer>, count: u32, answer: bool },
     /// "Mine has the same."
     Same,
     /// The sums of its parts.

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::{
     member::{Identity, IdentityFault},
@@ -11,8 +11,7 @@ use crate::{
 
 /// A node at one start of it, and at one of its lives since: a node that was taken for dead cannot deny it, and comes
 /// back as somebody greater. A copy is cheap.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "Told", into = "Told")]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Peer {
     pub(crate) id: NodeId,
     pub(crate) incarnation: u64,
@@ -31,8 +30,15 @@ pub(crate) struct Host {
 }
 
 /// A peer as it is told to others.
-#[derive(Serialize, Deserialize)]
-struct Told(NodeId, u64, u32, bool, String, SocketAddr);
+#[derive(Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct Told<'a>(
+    pub(crate) NodeId,
+    pub(crate) u64,
+    pub(crate) u32,
+    pub(crate) bool,
+    pub(crate) &'a str,
+    pub(crate) SocketAddr,
+);
 
 impl Peer {
     pub(crate) fn new(identity: Identity) -> Self {
@@ -86,20 +92,26 @@ impl foca::Identity for Peer {
     }
 }
 
-impl From<Peer> for Told {
-    fn from(peer: Peer) -> Self {
-        Self(peer.id, peer.incarnation, peer.life, peer.left, peer.host.name.clone(), peer.host.address)
+impl Serialize for Peer {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Told(self.id, self.incarnation, self.life, self.left, self.name(), self.address())
+            .serialize(serializer)
     }
 }
 
-impl TryFrom<Told> for Peer {
+impl<'de> Deserialize<'de> for Peer {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Told::deserialize(deserializer)?.try_into().map_err(de::Error::custom)
+    }
+}
+
+impl TryFrom<Told<'_>> for Peer {
     type Error = IdentityFault;
 
-    fn try_from(Told(id, incarnation, life, left, name, address): Told) -> Result<Self, IdentityFault> {
-        let identity = Identity { name, id, address, incarnation };
+    fn try_from(Told(id, incarnation, life, left, name, address): Told<'_>) -> Result<Self, IdentityFault> {
+        let identity = Identity { name: name.to_owned(), id, address, incarnation };
         identity.check()?;
-        let host = Arc::new(Host { name: identity.name, address });
-        Ok(Self { id, incarnation, life, left, host })
+        Ok(Self { life, left, ..Self::new(identity) })
     }
 }
 
@@ -133,9 +145,7 @@ mod tests {
 
     #[test]
     fn who_could_not_be_sent_to_is_not_read() {
-        let told = |name: &str, address: &str| {
-            Told(NodeId(1), 1, 0, false, name.to_owned(), address.parse().unwrap())
-        };
+        let told = |name, address: &str| Told(NodeId(1), 1, 0, false, name, address.parse().unwrap());
         assert!(Peer::try_from(told("n1", "192.0.2.1:7946")).is_ok());
         assert!(Peer::try_from(told("", "192.0.2.1:7946")).is_err());
         assert!(Peer::try_from(told("n\n", "192.0.2.1:7946")).is_err());

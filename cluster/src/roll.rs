@@ -1,13 +1,13 @@
 //! Anti-entropy of members: who is not known here though he lives elsewhere, and the other way round.
 //!
-//! News of members travels like rumours and reaches nearly everybody. With each comparison of stores goes a sum over who lives,
-//! as whom; where it differs, the sums of its parts, and of those that differ, who lives and who does not. Nobody is declared dead for that:
-//! who is dead elsewhere is suspected, asked, and may deny it; and who lives elsewhere is knocked at.
+//! News of members travels like rumours and reaches nearly everybody. With each comparison of stores goes a sum over who
+//! lives, as whom; where it differs, the sums of its parts, and of those that differ, who lives and who does not. Nobody is
+//! declared dead for that: who is dead elsewhere is suspected, asked, and may deny it; and who lives elsewhere is knocked at.
 
 use std::net::SocketAddr;
 
 use crate::{
-    cluster::Cluster,
+    cluster::{Cluster, SMALL},
     member::MemberState,
     message::Message,
     peer::Peer,
@@ -50,6 +50,12 @@ impl Roll {
     }
 }
 
+/// Whether one side of a partition has so many more than the other that these few were cut off: they take the many for
+/// alive then, who need not become somebody greater, each of them, for the sake of the few.
+pub(crate) fn far_more(many: u32, few: u32) -> bool {
+    many > few.saturating_mul(2) && usize::try_from(many).is_ok_and(|many| many > SMALL)
+}
+
 fn part(id: NodeId) -> usize {
     usize::from((mix(id.0) % PARTS as u64) as u8)
 }
@@ -62,12 +68,19 @@ const fn mix(number: u64) -> u64 {
 }
 
 impl Cluster {
-    fn roll(&self) -> Roll {
+    /// Kept until members change.
+    fn roll(&mut self) -> Roll {
+        let changes = self.swim.changes();
+        if let Some((_, roll)) = self.roll.as_ref().filter(|(at, _)| *at == changes) {
+            return roll.clone();
+        }
         let living = self.swim.all().filter(|(_, state)| state.lives()).map(|(peer, _)| peer);
-        Roll::new(living.chain([self.swim.me()]))
+        let roll = Roll::new(living.chain([self.swim.me()]));
+        self.roll = Some((changes, roll.clone()));
+        roll
     }
 
-    pub(crate) fn roll_sum(&self) -> u64 {
+    pub(crate) fn roll_sum(&mut self) -> u64 {
         self.roll().sum()
     }
 
@@ -86,7 +99,7 @@ impl Cluster {
         }
     }
 
-    fn tell_peers(&mut self, to: SocketAddr, parts: u64, answer: bool) {
+    pub(crate) fn tell_peers(&mut self, to: SocketAddr, parts: u64, answer: bool) {
         let of = |peer: &Peer| parts & (1 << part(peer.id)) != 0;
         let (mut living, mut dead) = (vec![self.swim.me().clone()], Vec::new());
         for (peer, state) in self.swim.all().filter(|(peer, _)| of(peer)).take(MOST_TOLD_OF) {
@@ -95,13 +108,17 @@ impl Cluster {
                 MemberState::Dead | MemberState::Left => dead.push(peer.clone()),
             }
         }
-        self.out.send(to, &Message::Peers { parts, living, dead, answer });
+        let count = self.count();
+        self.out.send(to, &Message::Peers { parts, living, dead, count, answer });
     }
 
-    fn compare_peers(&mut self, now: Now, living: &[Peer], dead: Vec<Peer>) {
+    pub(crate) fn compare_peers(&mut self, now: Now, living: &[Peer], dead: Vec<Peer>, count: u32) {
         let fresh =
             living.iter().filter(|peer| self.swim.known(peer.id).is_none_or(|(known, _)| known < *peer));
         let tell = fresh.count() <= FEW;
+        if self.was_cut_off(count) {
+            self.swim.revive(now.monotonic, living, &mut self.out);
+        }
         self.knock_at_dead(now, living);
         self.swim.alive(now.monotonic, living, tell, &mut self.out);
         for peer in dead.into_iter().take(MOST_DOUBTED) {
@@ -115,18 +132,14 @@ impl Cluster {
         }
     }
 
-    pub(crate) fn peers(
-        &mut self,
-        now: Now,
-        from: SocketAddr,
-        parts: u64,
-        told: (Vec<Peer>, Vec<Peer>),
-        answer: bool,
-    ) {
-        if answer {
-            self.tell_peers(from, parts, false);
-        }
-        self.compare_peers(now, &told.0, told.1);
+    /// How many live, as it is told.
+    pub(crate) fn count(&self) -> u32 {
+        u32::try_from(self.living()).unwrap_or(u32::MAX)
+    }
+
+    /// Whether this node was cut off with few others from so many who live elsewhere.
+    pub(crate) fn was_cut_off(&self, count: u32) -> bool {
+        far_more(count, self.count())
     }
 
     /// Says hello to those who are held for dead here, and live elsewhere.

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use crate::{
     cluster::Cluster,
-    message::{Message, OVERHEAD, slices},
+    message::{Message, OVERHEAD, length, slices},
     output::MOST_DATAGRAM,
     stamp::Now,
     store::{Entry, Key},
@@ -13,6 +13,8 @@ use crate::{
 
 /// How many entries are passed on at a time; the comparison of stores is better at more.
 const MOST_RUMOURS: usize = 1024;
+/// How much is passed on to one node at a time, in bytes.
+const MOST_BYTES: usize = 1 << 20;
 /// What would fill more datagrams goes by streams.
 const MOST_DATAGRAMS: usize = 8;
 /// How many others a round of passing on tells.
@@ -84,10 +86,18 @@ impl Cluster {
 
     /// Sends what is written under these keys now.
     fn send_entries(&mut self, to: &[SocketAddr], keys: &[Key]) {
-        let entries = || keys.iter().filter_map(|key| Some((key.clone(), self.store.entry(key)?.clone())));
-        let mut messages = slices(entries(), MOST_DATAGRAM - OVERHEAD);
+        let mut room = MOST_BYTES;
+        let entries = keys.iter().filter_map(|key| Some((key.clone(), self.store.entry(key)?.clone())));
+        let entries: Vec<(Key, Entry)> = entries
+            .take_while(|entry| {
+                let fits = room > 0;
+                room = room.saturating_sub(length(entry));
+                fits
+            })
+            .collect();
+        let mut messages = slices(entries.iter().cloned(), MOST_DATAGRAM - OVERHEAD);
         if messages.len() > MOST_DATAGRAMS {
-            messages = slices(entries(), MOST_SLICE);
+            messages = slices(entries, MOST_SLICE);
         }
         for entries in messages {
             let message = self.entries(entries, false);

@@ -30,7 +30,7 @@ use crate::{
     message::Message,
     outbox::Outbox,
     output::MOST_DATAGRAM,
-    peer::Peer,
+    peer::{Peer, Told},
     settings::Settings,
     stamp::NodeId,
 };
@@ -122,12 +122,18 @@ pub(crate) struct Swim {
     timers: BTreeMap<(Duration, u64), Due>,
     count: u64,
     known: BTreeMap<NodeId, Known>,
+    /// What was last told of whom.
+    told: BTreeMap<NodeId, (u64, u32, bool, u16, State)>,
     /// Who lives, this node not among them, in order.
     living: Vec<NodeId>,
+    /// Who does not.
+    gone: BTreeSet<NodeId>,
     /// The question that was last asked, and was not answered yet.
     asked: Option<(Peer, Vec<u8>)>,
     events: Vec<Event>,
     since: Duration,
+    /// Counts whatever changes of who is known.
+    changes: u64,
 }
 
 impl Swim {
@@ -139,11 +145,19 @@ impl Swim {
             timers: BTreeMap::new(),
             count: 0,
             known: BTreeMap::new(),
+            told: BTreeMap::new(),
             living: Vec::new(),
+            gone: BTreeSet::new(),
             asked: None,
             events: Vec::new(),
             since: now,
+            changes: 0,
         }
+    }
+
+    /// Counts whatever changes of who is known, this node among them.
+    pub(crate) const fn changes(&self) -> u64 {
+        self.changes
     }
 
     /// This node, as it is now.
@@ -168,6 +182,11 @@ impl Swim {
     /// All others that are or were in the mesh.
     pub(crate) fn all(&self) -> impl Iterator<Item = (&Peer, MemberState)> {
         self.known.values().map(|known| (&known.peer, known.state))
+    }
+
+    /// All that are dead or have left.
+    pub(crate) fn gone(&self) -> impl Iterator<Item = (&Peer, MemberState)> {
+        self.gone.iter().filter_map(|id| self.known(*id))
     }
 
     /// Where a living node is reached.
@@ -228,12 +247,9 @@ impl Swim {
         {
             self.asked = None;
         }
-        let full = self.foca.iter_membership_state().len() >= MOST_KNOWN;
-        if full && !self.all_known(data) {
-            return;
-        }
+        let Some(news) = self.news(data) else { return };
         // What is wrong with a message that can be read concerns only whoever sent it.
-        self.call(now, out, |foca, effects| foca.handle_data(data, effects).is_ok());
+        self.call(now, out, |foca, effects| foca.handle_data(&news, effects).is_ok());
     }
 
     /// Takes these for alive, unless more is known of them.
@@ -249,6 +265,19 @@ impl Swim {
             updates.push(foca::Member::alive(peer.clone()));
         }
         self.call(now, out, |foca, effects| foca.apply_many(updates.into_iter(), tell, effects).is_ok());
+    }
+
+    /// These live though they are held for dead: it is forgotten that they are.
+    pub(crate) fn revive(&mut self, now: Duration, peers: &[Peer], out: &mut Outbox) {
+        for peer in peers {
+            if self.held_dead(peer.id) == Some(peer) {
+                let timer = Timer::RemoveDown(peer.clone());
+                self.call(now, out, |foca, effects| foca.handle_timer(timer, effects).is_ok());
+            }
+        }
+        let peers: Vec<Peer> =
+            peers.iter().filter(|peer| self.held_dead(peer.id) == Some(peer)).cloned().collect();
+        self.alive(now, &peers, false, out);
     }
 
     /// It said that it leaves.
@@ -317,6 +346,9 @@ impl Swim {
         let Some(known) = self.known.get(&id).filter(|known| !known.state.lives()) else { return };
         let timer = Timer::RemoveDown(known.peer.clone());
         self.known.remove(&id);
+        self.gone.remove(&id);
+        self.told.remove(&id);
+        self.changes += 1;
         self.events.push(Event::Changed);
         self.call(now, out, |foca, effects| foca.handle_timer(timer, effects).is_ok());
     }
@@ -358,16 +390,13 @@ impl Swim {
     }
 
     fn timer(&mut self, now: Duration, timer: Timer<Peer>, out: &mut Outbox) {
-        match &timer {
-            Timer::RemoveDown(peer) => {
-                let gone =
-                    self.known.get(&peer.id).is_some_and(|known| known.peer == *peer && !known.state.lives());
-                if gone {
-                    self.known.remove(&peer.id);
-                    self.events.push(Event::Changed);
-                }
+        if let Timer::RemoveDown(peer) = &timer {
+            self.told.remove(&peer.id);
+            if self.known.get(&peer.id).is_some_and(|known| known.peer == *peer && !known.state.lives()) {
+                self.known.remove(&peer.id);
+                self.gone.remove(&peer.id);
+                self.events.push(Event::Changed);
             }
-            _ => {}
         }
         self.call(now, out, |foca, effects| foca.handle_timer(timer, effects).is_ok());
     }
@@ -402,7 +431,11 @@ impl Swim {
         ) -> bool,
     ) -> bool {
         let mut effects = Effects::default();
+        let me = (self.me().incarnation, self.me().life);
         let well = call(&mut self.foca, &mut effects);
+        if !effects.notes.is_empty() || me != (self.me().incarnation, self.me().life) {
+            self.changes += 1;
+        }
         for note in effects.notes {
             self.note(now, note);
         }
@@ -487,16 +520,20 @@ impl Swim {
 
     fn set(&mut self, now: Duration, id: NodeId, state: MemberState) {
         let Some(known) = self.known.get_mut(&id) else { return };
+        self.changes += 1;
         known.dying = false;
         known.state = state;
         known.since = now;
-        match (state.lives(), self.living.binary_search(&id)) {
-            (true, Err(at)) => self.living.insert(at, id),
-            (false, Ok(at)) => {
-                self.living.remove(at);
-            }
+        match self.living.binary_search(&id) {
+            Err(at) if state.lives() => self.living.insert(at, id),
+            Ok(at) if !state.lives() => drop(self.living.remove(at)),
             _ => {}
         }
+        if state.lives() {
+            self.gone.remove(&id)
+        } else {
+            self.gone.insert(id)
+        };
         self.events.push(if state.lives() { Event::Up(id) } else { Event::Changed });
         // Refused only if other measures changed than the number of transmissions, which do not.
         let _same = self.foca.set_config(config(&self.settings, self.living.len() + 1));
@@ -507,19 +544,41 @@ impl Swim {
         self.timers.insert((at, self.count), due);
     }
 
-    /// Whether a message speaks only of nodes that are known already.
-    fn all_known(&self, data: &[u8]) -> bool {
-        let Ok((header, rest)) = postcard::take_from_bytes::<Header<Peer>>(data) else { return false };
-        let mut rest = rest.get(2..).unwrap_or_default();
-        let mut known = self.known.contains_key(&header.src.id);
-        while known && !rest.is_empty() {
-            let Ok((member, after)) = postcard::take_from_bytes::<foca::Member<Peer>>(rest) else {
-                return false;
-            };
-            known = member.id().id == self.me().id || self.known.contains_key(&member.id().id);
+    /// A message without what it has told before, since each piece of news comes many times, and `foca` looks through all
+    /// members for each; also without nodes of which there are too many.
+    fn news(&mut self, data: &[u8]) -> Option<Vec<u8>> {
+        let (header, rest) = postcard::take_from_bytes::<Header<Peer>>(data).ok()?;
+        let full = self.foca.iter_membership_state().len() >= MOST_KNOWN;
+        let unknown = |id: NodeId| full && !self.known.contains_key(&id);
+        if unknown(header.src.id) {
+            return None;
+        }
+        let held = self.foca.iter_membership_state().find(|member| member.id().id == header.src.id);
+        let inactive = held.is_some_and(|held| {
+            *held.id() > header.src || (*held.id() == header.src && held.state() == State::Down)
+        });
+        let Some((count, mut rest)) = rest.split_first_chunk::<2>() else { return Some(data.to_vec()) };
+        // What `foca` will not heed has not been told.
+        if inactive || header.dst != *self.me() {
+            return Some(data.to_vec());
+        }
+        let begin = data.len() - rest.len() - count.len();
+        let mut news = data.get(..begin)?.to_vec();
+        news.extend([0, 0]);
+        let mut kept: u16 = 0;
+        for _ in 0..u16::from_be_bytes(*count) {
+            let (told, after) = postcard::take_from_bytes::<foca::Member<Told<'_>>>(rest).ok()?;
+            let Told(id, incarnation, life, left, ..) = *told.id();
+            let this = (incarnation, life, left, told.incarnation(), told.state());
+            if !unknown(id) && self.told.insert(id, this) != Some(this) {
+                news.extend(rest.get(..rest.len() - after.len())?);
+                kept += 1;
+            }
             rest = after;
         }
-        known
+        news.get_mut(begin..)?.first_chunk_mut::<2>()?.copy_from_slice(&kept.to_be_bytes());
+        news.extend(rest);
+        Some(news)
     }
 }
 
@@ -530,8 +589,8 @@ pub(crate) fn header(data: &[u8]) -> Option<Header<Peer>> {
 
 fn config(settings: &Settings, nodes: usize) -> Config {
     let one = NonZeroUsize::MIN;
-    // What is new reaches everybody after about the logarithm of how many there are.
-    let transmissions = 6 + 2 * nodes.max(1).ilog2();
+    // What is new reaches nearly everybody after about the logarithm of how many there are; the others compare.
+    let transmissions = 4 + nodes.max(1).ilog2() / 2;
     Config {
         probe_period: settings.probe_period,
         probe_rtt: settings.probe_timeout,
@@ -544,7 +603,8 @@ fn config(settings: &Settings, nodes: usize) -> Config {
         remove_down_after: Some(settings.dead_kept),
         // Less than a datagram, by what is written around it.
         max_packet_size: NonZeroUsize::new(MOST_DATAGRAM - 20).unwrap_or(one),
-        notify_down_members: true,
+        // Who is dead and speaks is knocked at.
+        notify_down_members: false,
         // Members are compared as stores are.
         periodic_announce: None,
         // Who is dead is knocked at, which brings about more than an announcement.

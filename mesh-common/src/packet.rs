@@ -58,6 +58,18 @@ pub trait Packet {
     /// the addresses themselves are made up for by a header checksum (IPv4), or [told of](Self::changed) (IPv6).
     fn update_checksum(&mut self, offset: usize, pseudo: Option<Sum>, body: Sum, udp: bool) -> Option<()>;
 
+    /// The same, with fewer calls of the kernel, for programs that have stack to spare.
+    #[inline(always)]
+    fn update_checksum_at_once(
+        &mut self,
+        offset: usize,
+        pseudo: Option<Sum>,
+        body: Sum,
+        udp: bool,
+    ) -> Option<()> {
+        self.update_checksum(offset, pseudo, body, udp)
+    }
+
     /// Takes note that bytes which no checksum of the packet covers were changed by so much, for a network card's
     /// own sum over the frame.
     fn changed(&mut self, by: Sum);

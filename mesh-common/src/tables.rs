@@ -3,9 +3,9 @@
 use core::ops::Deref;
 
 use crate::abi::{
-    Address, AllowedKey, Arrival, Attachment, Backend, BackendIndex, Endpoint, EndpointKey, FastService,
-    Flow, FlowKey, FragmentKey, Fragments, Handover, Local, MacKey, Network, Node, NodeIndex, OuterHeader,
-    Service, ServiceKey, Settings, Shortage, Slot, Station, SubnetKey, TargetKey, Uplink,
+    Address, AllowedKey, Arrival, Attachment, Backend, BackendIndex, Endpoint, EndpointKey, Exit,
+    FastService, Flow, FlowKey, FragmentKey, Fragments, Handover, Local, MacKey, Network, Node, NodeIndex,
+    OuterHeader, Service, ServiceKey, Settings, Shortage, Slot, Station, SubnetKey, TargetKey, Uplink,
 };
 
 /// Where a packet leaves by, and the Ethernet addresses it leaves with.
@@ -54,6 +54,10 @@ pub trait Tables {
     fn outer_header(&self, node: NodeIndex) -> Option<impl Deref<Target = OuterHeader>>;
     /// Keeps one, for a moment: routes and neighbours change.
     fn keep_outer_header(&self, node: NodeIndex, header: &OuterHeader);
+    /// The way in a place by which an answer left, while it is good.
+    fn exit(&self, place: u32) -> Option<impl Deref<Target = Exit>>;
+    /// Keeps one, likewise for a moment.
+    fn keep_exit(&self, place: u32, exit: &Exit);
     /// Whether tasks of a network answer clients at a port.
     fn is_target(&self, key: &TargetKey) -> bool;
     /// A slot of a ring.
@@ -94,6 +98,8 @@ pub trait Tables {
     fn add_flow(&self, key: &FlowKey, flow: &Flow) -> bool;
     /// Notes of a flow, if it is still known, when it was seen and which flags it has.
     fn mark_flow(&self, key: &FlowKey, seen: u64, flags: u32);
+    /// Notes when a flow was seen that was just looked up by its key.
+    fn touch_flow(&self, key: &FlowKey, flow: &Self::Flow<'_>, seen: u64);
     /// Forgets a flow, if it is known.
     fn remove_flow(&self, key: &FlowKey);
     /// The next place of the queue of new flows, which the next one takes: the place taken longest ago, once all are.

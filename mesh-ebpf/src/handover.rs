@@ -5,7 +5,11 @@
 
 use core::ptr;
 
-use aya_ebpf::programs::{TcContext, XdpContext};
+use aya_ebpf::{
+    bindings::TC_ACT_SHOT,
+    maps::ProgramArray,
+    programs::{TcContext, XdpContext},
+};
 use mesh_common::{Refusal, abi::Hook};
 
 use crate::maps;
@@ -29,6 +33,14 @@ pub fn taken_at_tc(context: &TcContext) -> (Refusal, Hook) {
     // SAFETY: the pointer is the hook's context.
     let number = unsafe { ptr::read_volatile(&raw const (*context.skb.skb).cb[0]) };
     (Refusal::from_number(number), hook_at_tc(context))
+}
+
+/// Has the program of the longer way go on with an untouched packet; where it is not there, the packet is lost.
+#[inline(always)]
+pub fn go_the_longer_way(context: &TcContext, longer: &ProgramArray) -> i32 {
+    // SAFETY: nothing is held that would have to be let go of.
+    unsafe { longer.tail_call(context, 0) };
+    TC_ACT_SHOT
 }
 
 /// Ends the program, unless the other one is not there. How the packet came is in the tables.

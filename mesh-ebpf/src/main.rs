@@ -14,6 +14,7 @@
 
 mod access;
 mod bridge;
+mod clock;
 mod fragment;
 mod frame;
 mod handover;
@@ -41,9 +42,23 @@ use mesh_common::{
 
 use crate::{frame::Frame, skb::Skb, tables::KernelTables};
 
-/// Frames from tasks: ingress of the host side of each task's veth pair.
+/// Frames from tasks: ingress of the host side of each task's veth pair. What is not of a known flow goes on to
+/// `endpoint_longer`.
 #[classifier]
 pub fn endpoint_tc(context: TcContext) -> i32 {
+    let (skb, tables) = at_tc::<false>(&context);
+    let length = skb.length();
+    // SAFETY: the pointer is the hook's context.
+    let ifindex = unsafe { (*context.skb.skb).ingress_ifindex };
+    match pipeline::known_from_endpoint(&mut { skb }, &tables, ifindex) {
+        Some(verdict) => at_tc_end(Hook::Endpoint, &context, tables, length, verdict),
+        None => handover::go_the_longer_way(&context, &maps::ENDPOINT_LONGER),
+    }
+}
+
+/// The frames from tasks that go the longer way.
+#[classifier]
+pub fn endpoint_longer(context: TcContext) -> i32 {
     from_endpoint::<false>(&context)
 }
 
@@ -53,9 +68,20 @@ pub fn host_tc(context: TcContext) -> i32 {
     from_host::<false>(&context)
 }
 
-/// Packets from the wire: ingress of each underlay interface.
+/// Packets from the wire: ingress of each underlay interface. What is not of a known flow goes on to `underlay_longer`.
 #[classifier]
 pub fn underlay_tc(context: TcContext) -> i32 {
+    let (skb, tables) = at_tc::<false>(&context);
+    let length = skb.length();
+    match pipeline::known_from_underlay(&mut { skb }, &tables) {
+        Some(verdict) => at_tc_end(Hook::Underlay, &context, tables, length, verdict),
+        None => handover::go_the_longer_way(&context, &maps::UNDERLAY_LONGER),
+    }
+}
+
+/// The packets from the wire that go the longer way.
+#[classifier]
+pub fn underlay_longer(context: TcContext) -> i32 {
     from_underlay::<false>(&context)
 }
 

@@ -10,7 +10,7 @@ use mesh_common::{
     Reason,
     abi::{
         Address, Allowance, AllowedKey, Arrival, Attachment, Backend, Counter, Dialled, DialledKey, Endpoint,
-        EndpointKey, FastService, Flow, FlowKey, FragmentKey, Fragments, Handover, Held, Local, MacKey,
+        EndpointKey, Exit, FastService, Flow, FlowKey, FragmentKey, Fragments, Handover, Held, Local, MacKey,
         Network, Node, NodeIndex, OuterHeader, Service, ServiceKey, Settings, Shortage, Slot, Station,
         SubnetKey, TargetKey, Uplink, capacity, layout::FlowBefore,
     },
@@ -27,6 +27,9 @@ pub static FAST_SERVICES: Array<FastService> = Array::pinned(capacity::FAST_SERV
 /// By node: the outer header that its last packet had. New programs begin without any.
 #[map]
 pub static OUTER_HEADERS: PerCpuArray<OuterHeader> = PerCpuArray::with_max_entries(capacity::NODES, 0);
+/// By which ways answers left that came in tunnels. New programs begin without any.
+#[map]
+pub static EXITS: PerCpuArray<Exit> = PerCpuArray::with_max_entries(capacity::EXITS, 0);
 /// The ports at which tasks answer clients; the values say nothing.
 #[map]
 pub static TARGETS: HashMap<TargetKey, u32> = HashMap::pinned(capacity::TARGETS, NO_PREALLOC);
@@ -88,7 +91,12 @@ pub static REFUSE_XDP: ProgramArray = ProgramArray::pinned(1, 0);
 /// The program that goes on with packets of unknown flows.
 #[map]
 pub static UNKNOWN_TC: ProgramArray = ProgramArray::pinned(1, 0);
-/// What is handed on to it.
+/// The programs of the longer ways, of an endpoint's packets and of those from the wire.
+#[map]
+pub static ENDPOINT_LONGER: ProgramArray = ProgramArray::pinned(1, 0);
+#[map]
+pub static UNDERLAY_LONGER: ProgramArray = ProgramArray::pinned(1, 0);
+/// What is handed on to the program of unknown flows.
 #[map]
 pub static ARRIVALS: PerCpuArray<Arrival> = PerCpuArray::pinned(1, 0);
 /// What XDP's program hands on to the one that answers.

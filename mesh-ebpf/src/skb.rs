@@ -89,6 +89,12 @@ impl Skb {
         self.adjust_room(change, u64::from(BPF_F_ADJ_ROOM_FIXED_GSO))
     }
 
+    /// A checksum as it is sent: one of UDP that comes out as zero is sent as its other zero (RFC 768).
+    #[inline(always)]
+    fn finished(checksum: [u8; 2], udp: bool) -> [u8; 2] {
+        if udp && checksum == [0, 0] { [0xff, 0xff] } else { checksum }
+    }
+
     #[inline(always)]
     fn replace_checksum(&self, offset: usize, change: Sum, flags: u64) -> Option<()> {
         // SAFETY: the pointer is the hook's context; a size of 0 in the flags says that `to` is the change itself.
@@ -194,6 +200,36 @@ impl Packet for Skb {
             self.replace_checksum(offset, body, mangled)?;
         }
         Some(())
+    }
+
+    #[inline(always)]
+    fn update_checksum_at_once(
+        &mut self,
+        offset: usize,
+        pseudo: Option<Sum>,
+        body: Sum,
+        udp: bool,
+    ) -> Option<()> {
+        let before: [u8; 2] = self.read(offset)?;
+        if udp && before == [0, 0] {
+            return Some(());
+        }
+        let mangled = if udp { u64::from(BPF_F_MARK_MANGLED_0) } else { 0 };
+        let Some(pseudo) = pseudo.filter(|pseudo| !pseudo.is_zero()) else {
+            return if body.is_zero() { Some(()) } else { self.replace_checksum(offset, body, mangled) };
+        };
+        self.replace_checksum(offset, pseudo, mangled | u64::from(BPF_F_PSEUDO_HDR))?;
+        if body.is_zero() {
+            return Some(());
+        }
+        // A sum that a card is to finish (CHECKSUM_PARTIAL) covers the addresses alone as yet, and stands there as it is; any
+        // other as its complement. By which of the two the kernel has changed it, it is known what it is, and the kernel
+        // need not be called again.
+        let after: [u8; 2] = self.read(offset)?;
+        if after != Self::finished(pseudo.update(before), udp) {
+            return Some(());
+        }
+        self.write(offset, &Self::finished(body.update(after), udp))
     }
 
     #[inline(always)]

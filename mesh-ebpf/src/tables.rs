@@ -4,7 +4,7 @@ use core::{
     intrinsics::{AtomicOrdering, atomic_xadd},
     mem::MaybeUninit,
     ops::Deref,
-    ptr,
+    ptr::{self, NonNull},
 };
 
 use aya_ebpf::{
@@ -19,14 +19,14 @@ use aya_ebpf::{
 use mesh_common::{
     Hop, Route, Tables,
     abi::{
-        Address, AllowedKey, Arrival, Attachment, Backend, BackendIndex, Endpoint, EndpointKey, Family,
+        Address, AllowedKey, Arrival, Attachment, Backend, BackendIndex, Endpoint, EndpointKey, Exit, Family,
         FastService, Flow, FlowKey, FragmentKey, Fragments, Handover, Local, MacKey, Network, Node,
         NodeIndex, OuterHeader, Service, ServiceKey, Settings, Shortage, Slot, Station, SubnetKey, TargetKey,
         Uplink, capacity,
     },
 };
 
-use crate::{bridge, fragment, maps, observe};
+use crate::{bridge, clock, fragment, maps, observe};
 
 /// The kernel's address families.
 const AF_INET: u8 = 2;
@@ -35,11 +35,9 @@ const AF_INET6: u8 = 10;
 /// Bits of the key of a longest-prefix table: a number and an address.
 const PREFIX_BITS: u32 = 32 + 128;
 
-/// For how many ticks of the kernel's timer an outer header is good: 25 to 250 milliseconds, as kernels are built with 1000 to
+/// For how many ticks of the kernel's timer what was learnt of routes is good: 25 to 250 milliseconds, as kernels are built with 1000 to
 /// 100 ticks a second.
-const OUTER_HEADER_LIFE: u64 = 25;
-
-const NANOSECONDS: u64 = 1_000_000_000;
+const KEPT: u64 = 25;
 
 /// The kernel's tables, as seen from a hook. With `XDP`, packets leave with their Ethernet addresses in place and
 /// cannot be handed to endpoints; otherwise the kernel fills those in on the way out. With `FRAGMENTS`, the program is one that
@@ -142,8 +140,22 @@ macro_rules! get {
     };
 }
 
+/// A flow as it stands in its table.
+#[derive(Clone, Copy)]
+pub struct KnownFlow(NonNull<Flow>);
+
+impl Deref for KnownFlow {
+    type Target = Flow;
+
+    #[inline(always)]
+    fn deref(&self) -> &Flow {
+        // SAFETY: the pointer is the map's, and what is freed is freed after the program has ended.
+        unsafe { self.0.as_ref() }
+    }
+}
+
 impl<const XDP: bool, const FRAGMENTS: bool> Tables for KernelTables<XDP, FRAGMENTS> {
-    type Flow<'a> = &'a Flow;
+    type Flow<'a> = KnownFlow;
 
     const DELIVERS: bool = !XDP;
     const FRAGMENTS: bool = FRAGMENTS;
@@ -179,8 +191,23 @@ impl<const XDP: bool, const FRAGMENTS: bool> Tables for KernelTables<XDP, FRAGME
         if let Some(place) = maps::OUTER_HEADERS.get_ptr_mut(node) {
             // SAFETY: the entry is this processor's own, and a program at a hook is not interrupted by another at it.
             unsafe {
-                *place =
-                    OuterHeader { until: helpers::generated::bpf_jiffies64() + OUTER_HEADER_LIFE, ..*header };
+                *place = OuterHeader { until: helpers::generated::bpf_jiffies64() + KEPT, ..*header };
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn exit(&self, place: u32) -> Option<impl Deref<Target = Exit>> {
+        // SAFETY: no arguments.
+        maps::EXITS.get(place).filter(|exit| exit.until > unsafe { helpers::generated::bpf_jiffies64() })
+    }
+
+    #[inline(always)]
+    fn keep_exit(&self, place: u32, exit: &Exit) {
+        if let Some(place) = maps::EXITS.get_ptr_mut(place) {
+            // SAFETY: as for outer headers.
+            unsafe {
+                *place = Exit { until: helpers::generated::bpf_jiffies64() + KEPT, ..*exit };
             }
         }
     }
@@ -251,11 +278,11 @@ impl<const XDP: bool, const FRAGMENTS: bool> Tables for KernelTables<XDP, FRAGME
     }
 
     #[inline(always)]
-    fn flow(&self, key: &FlowKey) -> Option<&Flow> {
+    fn flow(&self, key: &FlowKey) -> Option<KnownFlow> {
         if bridge::reads_before() {
-            return bridge::flow(key);
+            return bridge::flow(key).map(|flow| KnownFlow(NonNull::from(flow)));
         }
-        get!(FLOWS, key)
+        maps::FLOWS.get_ptr_mut(key).and_then(NonNull::new).map(KnownFlow)
     }
 
     #[inline(always)]
@@ -284,6 +311,15 @@ impl<const XDP: bool, const FRAGMENTS: bool> Tables for KernelTables<XDP, FRAGME
     #[inline(always)]
     fn mark_flow(&self, key: &FlowKey, seen: u64, flags: u32) {
         mark(key, seen, flags);
+    }
+
+    #[inline(always)]
+    fn touch_flow(&self, key: &FlowKey, flow: &KnownFlow, seen: u64) {
+        if bridge::is_bridging() {
+            return mark(key, seen, flow.flags);
+        }
+        // SAFETY: the pointer is the map's, as the only table is read; the word is written whole.
+        unsafe { ptr::write_volatile(&raw mut (*flow.0.as_ptr()).seen, seen) };
     }
 
     #[inline(always)]
@@ -393,8 +429,7 @@ impl<const XDP: bool, const FRAGMENTS: bool> Tables for KernelTables<XDP, FRAGME
 
     #[inline(always)]
     fn now(&self) -> u64 {
-        // SAFETY: no arguments.
-        unsafe { helpers::generated::bpf_ktime_get_coarse_ns() / NANOSECONDS }
+        clock::now()
     }
 
     #[inline(always)]

@@ -9,6 +9,7 @@ mod conversation;
 pub mod datapath;
 pub mod dns;
 pub mod gossip;
+mod health;
 pub mod links;
 pub mod plan;
 pub mod problem;

@@ -3,13 +3,17 @@
 use std::{
     collections::BTreeMap,
     net::IpAddr,
+    num::NonZeroU16,
     path::{Path, PathBuf},
 };
 
 use mesh_userspace::{
     config,
     spec::resolve,
-    table::{EndpointMode, OnNoBackend, Protocol, PublishMode, PublishedPort, Scheduler, Table},
+    table::{
+        EndpointMode, HealthCheck, OnNoBackend, Period, Probe, Protocol, PublishMode, PublishedPort,
+        Scheduler, Table,
+    },
 };
 
 fn configs() -> PathBuf {
@@ -139,4 +143,23 @@ fn ports() {
     assert_eq!(table.services["search"].vips["blue"], addresses(&["10.0.0.2"]));
     assert_eq!(table.endpoints["names.1"].addresses, addresses(&["10.0.0.3"]));
     assert_eq!(table.endpoints["search.1"].addresses, addresses(&["10.0.0.4"]));
+}
+
+#[test]
+fn the_health_checks() {
+    let services = table("health.yaml").services;
+    let check = |name: &str| services[name].health_check.clone().unwrap();
+    let port = |port| NonZeroU16::new(port).unwrap();
+    let web = check("web");
+    assert_eq!(web.probe, Probe::Http { port: port(8080), path: "/healthz".to_owned() });
+    assert_eq!((web.interval, web.timeout), (Period::from_millis(2_000), Period::from_millis(1_000)));
+    assert_eq!((web.rise.get(), web.fall.get()), (2, 3));
+    // What it says are the defaults.
+    assert_eq!(check("db"), HealthCheck { probe: Probe::Tcp { port: port(5432) }, ..web });
+    let queue = check("queue");
+    assert!(
+        matches!(&queue.probe, Probe::Command(words) if words.len() == 3 && words[0] == "sh"),
+        "{queue:?}"
+    );
+    assert_eq!(queue.interval.to_string(), "5s");
 }

@@ -34,6 +34,8 @@ pub(crate) const UPLINK: u32 = 2;
 /// The interface of a task is this and its number as a backend.
 pub(crate) const FIRST_IFINDEX: u32 = 1000;
 pub(crate) const GATEWAY_MAC: [u8; 6] = [0x02, 0x42, 10, 0, 0, 1];
+/// Bytes of the longest packet between tasks.
+const MTU: u32 = 1400;
 pub(crate) const NETWORKS: u32 = 64;
 pub(crate) const FIRST_VNI: u32 = 100;
 
@@ -175,7 +177,7 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     pub(crate) fn new(underlay: Family, flags: u32) -> Self {
-        let network = Network { gateway_mac: GATEWAY_MAC, mtu: 1400, ..Network::default() };
+        let network = Network { gateway_mac: GATEWAY_MAC, mtu: MTU, ..Network::default() };
         let mut cluster = Self {
             version: 0,
             now: 0,
@@ -272,7 +274,7 @@ impl Cluster {
             endpoint_elsewhere: elsewhere,
             station,
             station_draining: Station { flags: station_flags::DRAINING, ..station },
-            attachment: Attachment { v4, v6, vni, mac, reserved: [0; 6] },
+            attachment: Attachment { v4, v6, vni, mac, gateway_mac: GATEWAY_MAC, mtu: MTU, reserved: 0 },
             service,
             weight,
             closed: NEVER,

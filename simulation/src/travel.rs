@@ -126,10 +126,14 @@ impl Cluster {
         }
         let view = View::at_tc(self, node, number, entry);
         let (verdict, ingress) = match start {
-            Start::Wire => (pipeline::from_underlay(&mut packet, &view), UPLINK),
+            Start::Wire => {
+                let known = pipeline::known_from_underlay(&mut packet, &view);
+                (known.unwrap_or_else(|| pipeline::from_underlay(&mut packet, &view)), UPLINK)
+            }
             Start::Task(task) => {
                 let ifindex = FIRST_IFINDEX + task;
-                (pipeline::from_endpoint(&mut packet, &view, ifindex), ifindex)
+                let known = pipeline::known_from_endpoint(&mut packet, &view, ifindex);
+                (known.unwrap_or_else(|| pipeline::from_endpoint(&mut packet, &view, ifindex)), ifindex)
             }
         };
         let verdict = finish(&mut packet, &view, verdict, ingress);

@@ -5,10 +5,10 @@ use core::ops::Deref;
 use mesh_common::{
     Hop, Route, Tables,
     abi::{
-        Address, AllowedKey, Arrival, Attachment, Backend, BackendIndex, Endpoint, EndpointKey, FastService,
-        Flow, FlowKey, FragmentKey, Fragments, Handover, Local, MacKey, Network, Node as NodeEntry,
-        NodeIndex, OuterHeader, Service, ServiceKey, Settings, Shortage, Slot, Station, SubnetKey, TargetKey,
-        Uplink,
+        Address, AllowedKey, Arrival, Attachment, Backend, BackendIndex, Endpoint, EndpointKey, Exit,
+        FastService, Flow, FlowKey, FragmentKey, Fragments, Handover, Local, MacKey, Network,
+        Node as NodeEntry, NodeIndex, OuterHeader, Service, ServiceKey, Settings, Shortage, Slot, Station,
+        SubnetKey, TargetKey, Uplink,
     },
     native::{HookTables, Known},
 };
@@ -86,6 +86,14 @@ impl<const DELIVERS: bool> Tables for View<'_, DELIVERS> {
 
     fn keep_outer_header(&self, node: NodeIndex, header: &OuterHeader) {
         self.own.keep_outer_header(node, header);
+    }
+
+    fn exit(&self, place: u32) -> Option<impl Deref<Target = Exit>> {
+        Tables::exit(&self.own, place).map(|exit| Box::new(*exit))
+    }
+
+    fn keep_exit(&self, place: u32, exit: &Exit) {
+        self.own.keep_exit(place, exit);
     }
 
     fn is_target(&self, key: &TargetKey) -> bool {
@@ -193,6 +201,10 @@ impl<const DELIVERS: bool> Tables for View<'_, DELIVERS> {
 
     fn mark_flow(&self, key: &FlowKey, seen: u64, flags: u32) {
         self.own.mark_flow(key, seen, flags);
+    }
+
+    fn touch_flow(&self, key: &FlowKey, flow: &Known, seen: u64) {
+        self.own.touch_flow(key, flow, seen);
     }
 
     fn remove_flow(&self, key: &FlowKey) {

@@ -255,3 +255,75 @@ fn connections_follow_the_weights_of_the_file() -> Result<()> {
         Ok(())
     })
 }
+
+#[test]
+fn a_task_that_stops_is_drained_before_it_is_detached() -> Result<()> {
+    mesh("rr").test(|lab| {
+        let mut servers = serve(lab)?;
+        lab.add_host("late")?;
+        let netns = lab.namespace_name("late");
+        lab.node("n1").meshctl_text(&format!(
+            "attach --network blue --netns {netns} --name late --service web --address 10.0.9.14"
+        ))?;
+        servers.push(Greeter::start(lab.host("late"), "10.0.9.14:80".parse()?)?);
+        let calls: Vec<Call> =
+            (0..8).map(|_| Call::dial(lab.host("client"), published(lab, "n1")?)).collect::<Result<_>>()?;
+        let (mut ending, mut others): (Vec<_>, Vec<_>) =
+            calls.into_iter().partition(|call| call.server() == "late");
+        ensure!(ending.len() == 2, "late has {} connections of 8", ending.len());
+
+        let node = lab.node("n1");
+        let output = thread::scope(|scope| -> Result<_> {
+            let stopping = scope.spawn(|| node.meshctl_output("detach late --drain --timeout 60s"));
+            let mut waits = || -> Result<()> {
+                eventually("it drains", Duration::from_secs(5), || {
+                    ensure!(node.meshctl("backends ls web")?.to_string().contains("\"weight\":0"), "not yet");
+                    Ok(())
+                })?;
+                for _ in 0..8 {
+                    let call = Call::dial(lab.host("client"), published(lab, "n1")?)?;
+                    ensure!(call.server() != "late", "late drains, and got a connection");
+                }
+                talk(&mut ending)?;
+                thread::sleep(Duration::from_secs(1));
+                ensure!(!stopping.is_finished(), "it does not wait");
+                talk(&mut ending)
+            };
+            let waited = waits();
+            ending.into_iter().try_for_each(Call::hang_up)?;
+            match stopping.join() {
+                Ok(output) => waited.and(output),
+                Err(_) => bail!("meshctl could not be waited for"),
+            }
+        })?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        ensure!(output.status.success() && text.ends_with("endpoint late detached\n"), "{text}");
+        ensure!(
+            node.meshctl_output("endpoints inspect late")?.status.code() == Some(1),
+            "late is still there"
+        );
+        talk(&mut others)?;
+
+        // One that does not end in time is detached all the same; one of the file stays, and takes flows again.
+        node.meshctl_text(&format!(
+            "attach --network blue --netns {netns} --name late --service web --address 10.0.9.14"
+        ))?;
+        let calls: Vec<Call> =
+            (0..4).map(|_| Call::dial(lab.host("client"), published(lab, "n1")?)).collect::<Result<_>>()?;
+        ensure!(to(&calls, "late").count() == 1, "late has no connection");
+        let output = node.meshctl_output("detach late --drain --timeout 1s")?;
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(
+            output.status.success() && told.contains("is not drained after 1 s: 1 flow is left"),
+            "{told}"
+        );
+        drop(calls);
+        drop(others);
+        let output = node.meshctl_output("detach web.1 --drain --timeout 1s")?;
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(output.status.code() == Some(1) && told.contains("stands in the file"), "{told}");
+        let weight = node.meshctl("backends ls web")?[0]["weight"].clone();
+        ensure!(weight == 1, "web.1 has the weight {weight}");
+        Ok(())
+    })
+}

@@ -2,7 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod history;
+mod hostile;
 mod large;
+mod marks;
 mod network;
 mod small;
 

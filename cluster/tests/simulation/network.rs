@@ -2,7 +2,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BinaryHeap},
+    collections::{BTreeMap, BTreeSet, BinaryHeap},
     net::{Ipv4Addr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -46,6 +46,42 @@ enum Event {
     Applied { node: usize, start: u64, version: u64 },
 }
 
+/// What happens when: nanoseconds, a count that keeps the order, and the place of what happens.
+type Due = (u64, u64, usize);
+
+/// Millions of events: only those of the next millisecond are in order.
+#[derive(Default)]
+struct Queue {
+    soon: BinaryHeap<Reverse<Due>>,
+    millisecond: u64,
+    later: BTreeMap<u64, Vec<Due>>,
+}
+
+impl Queue {
+    fn push(&mut self, entry: Due) {
+        let millisecond = entry.0 / 1_000_000;
+        if millisecond <= self.millisecond {
+            self.soon.push(Reverse(entry));
+        } else {
+            self.later.entry(millisecond).or_default().push(entry);
+        }
+    }
+
+    fn next(&mut self) -> Option<u64> {
+        if self.soon.is_empty() {
+            let (millisecond, entries) = self.later.pop_first()?;
+            self.millisecond = millisecond;
+            self.soon.extend(entries.into_iter().map(Reverse));
+        }
+        self.soon.peek().map(|Reverse((at, ..))| *at)
+    }
+
+    fn pop(&mut self) -> Option<Due> {
+        self.next()?;
+        self.soon.pop().map(|Reverse(entry)| entry)
+    }
+}
+
 pub(crate) struct Node {
     pub(crate) cluster: Option<Cluster>,
     pub(crate) identity: Identity,
@@ -55,6 +91,8 @@ pub(crate) struct Node {
     pub(crate) wrong: i64,
     /// Which side of the partition it is on.
     pub(crate) side: u32,
+    /// Until when it stands still, as a paused machine does.
+    pub(crate) paused: Duration,
     pub(crate) refused: Vec<String>,
     pub(crate) confirmed: BTreeMap<u64, Vec<String>>,
     pub(crate) sent: u64,
@@ -69,8 +107,12 @@ pub(crate) struct Network {
     pub(crate) settings: Settings,
     /// How long an agent takes to apply a change, at most.
     pub(crate) applying: Duration,
-    queue: BinaryHeap<Reverse<(Duration, u64, usize)>>,
-    events: BTreeMap<usize, Event>,
+    /// Every message that was sent, if it is wanted.
+    pub(crate) record: Option<Vec<Vec<u8>>>,
+    queue: Queue,
+    /// What happens at an entry of the queue, and which places are free.
+    events: Vec<Option<Event>>,
+    free: Vec<usize>,
     count: u64,
 }
 
@@ -88,8 +130,10 @@ impl Network {
             rng: Xoshiro256PlusPlus::seed_from_u64(seed),
             settings: Settings::default(),
             applying: Duration::from_millis(30),
-            queue: BinaryHeap::new(),
-            events: BTreeMap::new(),
+            record: None,
+            queue: Queue::default(),
+            events: Vec::new(),
+            free: Vec::new(),
             count: 0,
         }
     }
@@ -119,6 +163,7 @@ impl Network {
             disk: Store::default(),
             wrong,
             side: 0,
+            paused: Duration::ZERO,
             refused: Vec::new(),
             confirmed: BTreeMap::new(),
             sent: 0,
@@ -210,6 +255,9 @@ impl Network {
 
     fn send(&mut self, from: usize, to: SocketAddr, message: &[u8], reliable: bool) {
         assert!(message.len() <= if reliable { MOST_MESSAGE } else { MOST_DATAGRAM });
+        if let Some(record) = &mut self.record {
+            record.push(message.to_vec());
+        }
         // What sealing, UDP and IP add; or TCP.
         self.nodes[from].sent += message.len() as u64 + if reliable { 200 } else { 64 };
         let to = index_of(to);
@@ -240,16 +288,20 @@ impl Network {
 
     fn push(&mut self, at: Duration, event: Event) {
         self.count += 1;
-        let slot = usize::try_from(self.count).unwrap();
-        self.events.insert(slot, event);
-        self.queue.push(Reverse((at, self.count, slot)));
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.events.push(None);
+            self.events.len() - 1
+        });
+        self.events[slot] = Some(event);
+        let nanos = u64::try_from(at.as_nanos()).unwrap();
+        self.queue.push((nanos, self.count, slot));
     }
 
     /// Lets time pass.
     pub(crate) fn run(&mut self, time: Duration) {
         let end = self.now + time;
-        while let Some(Reverse((at, _, _))) = self.queue.peek() {
-            if *at > end {
+        while let Some(at) = self.queue.next() {
+            if Duration::from_nanos(at) > end {
                 break;
             }
             self.step();
@@ -270,9 +322,18 @@ impl Network {
     }
 
     fn step(&mut self) {
-        let Some(Reverse((at, _, slot))) = self.queue.pop() else { return };
-        self.now = at;
-        let Some(event) = self.events.remove(&slot) else { return };
+        let Some((at, _, slot)) = self.queue.pop() else { return };
+        self.now = Duration::from_nanos(at);
+        self.free.push(slot);
+        let Some(event) = self.events[slot].take() else { return };
+        let node = match &event {
+            Event::Tick(node) | Event::Deliver { to: node, .. } | Event::Applied { node, .. } => *node,
+        };
+        let paused = self.nodes[node].paused;
+        if paused > self.now {
+            self.push(paused, event);
+            return;
+        }
         match event {
             Event::Tick(index) => {
                 self.nodes[index].tick = Duration::MAX;
@@ -306,18 +367,25 @@ impl Network {
 
     /// Whether each running node sees all running nodes alive, and no others.
     pub(crate) fn all_know_all(&self) -> bool {
-        let running = self.running().len();
-        self.running().into_iter().all(|index| {
-            let members = self.cluster(index).members();
-            members.iter().filter(|member| member.state.lives()).count() == running
+        let running = self.running();
+        // Looked at first, because it is quick.
+        if running.iter().any(|index| self.cluster(*index).living() != running.len()) {
+            return false;
+        }
+        let names: BTreeSet<&str> =
+            running.iter().map(|index| self.nodes[*index].identity.name.as_str()).collect();
+        running.iter().all(|index| {
+            let members = self.cluster(*index).members();
+            let mut living = members.iter().filter(|member| member.state.lives());
+            living.all(|member| names.contains(member.identity.name.as_str()))
         })
     }
 
     /// Whether all running nodes have the same store.
     pub(crate) fn all_equal(&self) -> bool {
-        let mut roots = self.running().into_iter().map(|index| self.cluster(index).store().digest().root());
-        let first = roots.next();
-        roots.all(|root| Some(root) == first)
+        let mut digests = self.running().into_iter().map(|index| self.cluster(index).store().digest());
+        let first = digests.next();
+        digests.all(|digest| Some(digest) == first)
     }
 
     pub(crate) fn entry(&self, index: usize, name: &str) -> Option<Entry> {

@@ -46,6 +46,95 @@ fn a_node_that_is_restarted_before_anybody_noticed_takes_its_own_place() {
 }
 
 #[test]
+fn a_node_that_stood_still_declares_nobody_dead_for_its_own_absence() {
+    for seed in seeds(10) {
+        let mut network = Network::mesh(seed, 5);
+        network.run(2 * SECOND);
+        // It suspects somebody, who denies it while it stands still.
+        network.nodes[4].side = 1;
+        let suspects = |network: &Network| network.sees(2, 4) == Some(MemberState::Suspect);
+        assert!(network.until(3 * SECOND, suspects).is_some(), "seed {seed}");
+        network.nodes[4].side = 0;
+        network.nodes[2].paused = network.now + 4 * SECOND;
+        network.run(3900 * SECOND / 1000);
+        assert_eq!(network.sees(0, 2), Some(MemberState::Dead), "seed {seed}");
+        for _ in 0..200 {
+            network.run(Duration::from_millis(20));
+            for other in [0, 1, 3, 4] {
+                assert!(network.sees(2, other).unwrap().lives(), "seed {seed}: {other}");
+                assert!([0, 1, 3, 4].iter().all(|index| network.sees(*index, other).unwrap().lives()));
+            }
+        }
+        assert!(network.all_know_all(), "seed {seed}");
+    }
+}
+
+#[test]
+fn who_is_said_to_be_dead_is_asked_before_anybody_believes_it() {
+    for seed in seeds(5) {
+        let mut network = Network::mesh(seed, 30);
+        network.weather = Weather::bad();
+        network.run(3 * SECOND);
+        let (living, of) = (Vec::<()>::new(), |index: usize| network.nodes[index].identity.clone());
+        let (by, dead) = (of(1), of(7));
+        let dead = vec![(dead.id, dead.incarnation, 0_u32, false, dead.name, dead.address)];
+        // A comparison of members, by its variant.
+        let peers = (1_u8, by.id, 10_u8, u64::MAX, living, dead, 30_u32, false);
+        let message = postcard::to_allocvec(&peers).unwrap();
+        network.call(2, |cluster, now| cluster.receive(now, address(1), &message));
+        assert_eq!(network.sees(2, 7), Some(MemberState::Suspect), "seed {seed}");
+        for _ in 0..150 {
+            network.run(Duration::from_millis(20));
+            for index in 0..30 {
+                assert!(network.sees(index, 7).unwrap().lives(), "seed {seed}: {index}");
+            }
+        }
+        assert_eq!(network.sees(2, 7), Some(MemberState::Alive), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_copied_state_is_refused_and_a_node_that_moved_is_not() {
+    let mut network = Network::mesh(1, 3);
+    let copy = network.add();
+    network.nodes[copy].identity.id = network.nodes[1].identity.id;
+    network.nodes[copy].identity.incarnation = 9;
+    network.start(copy, &[address(0)]);
+    network.run(2 * SECOND);
+    let refused = network.nodes[copy].refused.clone();
+    assert!(refused[0].contains("the state of one was copied to the other"), "{refused:?}");
+    network.kill(copy);
+    // The same node, at another address.
+    network.kill(1);
+    let moved = network.add();
+    network.nodes[moved].identity.id = network.nodes[1].identity.id;
+    network.nodes[moved].identity.name = "n1".to_owned();
+    network.nodes[moved].identity.incarnation = 9;
+    network.start(moved, &[address(0)]);
+    assert!(network.until(2 * SECOND, Network::all_know_all).is_some());
+    assert_eq!(network.cluster(2).members().len(), 3);
+}
+
+#[test]
+fn what_a_clock_wrong_by_days_stamps_is_not_taken() {
+    let mut network = Network::new(1);
+    for index in 0..3 {
+        network.add();
+        if index == 2 {
+            network.nodes[index].wrong = 3 * 86_400_000;
+        }
+        network.start(index, &[address(0)]);
+    }
+    network.run(2 * SECOND);
+    network.write(2, "later", Some("1"));
+    network.write(0, "now", Some("1"));
+    network.run(3 * SECOND);
+    assert_eq!(network.value(0, "later"), None);
+    assert_eq!(network.value(2, "now").as_deref(), Some("1"));
+    assert!(network.write(1, "now", Some("2")).time < 1_770_001_000_000);
+}
+
+#[test]
 fn two_sides_of_a_partition_are_equal_within_five_seconds_after_it() {
     let mut slowest = Duration::ZERO;
     for seed in seeds(40) {

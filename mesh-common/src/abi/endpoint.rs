@@ -77,8 +77,12 @@ pub struct Attachment {
     pub vni: u32,
     /// The only MAC address it may send from.
     pub mac: [u8; 6],
+    /// Its network's [gateway's](Network::gateway_mac).
+    pub gateway_mac: [u8; 6],
+    /// Its network's [MTU](Network::mtu), in bytes.
+    pub mtu: u32,
     /// Zero.
-    pub reserved: [u8; 6],
+    pub reserved: u32,
 }
 
 /// What the tasks of a network see of it; keyed by VNI.
@@ -127,7 +131,7 @@ mod tests {
         assert_eq!(size_of::<Endpoint>(), 8 + 8);
         assert_eq!(size_of::<MacKey>(), 4 + 8);
         assert_eq!(size_of::<Station>(), 32 + 8);
-        assert_eq!(size_of::<Attachment>(), 32 + 4 + 6 + 6);
+        assert_eq!(size_of::<Attachment>(), 32 + 4 + 6 + 6 + 8);
         assert_eq!(size_of::<Network>(), 32 + 8 + 8);
         assert_eq!(size_of::<SubnetKey>(), 20);
     }

@@ -141,7 +141,70 @@ pub struct OuterHeader {
     pub until: u64,
 }
 
-pod!(FastService, OuterHeader);
+/// By which way the last answer left that came to this node in a tunnel for the same client, from the same node and port, for
+/// those that follow at once: that whoever sent it may is then known as well.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Exit {
+    /// Who is answered.
+    pub client: Address,
+    /// The published address, which answers.
+    pub published: Address,
+    /// The underlay address of the node that it came from.
+    pub peer: Address,
+    /// The VNI of the tunnel, and [`Exit::AT_TC`] for one kept at tc, where the kernel writes the MAC addresses.
+    pub scope: u32,
+    /// The published port.
+    pub port: [u8; 2],
+    /// The IP protocol number.
+    pub protocol: u8,
+    /// Zero.
+    pub reserved: u8,
+    /// The interface that it leaves by.
+    pub ifindex: u32,
+    /// The MAC address of the next hop.
+    pub destination: [u8; 6],
+    /// The interface's own.
+    pub source: [u8; 6],
+    /// Until when it is good, by the clock of the hook: 0 for not at all.
+    pub until: u64,
+}
+
+impl Exit {
+    /// A bit of the scope that no VNI has.
+    pub const AT_TC: u32 = 1 << 24;
+
+    /// The entry of the table that it stands in, in the place of what was there before.
+    #[inline(always)]
+    #[must_use]
+    pub const fn place(&self) -> u32 {
+        const _: () = assert!(capacity::EXITS.is_power_of_two());
+        let [c0, c1] = self.client.0;
+        let [a0, a1] = self.published.0;
+        let [p0, p1] = self.peer.0;
+        let [x, y] = self.port;
+        let rest = (self.scope as u64) << 32 | u32::from_le_bytes([x, y, self.protocol, 0]) as u64;
+        let mixed = (c0 ^ c1.rotate_left(7))
+            ^ (a0 ^ a1.rotate_left(7)).rotate_left(29)
+            ^ (p0 ^ p1.rotate_left(7)).rotate_left(47)
+            ^ rest.rotate_left(13);
+        (hash::words(0, [mixed]) >> 32) as u32 & (capacity::EXITS - 1)
+    }
+
+    /// Whether this is for the same answers as another.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_for(&self, other: &Self) -> bool {
+        self.client == other.client
+            && self.published == other.published
+            && self.peer == other.peer
+            && self.scope == other.scope
+            && self.port == other.port
+            && self.protocol == other.protocol
+    }
+}
+
+pod!(FastService, OuterHeader, Exit);
 
 #[cfg(test)]
 mod tests {
@@ -166,6 +229,7 @@ mod tests {
     fn no_padding() {
         assert_eq!(size_of::<FastService>(), 16 + 4 * 4);
         assert_eq!(size_of::<OuterHeader>(), 7 * 8 + 4 * 4 + 8);
+        assert_eq!(size_of::<Exit>(), 3 * 16 + 8 + 4 + 12 + 8);
     }
 
     #[test]

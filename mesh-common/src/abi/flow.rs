@@ -74,7 +74,9 @@ pub struct Flow {
     pub seen: u64,
     /// The service's number, or 0.
     pub service: u32,
-    /// For answers from outside, the network that they go to; for a session, the seconds that it lasts; otherwise 0.
+    /// For answers from outside, the network that they go to; for a session, the seconds that it lasts. For a client's packets
+    /// on the node that delivers them, the interface of their task, by which the short way finds it: 0 if they must go
+    /// the longer one. Otherwise 0.
     pub vni: u32,
 }
 

@@ -27,7 +27,7 @@ pub use endpoint::{
     Attachment, Endpoint, EndpointKey, MacKey, Network, Station, SubnetKey, VNI_MAX, network_flags,
     station_flags,
 };
-pub use fast::{FastService, OuterHeader};
+pub use fast::{Exit, FastService, OuterHeader};
 #[cfg(not(feature = "other-layout"))]
 pub use flow::Flow;
 pub use flow::{FlowKey, ForwardingAddress, Space, UDP_IDLE, flow_flags};
@@ -37,10 +37,10 @@ pub use observe::{Counter, Hook, Outcome, Shortage, TRACE_BYTES, Trace};
 #[cfg(feature = "other-layout")]
 pub use other_flow::OtherFlow as Flow;
 pub use pod::Pod;
-pub(crate) use service::VNI_PRESENT;
 pub use service::{
     AllowedKey, Backend, BackendIndex, Scheduler, Service, ServiceKey, Slot, TargetKey, service_flags,
 };
+pub(crate) use service::{VNI_PRESENT, inside_tunnel};
 pub use settings::{
     HOST_ALIAS_V4, HOST_ALIAS_V6, HOST_ALIASES, HOST_ALIASES_V4, HOST_ALIASES_V6, MASQUERADE_PORTS, Settings,
     host_alias, settings_flags,
@@ -54,6 +54,8 @@ pub mod capacity {
     /// Published ports by each address that they answer at, for the fast path: a power of two, with room enough that few find
     /// the entries taken which they may stand in.
     pub const FAST_SERVICES: u32 = 1 << 17;
+    /// Ways by which answers left, on each processor: a power of two.
+    pub const EXITS: u32 = 1 << 10;
     /// Ports of the networks' tasks that answer clients.
     pub const TARGETS: u32 = 1 << 16;
     /// Slots of all rings, eight bytes each: as many as the object itself asks for. The agent makes the map as great as

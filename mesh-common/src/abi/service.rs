@@ -217,18 +217,21 @@ impl Backend {
     /// A task with an address on the network with this VNI, on this node.
     #[must_use]
     pub const fn new(address: Address, vni: u32, node: u32, mac: [u8; 6]) -> Self {
-        let [_, v0, v1, v2] = vni.to_be_bytes();
-        let [m0, m1, m2, m3, m4, m5] = mac;
-        Self {
-            address,
-            vni,
-            node,
-            mac,
-            reserved: [0; 2],
-            vxlan: u64::from_le_bytes([0, 0, VNI_PRESENT, 0, 0, 0, v0, v1]),
-            inner: u64::from_le_bytes([v2, 0, m0, m1, m2, m3, m4, m5]),
-        }
+        let [vxlan, inner] = inside_tunnel(vni, mac);
+        Self { address, vni, node, mac, reserved: [0; 2], vxlan, inner }
     }
+}
+
+/// What a tunnel on a network has from the outer UDP checksum, which is zero, to the end of the inner destination MAC address:
+/// two little-endian words.
+#[inline(always)]
+pub(crate) const fn inside_tunnel(vni: u32, mac: [u8; 6]) -> [u64; 2] {
+    let [_, v0, v1, v2] = vni.to_be_bytes();
+    let [m0, m1, m2, m3, m4, m5] = mac;
+    [
+        u64::from_le_bytes([0, 0, VNI_PRESENT, 0, 0, 0, v0, v1]),
+        u64::from_le_bytes([v2, 0, m0, m1, m2, m3, m4, m5]),
+    ]
 }
 
 pod!(ServiceKey, AllowedKey, TargetKey, Service, Slot, Backend);

@@ -146,7 +146,10 @@ impl NodeTables {
         let key = MacKey { vni: member.vni, mac, reserved: [0; 2] };
         self.stations.insert(key, Station { v4, v6, node: member.node, flags: 0 });
         if is_here {
-            self.attachments.insert(ifindex, Attachment { v4, v6, vni: member.vni, mac, reserved: [0; 6] });
+            let network = self.networks.get(&member.vni).copied().unwrap_or_default();
+            let (gateway_mac, mtu) = (network.gateway_mac, network.mtu);
+            let attachment = Attachment { v4, v6, vni: member.vni, mac, gateway_mac, mtu, reserved: 0 };
+            self.attachments.insert(ifindex, attachment);
         }
     }
 

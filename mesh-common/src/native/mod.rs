@@ -38,7 +38,8 @@ pub fn enter(packet: &mut Buffer, node: &NodeTables, hook: Hook, ifindex: u32) -
     let tables = node.at_tc();
     let verdict = match hook {
         Hook::Xdp => pipeline::from_underlay(packet, &node.at_xdp()),
-        _ => enter_with(packet, &tables, hook, ifindex),
+        _ => enter_known(packet, &tables, hook, ifindex)
+            .unwrap_or_else(|| enter_with(packet, &tables, hook, ifindex)),
     };
     if !verdict.is_for_fragments() {
         return verdict;
@@ -46,6 +47,14 @@ pub fn enter(packet: &mut Buffer, node: &NodeTables, hook: Hook, ifindex: u32) -
     match pipeline::find_ports(packet, &tables) {
         Some(verdict) => verdict,
         None => enter_with(packet, &node.at_tc_with_ports(), hook, ifindex),
+    }
+}
+
+fn enter_known(packet: &mut Buffer, tables: &impl Tables, hook: Hook, ifindex: u32) -> Option<Verdict> {
+    match hook {
+        Hook::Endpoint => pipeline::known_from_endpoint(packet, tables, ifindex),
+        Hook::Underlay => pipeline::known_from_underlay(packet, tables),
+        Hook::Host | Hook::Xdp => None,
     }
 }
 

@@ -11,7 +11,7 @@ use crate::{
     Route, Tables,
     abi::{
         Address, Allowance, AllowedKey, Arrival, Attachment, Backend, BackendIndex, Endpoint, EndpointKey,
-        FastService, Flow, FlowKey, FragmentKey, Fragments, Handover, Local, MacKey, Network, Node,
+        Exit, FastService, Flow, FlowKey, FragmentKey, Fragments, Handover, Local, MacKey, Network, Node,
         NodeIndex, OuterHeader, Service, ServiceKey, Settings, Shortage, Slot, Station, SubnetKey, TargetKey,
         Uplink, capacity,
     },
@@ -58,6 +58,7 @@ pub struct NodeTables {
     /// The node's own routes and neighbours.
     pub routes: Routes,
     outer_headers: RefCell<HashMap<NodeIndex, OuterHeader>>,
+    exits: RefCell<HashMap<u32, Exit>>,
     flows: RefCell<HashMap<FlowKey, Flow>>,
     new_flows: RefCell<HashMap<u32, FlowKey>>,
     next_place: Cell<u32>,
@@ -240,6 +241,16 @@ impl<const DELIVERS: bool, const FRAGMENTS: bool> Tables for HookTables<'_, DELI
         self.node.outer_headers.borrow_mut().insert(node, OuterHeader { until, ..*header });
     }
 
+    fn exit(&self, place: u32) -> Option<impl Deref<Target = Exit>> {
+        let exit = self.node.exits.borrow().get(&place).copied();
+        exit.filter(|exit| exit.until > self.node.clock()).map(Box::new)
+    }
+
+    fn keep_exit(&self, place: u32, exit: &Exit) {
+        let until = self.node.clock().saturating_add(1);
+        self.node.exits.borrow_mut().insert(place, Exit { until, ..*exit });
+    }
+
     fn is_target(&self, key: &TargetKey) -> bool {
         self.node.targets.contains(key)
     }
@@ -314,6 +325,10 @@ impl<const DELIVERS: bool, const FRAGMENTS: bool> Tables for HookTables<'_, DELI
             flow.seen = seen;
             flow.flags = flags;
         }
+    }
+
+    fn touch_flow(&self, key: &FlowKey, flow: &Known, seen: u64) {
+        self.mark_flow(key, seen, flow.flags);
     }
 
     fn remove_flow(&self, key: &FlowKey) {

@@ -5,42 +5,32 @@
 //! up one by one: whom the client asks for is one entry of a table, and the outer header is that of the last packet to the
 //! same node, which the longer way has made, at most a moment ago.
 
-use core::mem::size_of;
-
 use super::{
     datagram::Datagram,
+    exit,
+    headers::{self, Headers},
+    outer::{self, Inside},
     second_chance,
-    tunnel::{self, ECN, RETURN_MAC},
+    tunnel::{self, ECN},
 };
 use crate::{
     Packet, Reason, Tables, Verdict,
-    abi::{Address, Family, FastService, OuterHeader},
+    abi::{Family, FastService, OuterHeader},
     checksum::Sum,
     hash,
     wire::{ETHERNET, ether_type, ip_header, protocol},
 };
 
-/// What of a packet's headers decides its way.
-struct Headers {
-    source: Address,
-    destination: Address,
-    /// Both [`hash::ports`].
-    ports: u32,
-    protocol: u8,
-    family: Family,
-    traffic_class: u8,
-}
-
 /// The way of an ordinary packet for a published port, or `None`, and the packet untouched, if it is to go the longer way.
 #[inline(never)]
 pub(super) fn fast_path<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Option<Verdict> {
-    let headers = read(packet)?;
+    let headers = headers::read(packet, Datagram::L3, packet.read(ETHERNET - 2)?)?;
     let settings = tables.settings()?;
     if headers.protocol == protocol::UDP
         && (headers.ports >> 16) as u16 == u16::from_le_bytes(settings.vxlan_port)
         && headers.destination == settings.address
     {
-        return leave_to_tc(packet, headers.family);
+        return tunnelled(packet, tables, &headers);
     }
     let service = find(tables, &headers)?;
     let hash = hash::flow_by_ports(settings.seed, headers.source, headers.ports, headers.protocol);
@@ -73,87 +63,10 @@ pub(super) fn fast_path<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Opt
     let ifindex = outer.ifindex;
     let family = if outer.family == Family::V6 as u32 { Family::V6 } else { Family::V4 };
     packet.open(family)?;
-    let written = match family {
-        Family::V4 => write_v4(packet, &outer, &inside),
-        Family::V6 => write_v6(packet, &outer, &inside),
-    };
-    Some(match written {
+    Some(match outer::write(packet, family, &outer, &inside) {
         Some(()) => Verdict::transmit(ifindex),
         None => Verdict::drop(Reason::Malformed),
     })
-}
-
-/// Reads the headers of a whole TCP or UDP packet without options or extension headers.
-#[inline(always)]
-fn read<P: Packet>(packet: &P) -> Option<Headers> {
-    let ether_type: u16 = packet.read(ETHERNET - 2)?;
-    match ether_type {
-        ether_type::IPV4 => read_v4(packet),
-        ether_type::IPV6 => read_v6(packet),
-        _ => None,
-    }
-}
-
-#[inline(always)]
-fn read_v4<P: Packet>(packet: &P) -> Option<Headers> {
-    let [a, b, c] = packet.read::<[u64; 3]>(Datagram::L3)?.map(u64::from_le);
-    let total = (a >> 16) as u16;
-    let total = usize::from(total.swap_bytes());
-    let protocol = (b >> 8) as u8;
-    /// Its version and the length of a header without options.
-    const PLAIN: u64 = 0x45;
-    /// Where "more fragments" and the fragment's offset stand, the first eight bytes read in little-endian order.
-    const FRAGMENT: u64 = 0xff3f << 48;
-    let is_plain = a & 0xff == PLAIN && a & FRAGMENT == 0;
-    let header = ip_header(Family::V4);
-    if !is_plain || total < header + least(protocol)? || Datagram::L3 + total > packet.length() {
-        return None;
-    }
-    Some(Headers {
-        source: Address::from_v4(((b >> 32) as u32).to_le_bytes()),
-        destination: Address::from_v4((c as u32).to_le_bytes()),
-        ports: (c >> 32) as u32,
-        protocol,
-        family: Family::V4,
-        traffic_class: (a >> 8) as u8,
-    })
-}
-
-#[inline(always)]
-fn read_v6<P: Packet>(packet: &P) -> Option<Headers> {
-    let [first, source_a, source_b, destination_a, destination_b, ports] =
-        packet.read::<[u64; 6]>(Datagram::L3)?;
-    let [version, flow, _, _, length_a, length_b, protocol, _] = first.to_ne_bytes();
-    let payload = usize::from(u16::from_be_bytes([length_a, length_b]));
-    let (source, destination) = (Address([source_a, source_b]), Address([destination_a, destination_b]));
-    let end = Datagram::L3 + ip_header(Family::V6) + payload;
-    let is_plain = version >> 4 == 6
-        && payload >= least(protocol)?
-        && end <= packet.length()
-        // What is mapped into IPv6 would be taken for IPv4.
-        && source.family() == Family::V6
-        && destination.family() == Family::V6;
-    if !is_plain {
-        return None;
-    }
-    Some(Headers {
-        source,
-        destination,
-        ports: u64::from_le(ports) as u32,
-        protocol,
-        family: Family::V6,
-        traffic_class: version << 4 | flow >> 4,
-    })
-}
-
-/// The bytes that the transport header has at least, for the protocols that ports are published by.
-#[inline(always)]
-fn least(protocol: u8) -> Option<usize> {
-    match protocol {
-        protocol::TCP => Some(20),
-        protocol::UDP => Some(8),
-        _ => None,
-    }
 }
 
 #[inline(always)]
@@ -170,73 +83,14 @@ fn find<T: Tables>(tables: &T, headers: &Headers) -> Option<FastService> {
     None
 }
 
-/// A packet in a tunnel to this node: only what returns to a client goes on from here, by the longer way.
+/// A packet in a tunnel to this node: only what returns to a client goes on from here.
 #[inline(always)]
-fn leave_to_tc<P: Packet>(packet: &P, outer: Family) -> Option<Verdict> {
-    let inner: [u8; 6] = packet.read(Datagram::L3 + ip_header(outer) + 16)?;
-    (inner != RETURN_MAC).then_some(Verdict::PASS)
-}
-
-/// What differs between the headers of two packets to the same node, in little-endian order.
-struct Inside {
-    /// From the UDP checksum to the second byte of the VNI.
-    vxlan: u64,
-    /// From there to the end of the inner destination MAC address.
-    inner: u64,
-    /// The rest of the inner Ethernet header.
-    source: u64,
-    /// Both outer ports.
-    ports: u64,
-    /// Bytes of the UDP packet, its header included: a number.
-    udp_len: u16,
-    ecn: u8,
-}
-
-/// The bytes of the outer Ethernet and IPv4 headers; with all that follows up to the inner network header, 64.
-const OUTER_V4: usize = ETHERNET + ip_header(Family::V4);
-const _: () = assert!(OUTER_V4 + tunnel::INSIDE == size_of::<[u64; 8]>());
-
-#[inline(always)]
-fn write_v4<P: Packet>(packet: &mut P, outer: &OuterHeader, inside: &Inside) -> Option<()> {
-    let [w0, w1, w2, w3, w4, ..] = outer.words;
-    let total = inside.udp_len.wrapping_add(ip_header(Family::V4) as u16).to_be_bytes();
-    let check = Sum::from_folded(outer.sum).plus16([0, inside.ecn]).plus16(total).checksum();
-    let words = [
-        w0,
-        w1 | u64::from(inside.ecn) << 56,
-        w2 | u64::from(u16::from_le_bytes(total)),
-        w3 | u64::from(u16::from_le_bytes(check)),
-        w4 | inside.ports << 16 | length(inside) << 48,
-        inside.vxlan,
-        inside.inner,
-        inside.source,
-    ];
-    packet.write(0, &words.map(u64::to_le))
-}
-
-#[inline(always)]
-fn write_v6<P: Packet>(packet: &mut P, outer: &OuterHeader, inside: &Inside) -> Option<()> {
-    let [w0, w1, w2, w3, w4, w5, w6] = outer.words;
-    let words = [
-        w0,
-        w1 | u64::from(inside.ecn) << 60,
-        w2 | length(inside) << 16,
-        w3,
-        w4,
-        w5,
-        w6 | inside.ports << 48,
-        inside.ports >> 16 | length(inside) << 16 | inside.vxlan << 32,
-        inside.vxlan >> 32 | inside.inner << 32,
-        inside.inner >> 32 | inside.source << 32,
-    ];
-    packet.write(0, &words.map(u64::to_le))?;
-    packet.write(size_of::<[u64; 10]>(), &((inside.source >> 32) as u32).to_le())
-}
-
-/// The outer UDP header's length, in network byte order.
-#[inline(always)]
-fn length(inside: &Inside) -> u64 {
-    u64::from(inside.udp_len.swap_bytes())
+fn tunnelled<P: Packet, T: Tables>(packet: &mut P, tables: &T, outer: &Headers) -> Option<Verdict> {
+    let inside = headers::inside(packet, Datagram::L3 + ip_header(outer.family) + 8)?;
+    if !inside.is_return {
+        return Some(Verdict::PASS);
+    }
+    exit::leave(packet, tables, outer, &inside)
 }
 
 /// Keeps the outer header of a packet that was just put into a tunnel to a node, for those that follow. Out of line, for it

@@ -157,7 +157,7 @@ fn tunnelled<P: Packet, T: Tables>(
     }
     let mark = tunnel::congestion(outer.traffic_class, datagram.traffic_class)?;
     if is_return {
-        *way = Way::Return(Returned { tunnel: bytes as u8, mark: mark.unwrap_or(0) });
+        *way = Way::Return(Returned { tunnel: bytes as u8, mark: mark.unwrap_or(0), peer, vni });
         return Ok(());
     }
     if let Some(mark) = mark {

@@ -43,11 +43,12 @@ pub(super) fn note<T: Tables>(tables: &T, key: &FlowKey, arrival: &Arrival, land
     if arrival.persistent == 0 {
         return;
     }
-    let now = tables.now();
     let key = session(key, arrival.vni);
     if let Some(flow) = tables.flow(&key)
         && flow.destination == landing.change.destination
     {
+        // Not before the look-up: the stack has no room to keep it meanwhile.
+        let now = tables.now();
         if flow.seen != now {
             tables.mark_flow(&key, now, 0);
         }
@@ -57,7 +58,7 @@ pub(super) fn note<T: Tables>(tables: &T, key: &FlowKey, arrival: &Arrival, land
         destination: landing.change.destination,
         service: arrival.service,
         vni: arrival.persistent,
-        seen: now,
+        seen: tables.now(),
         ..Flow::default()
     };
     tables.put_flow(&key, &flow);

@@ -3,7 +3,7 @@
 use super::{
     Step, Way, balance,
     datagram::Datagram,
-    deliver, fast_path, lookup, mss, newcomer, outside, persistence,
+    deliver, exit, fast_path, lookup, mss, newcomer, outside, persistence,
     remember::remember,
     second_chance::{self, Errand},
     too_big,
@@ -249,7 +249,8 @@ pub(super) fn take<T: Tables>(
 
 /// Remembers a flow: what its packets become, and that its answers leave by the entry node.
 #[inline(never)]
-pub(super) fn open<T: Tables>(tables: &T, key: &mut FlowKey, change: &Rewrite, arrival: &Arrival) {
+pub(super) fn open<T: Tables>(tables: &T, key: &mut FlowKey, landing: &Landing, arrival: &Arrival) {
+    let change = &landing.change;
     let mut flow = Flow {
         source: change.source,
         destination: change.destination,
@@ -259,6 +260,8 @@ pub(super) fn open<T: Tables>(tables: &T, key: &mut FlowKey, change: &Rewrite, a
         seen: tables.now(),
         service: arrival.service,
         flags: flow_flags::NEW,
+        // Each packet of a client with a session keeps that alive, which only the longer way does.
+        vni: if arrival.persistent == 0 { landing.ifindex } else { 0 },
         ..Flow::default()
     };
     remember(tables, key, &mut flow, FlowKey::scope(Space::Network, arrival.vni));
@@ -324,6 +327,10 @@ pub(super) struct Returned {
     pub(super) tunnel: u8,
     /// The congestion mark that the packet leaves with, or 0 for the one it has.
     pub(super) mark: u8,
+    /// The node that it came from.
+    pub(super) peer: NodeIndex,
+    /// The tunnel's VNI.
+    pub(super) vni: u32,
 }
 
 /// A task's answer to a client, at the entry node.
@@ -350,6 +357,9 @@ pub(super) fn returned<P: Packet, T: Tables>(
         return Ok(Verdict::PASS);
     }
     let verdict = outside::leave(packet, tables, datagram, usize::from(returned.tunnel))?;
+    if verdict.outcome() == Outcome::Transmit {
+        exit::keep(packet, tables, datagram, (returned.peer, returned.vni), verdict.detail());
+    }
     // Not before: what is left to a later hook is left untouched.
     if returned.mark != 0 && verdict.outcome() != Outcome::Pass {
         tunnel::mark_congestion(packet, datagram.family, Datagram::L3, returned.mark)

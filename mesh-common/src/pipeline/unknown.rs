@@ -49,7 +49,7 @@ fn arrived<P: Packet, T: Tables>(packet: &mut P, tables: &T, arrival: &Arrival) 
         return Err(Reason::NoPort);
     }
     datagram.key_in(Space::Published, arrival.vni);
-    published::open(tables, &mut datagram.key, &landing.change, &arrival);
+    published::open(tables, &mut datagram.key, &landing, &arrival);
     newcomer::queue(tables, &datagram.key);
     persistence::note(tables, &datagram.key, &arrival, &landing);
     published::land(packet, tables, &mut datagram, &arrival, &landing)

@@ -164,6 +164,11 @@ fn from_client(random: &mut Random, world: &World) -> Vec<u8> {
 
 /// A frame in a tunnel to this node.
 fn from_tunnel(random: &mut Random, world: &World) -> Vec<u8> {
+    if random.one_in(5)
+        && let Some(frame) = of_clients_flow(random, world)
+    {
+        return frame;
+    }
     let vni = random.pick(&world.vnis);
     let (peer, peer_address) = random.pick(&world.peers);
     let there: Vec<Member> =
@@ -235,13 +240,35 @@ fn from_tunnel(random: &mut Random, world: &World) -> Vec<u8> {
                 random.pick(&there)
             };
             let talk = talk_of_member(random, world, &sender);
-            let target = random.pick(&world.members).mac();
+            let is_target = |member: &&Member| {
+                member.vni == vni && member.address(talk.destination.family()) == Some(talk.destination)
+            };
+            let target = match world.members.iter().find(is_target) {
+                Some(target) if !random.one_in(4) => target.mac(),
+                _ => random.pick(&world.members).mac(),
+            };
             ethernet(target, sender.mac(), packet(random, &talk))
         }
     };
     let from = if random.one_in(25) { client(random, world, peer_address.family()) } else { peer_address };
     let vni = if random.one_in(25) { random.word() as u32 & VNI_MAX } else { vni };
     tunnel(random, world, from, vni, errand, &inner)
+}
+
+/// One more packet of a client's flow that is known, mostly from the node that it entered by.
+fn of_clients_flow(random: &mut Random, world: &World) -> Option<Vec<u8>> {
+    let mut flows = world.node.flows();
+    flows.retain(|(key, _)| key.scope >> 24 == Space::Published as u32);
+    if flows.is_empty() {
+        return None;
+    }
+    let (key, flow) = random.pick(&flows);
+    let talk = Talk::of(&key, random);
+    let entry = usize::try_from(flow.node).ok().and_then(|index| world.node.nodes.get(index))?;
+    let from = if random.one_in(10) { random.pick(&world.peers).1 } else { entry.address };
+    let errand = if random.one_in(10) { 1 } else { 0 };
+    let inner = ethernet(random.pick(&world.members).mac(), GATEWAY_MAC, packet(random, &talk));
+    Some(tunnel(random, world, from, key.scope & VNI_MAX, errand, &inner))
 }
 
 /// A node's word of where a flow lives, mostly with one of these backends.

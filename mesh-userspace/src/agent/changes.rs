@@ -170,6 +170,14 @@ fn create_network(spec: &mut Spec, asked: NetworkCreate) -> Result<String, Refus
 }
 
 fn create_service(spec: &mut Spec, asked: ServiceCreate) -> Result<String, Refusal> {
+    if asked.health_check.as_ref().is_some_and(|check| check.command.is_some()) {
+        return Err(Refusal::new(
+            RefusalKind::Invalid,
+            "a health check's command must stand in the file of each node that runs it, so that nobody else has a node run \
+             programs",
+            "write the service there, or check it by http or tcp",
+        ));
+    }
     let mut service = Service {
         origin: Origin::command("meshctl services create"),
         networks: asked.networks.iter().cloned().map(Given::from).collect(),
@@ -177,6 +185,7 @@ fn create_service(spec: &mut Spec, asked: ServiceCreate) -> Result<String, Refus
         endpoint_mode: asked.endpoint_mode,
         on_no_backend: asked.on_no_backend,
         persistent: asked.persistent,
+        health_check: asked.health_check.map(|check| Given::from(*check)),
         ports: asked.ports.into_iter().map(Given::from).collect(),
         ..Service::default()
     };

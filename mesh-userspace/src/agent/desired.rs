@@ -14,6 +14,7 @@ use super::{AgentError, replicated::Replicated};
 use crate::{
     config::{self, LocalConfig},
     gossip,
+    health::{self, Commands},
     problem::Problem,
     spec::{Fault, Faults, Origin, Override, Spec, resolve},
     table::Table,
@@ -28,6 +29,8 @@ pub(crate) struct Desired {
     node: String,
     /// What is asked for; in a cluster, `replicated` has it.
     spec: Spec,
+    /// The commands of health checks that stand in the file.
+    commands: Arc<Commands>,
     table: Arc<Table>,
     /// The table without what is on nodes that are not there.
     living: Arc<Table>,
@@ -55,6 +58,7 @@ impl Desired {
             state_file,
             local: loaded.local,
             node,
+            commands: Arc::new(health::commands(&loaded.spec)),
             spec: loaded.spec,
             table: Arc::new(table),
             living: Arc::default(),
@@ -171,6 +175,11 @@ impl Desired {
         &self.living
     }
 
+    /// The commands that this node may run to check its tasks.
+    pub(crate) const fn commands(&self) -> &Arc<Commands> {
+        &self.commands
+    }
+
     /// The table.
     pub(crate) const fn table(&self) -> &Arc<Table> {
         &self.table
@@ -211,6 +220,7 @@ impl Desired {
             .into());
         }
         let mut spec = loaded.spec;
+        let commands = health::commands(&spec);
         if self.replicated.is_some() {
             self.check_node(&resolve(&spec)?)?;
         }
@@ -218,13 +228,21 @@ impl Desired {
             replicated.hear(spec);
             let table = replicated.settle();
             self.take_table(table);
+            self.take_commands(commands);
             return Ok(());
         }
         spec.adopt(&self.spec)?;
         let before = self.spec.overrides.clone();
         self.take_over(spec)?;
+        self.take_commands(commands);
         self.keep_without_stale(&before);
         Ok(())
+    }
+
+    fn take_commands(&mut self, commands: Commands) {
+        if *self.commands != commands {
+            self.commands = Arc::new(commands);
+        }
     }
 
     /// Forgets for good what commands had changed about endpoints of which the file says something else now.

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::atomic::AtomicUsize, time::Duration};
 
-use mesh_common::abi::{BackendIndex, Flow, FlowKey, Space, flow_flags};
+use mesh_common::abi::{self, Address, BackendIndex, Flow, FlowKey, Space, flow_flags};
 
 use crate::{
     apply::{Flows, Map, MapError, Maps},
@@ -34,6 +34,30 @@ pub(crate) struct Counts {
     pub(crate) all: AtomicUsize,
     /// Flows that have not proved themselves.
     pub(crate) new: AtomicUsize,
+}
+
+/// The backends with which no conversation goes on that has no connection to lose.
+#[derive(Debug, Default)]
+pub(crate) struct Gone {
+    /// Those that have left or are not healthy, by the numbers that they are chosen by.
+    pub(crate) backends: BTreeSet<BackendIndex>,
+    /// Those that are not healthy, by VNI and address: where a flow is delivered, its backend has no number.
+    pub(crate) unwell: BTreeSet<(u32, Address)>,
+}
+
+impl Gone {
+    /// Whether a flow is part of a conversation with a backend that is not healthy. A connection goes on: it may well be that it
+    /// is new ones that the backend cannot take.
+    fn is_sick(&self, key: &FlowKey, flow: &Flow) -> bool {
+        let space = key.scope >> 24;
+        let is_to_a_backend = space == Space::Published as u32 || space == Space::Network as u32;
+        let is_reply = flow.flags & flow_flags::REPLY != 0;
+        let backend = if is_reply { key.source } else { flow.destination };
+        key.protocol != TCP
+            && is_to_a_backend
+            && flow.service != 0
+            && self.unwell.contains(&(key.scope & abi::VNI_MAX, backend))
+    }
 }
 
 /// A walk over all flows, a slice at a time.
@@ -84,17 +108,11 @@ impl Sweep {
         Self { walk: Walk { next: None, seen: 0 }, removed: 0, left: 0, new: 0, short_of_room }
     }
 
-    /// Looks at the next slice; says whether there is more. `now` is in seconds of the monotonic clock, and `gone`
-    /// holds the backends that have left.
+    /// Looks at the next slice; says whether there is more. `now` is in seconds of the monotonic clock.
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub(crate) fn slice(
-        &mut self,
-        maps: &mut impl Maps,
-        now: u64,
-        gone: &BTreeSet<BackendIndex>,
-    ) -> Result<bool, MapError> {
+    pub(crate) fn slice(&mut self, maps: &mut impl Maps, now: u64, gone: &Gone) -> Result<bool, MapError> {
         let (keys, more) = self.walk.slice(maps)?;
         for key in keys {
             let Some(flow) = maps.get::<Flows>(&key)? else { continue };
@@ -103,7 +121,9 @@ impl Sweep {
                 Some(back_key) => maps.get::<Flows>(back_key)?,
                 None => None,
             };
-            if !is_over(&key, &flow, back.as_ref(), now, gone, self.short_of_room)
+            let is_over = gone.is_sick(&key, &flow)
+                || is_over(&key, &flow, back.as_ref(), now, &gone.backends, self.short_of_room);
+            if !is_over
                 // A packet that came in the meantime has the last word.
                 || maps.get::<Flows>(&key)? != Some(flow)
             {
@@ -124,7 +144,7 @@ impl Sweep {
 }
 
 /// Whether a flow is to be forgotten, given that of its other direction, if it has one. `now` is in seconds of the clock of
-/// [`Flow::seen`], and `gone` holds the backends that have left.
+/// [`Flow::seen`], and `gone` holds the backends that have left, or are not well.
 #[must_use]
 pub fn is_over(
     key: &FlowKey,
@@ -148,7 +168,7 @@ pub fn is_over(
         return quiet > QUIET_FOR;
     }
     if key.protocol != TCP {
-        // What speaks without a connection would stay with a backend that is gone for as long as it speaks.
+        // What speaks without a connection would stay with a backend that is gone, or not well, for as long as it speaks.
         return quiet > QUIET_FOR || gone.contains(&flow.backend);
     }
     // An open but quiet one is given up only where room is short.
@@ -218,7 +238,7 @@ mod tests {
     }
 
     fn sweep(maps: &mut MemoryMaps, mut sweep: Sweep, gone: &[BackendIndex]) -> Sweep {
-        let gone = gone.iter().copied().collect();
+        let gone = Gone { backends: gone.iter().copied().collect(), ..Gone::default() };
         while sweep.slice(maps, NOW, &gone).unwrap() {}
         sweep
     }
@@ -297,6 +317,36 @@ mod tests {
         sweep(&mut maps, Sweep::default(), &[5]);
         assert_eq!(maps.get::<Flows>(&udp).unwrap(), None);
         assert!(maps.get::<Flows>(&tcp).unwrap().is_some());
+    }
+
+    #[test]
+    fn only_connections_stay_with_a_backend_that_is_unhealthy() {
+        let backend = Address::from_v4([10, 0, 9, 3]);
+        let sick = |vni, address| Gone { unwell: [(vni, address)].into(), ..Gone::default() };
+        for (protocol, service, gone, stays) in [
+            (UDP, 1, sick(7, backend), false),
+            (6, 1, sick(7, backend), true),
+            (UDP, 1, sick(8, backend), true),
+            (UDP, 1, sick(7, Address::from_v4([10, 0, 9, 2])), true),
+            (UDP, 0, sick(7, backend), true),
+        ] {
+            for reply_first in [false, true] {
+                let mut maps = MemoryMaps::default();
+                let key = conversation(&mut maps, 1, protocol, (1, 0), (1, 0));
+                let flow = maps.get::<Flows>(&key).unwrap().unwrap();
+                let back_key = flow.back_key(&key).unwrap();
+                for key in [key, back_key] {
+                    let flow = maps.get::<Flows>(&key).unwrap().unwrap();
+                    maps.insert::<Flows>(&key, &Flow { service, backend: 0, ..flow }).unwrap();
+                }
+                // Either direction is enough.
+                maps.remove::<Flows>(if reply_first { &key } else { &back_key }).unwrap();
+                let mut sweep = Sweep::default();
+                while sweep.slice(&mut maps, NOW, &gone).unwrap() {}
+                let left = maps.entries::<Flows>().unwrap().len();
+                assert_eq!(left == 1, stays, "{protocol} {service} {gone:?} {reply_first}");
+            }
+        }
     }
 
     #[test]

@@ -62,10 +62,11 @@ use crate::{
     api::{self, BindError, Changed, Refusal, RefusalKind},
     datapath::{Datapath, DatapathError, Progress, Report},
     dns, gossip,
+    health::{self, Keeper},
     links::{LinkError, Links},
     plan,
     spec::Faults,
-    table,
+    table::{self, Healths, Table},
 };
 
 /// What the agent looks at again this often, whatever happens or does not.
@@ -169,6 +170,7 @@ struct Agent {
     desired: Desired,
     /// Without one, its file is the whole mesh.
     cluster: Option<Cluster>,
+    health: Keeper,
     links: Links,
     kernel: Kernel,
     datapath: Arc<Mutex<Datapath>>,
@@ -180,8 +182,15 @@ struct Agent {
     resolv_confs: dns::ResolvConfs,
     /// Told when a ring has changed.
     rings_changed: Arc<Notify>,
-    /// What the last round came to, and of which revision.
-    last: Option<(u64, Outcome)>,
+    last: Option<Last>,
+}
+
+/// What the last round came to.
+struct Last {
+    /// Of which revision it was.
+    revision: u64,
+    outcome: Outcome,
+    healths: Healths,
 }
 
 /// Why the agent ends.
@@ -204,6 +213,7 @@ impl Agent {
         let (sender, commands) = mpsc::channel(64);
         Self {
             started: SystemTime::now(),
+            health: Keeper::open(health::file(&desired.local().state_dir, desired.node())),
             kernel: Kernel::new(links.clone(), Arc::clone(&datapath), &desired.local().run_dir),
             resolv_confs: dns::ResolvConfs::of(&desired.local().run_dir),
             desired,
@@ -277,12 +287,14 @@ impl Agent {
             }
         };
         let network = self.links.watch().await?;
+        self.health.start()?;
         tracing::info!(node = self.desired.node(), socket = %socket.display(), "ready");
         tell_systemd(&[NotifyState::Ready]);
 
         let mut events = Events { signals, file, namespaces, network };
         let end = self.serve(&published, &mut events).await;
         tell_systemd(&[NotifyState::Stopping]);
+        self.health.stop().await;
         sweeper.abort();
         teller.abort();
         tracer.abort();
@@ -330,6 +342,7 @@ impl Agent {
                 Some(()) = OptionFuture::from(self.cluster.as_mut().map(Cluster::changed)) => is_news = true,
                 Some(()) = OptionFuture::from(file.as_mut().map(FileWatch::changed)) => self.reload(),
                 Some(()) = OptionFuture::from(namespaces.as_mut().map(NamespaceWatch::changed)) => {}
+                () = self.health.changed() => {}
                 () = after(earliest, network.next()) => {}
                 _ = timer.tick() => {
                     if let Some(replicated) = self.desired.replicated_mut() {
@@ -348,8 +361,8 @@ impl Agent {
                 cluster.catch_up(&mut self.desired).await;
             }
             // Word of the cluster that changes nothing here needs no look at the kernel.
-            let is_known = |(revision, _): &&(u64, Outcome)| is_news && *revision == self.desired.revision();
-            let known = self.last.as_ref().filter(is_known).map(|(_, outcome)| self.published(outcome));
+            let is_known = |last: &&Last| is_news && last.revision == self.desired.revision();
+            let known = self.last.as_ref().filter(is_known).map(|last| self.published(last));
             let is_round = known.is_none();
             let state = match known {
                 Some(known) => Ok(known),
@@ -452,27 +465,34 @@ impl Agent {
 
     async fn round(&mut self) -> Result<Published, RoundError> {
         self.kernel.trace_every = self.tracer.every();
-        self.kernel.revision = self.desired.revision();
-        let mut outcome: Outcome = self.kernel.round(self.desired.living(), self.desired.node()).await?;
-        self.answer_for_names(&mut outcome);
-        let published = self.published(&outcome);
-        self.last = Some((self.desired.revision(), outcome));
+        let (healths, changes) =
+            self.health.follow(self.desired.living(), self.desired.node(), self.desired.commands());
+        // Each change of health is something new to do, as each table is.
+        self.kernel.revision = self.desired.revision() + changes;
+        let table = self.desired.living().with_health(&healths);
+        let mut outcome: Outcome = self.kernel.round(&table, self.desired.node()).await?;
+        self.answer_for_names(&table, &mut outcome);
+        let last = Last { revision: self.desired.revision(), outcome, healths };
+        let published = self.published(&last);
+        self.last = Some(last);
         Ok(published)
     }
 
     /// The picture of a round, with what is known of the cluster now.
-    fn published(&self, outcome: &Outcome) -> Published {
-        let numbers = Arc::new(Numbers::new(self.desired.table(), outcome));
-        let snapshot = state::snapshot(&self.desired, self.started, outcome, Arc::clone(&numbers));
+    fn published(&self, last: &Last) -> Published {
+        let Last { outcome, healths, .. } = last;
+        let numbers = Arc::new(Numbers::new(self.desired.table(), healths, outcome));
+        let snapshot =
+            state::snapshot(&self.desired, self.started, outcome, healths.clone(), Arc::clone(&numbers));
         Published { snapshot: Arc::new(snapshot), numbers, uses: Arc::new(outcome.contents.uses()) }
     }
 
     /// Has names change with the maps, and after them: what an answer says is then there. Maps that could not be written keep
     /// the names that they had.
-    fn answer_for_names(&mut self, outcome: &mut Outcome) {
+    fn answer_for_names(&mut self, table: &Arc<Table>, outcome: &mut Outcome) {
         if self.kernel.is_applied() {
-            let (table, node) = (self.desired.living(), self.desired.node());
-            self.dns.publish(Arc::new(self.dns.names().follow(table, node, self.desired.revision())));
+            let names = self.dns.names().follow(table, self.desired.node(), self.kernel.revision);
+            self.dns.publish(Arc::new(names));
         }
         outcome.problems.extend(self.dns.serve(&outcome.gateways));
         outcome.problems.extend(self.resolv_confs.ensure(&outcome.plan.resolvers));

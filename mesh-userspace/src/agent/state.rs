@@ -7,16 +7,21 @@ use std::{
     time::SystemTime,
 };
 
-use mesh_common::abi::{self, BackendIndex, NodeIndex};
+use mesh_common::abi::{self, Address, BackendIndex, NodeIndex};
 
-use super::{desired::Desired, flows::monotonic, replicated::Replicated, round::Outcome};
+use super::{
+    desired::Desired,
+    flows::{Gone, monotonic},
+    replicated::Replicated,
+    round::Outcome,
+};
 use crate::{
     api::{Attachment, Cluster, Lookup, Member, Snapshot, Uplink, types},
     apply::MapContents,
     datapath::{Attached, Hook},
     plan::{self, Plan, SEED, ring::BackendId},
     problem::Problem,
-    table::Table,
+    table::{Health, HealthState, Healths, Table},
 };
 
 /// What stands behind the numbers in the kernel's maps.
@@ -25,13 +30,22 @@ pub(crate) struct Numbers {
     table: Arc<Table>,
     plan: Arc<Plan>,
     contents: Arc<MapContents>,
+    /// The backends that are known not to be healthy, by VNI and address.
+    unwell: BTreeSet<(u32, Address)>,
     interfaces: BTreeMap<u32, String>,
 }
 
 impl Numbers {
-    pub(crate) fn new(table: &Arc<Table>, outcome: &Outcome) -> Self {
+    pub(crate) fn new(table: &Arc<Table>, healths: &Healths, outcome: &Outcome) -> Self {
         let names = outcome.facts.interfaces.iter();
+        let sick = healths.iter().filter(|(_, health)| !health.takes_flows());
+        let unwell = sick.filter_map(|(name, _)| table.endpoints.get(name)).flat_map(|endpoint| {
+            let vni = table.networks.get(&endpoint.network).map(|network| network.vni);
+            let id = move |address: &IpAddr| Some((vni?, Address::from(*address)));
+            endpoint.addresses.iter().filter_map(id)
+        });
         Self {
+            unwell: unwell.collect(),
             table: Arc::clone(table),
             plan: Arc::clone(&outcome.plan),
             contents: Arc::clone(&outcome.contents),
@@ -55,17 +69,14 @@ impl Numbers {
         self.contents.services == before.contents.services
     }
 
-    /// The backends that have left, whose numbers are kept for flows that are under way.
-    pub(crate) fn gone(&self) -> BTreeSet<BackendIndex> {
+    /// The backends that have left, whose numbers are kept for flows that are under way, and those that are not healthy.
+    pub(crate) fn gone(&self) -> Gone {
         let is_gone = |backend: &abi::Backend| {
-            !self.plan.backends.contains_key(&BackendId { vni: backend.vni, address: backend.address.into() })
+            let id = BackendId { vni: backend.vni, address: backend.address.into() };
+            !self.plan.backends.contains_key(&id) || self.unwell.contains(&(backend.vni, backend.address))
         };
-        self.contents
-            .backends
-            .iter()
-            .filter(|(_, backend)| is_gone(backend))
-            .map(|(index, _)| *index)
-            .collect()
+        let gone = self.contents.backends.iter().filter(|(_, backend)| is_gone(backend));
+        Gone { backends: gone.map(|(index, _)| *index).collect(), unwell: self.unwell.clone() }
     }
 }
 
@@ -106,6 +117,7 @@ pub(crate) fn snapshot(
     desired: &Desired,
     started: SystemTime,
     outcome: &Outcome,
+    healths: Healths,
     numbers: Arc<Numbers>,
 ) -> Snapshot {
     let facts = &outcome.facts;
@@ -138,8 +150,27 @@ pub(crate) fn snapshot(
         addresses: facts.addresses.iter().map(|local| local.address).collect(),
         serving: serving(&outcome.plan),
         cluster: desired.replicated().map(cluster),
-        problems: desired.problems().chain(outcome.problems.iter().cloned()).map(problem).collect(),
+        problems: desired
+            .problems()
+            .chain(outcome.problems.iter().cloned())
+            .map(problem)
+            .chain(healths.iter().filter_map(|(name, health)| unhealthy(table, name, health)))
+            .collect(),
+        healths,
     }
+}
+
+/// The problem that a backend is unhealthy.
+fn unhealthy(table: &Table, name: &str, health: &Health) -> Option<types::Problem> {
+    let service = table.endpoints.get(name)?.service.as_ref()?;
+    let is_sick = health.state == HealthState::Unhealthy;
+    is_sick.then(|| types::Problem {
+        subject: format!("endpoint {name}"),
+        message: format!(
+            "It is unhealthy, so {service} gives it no new flow: {}. It comes back when its checks succeed.",
+            health.reason.as_deref().unwrap_or("its checks failed")
+        ),
+    })
 }
 
 fn serving(plan: &Plan) -> Vec<IpAddr> {

@@ -17,7 +17,7 @@ use mesh_common::abi;
 use super::types::{
     Attach, BackendAdd, ClusterKey, KeyText, MapUse, NetworkCreate, Problem, Program, ServiceCreate,
 };
-use crate::table::Table;
+use crate::table::{Healths, Table};
 
 /// The agent, as the API sees it: one published picture of what is, and a few things to ask for.
 ///
@@ -98,6 +98,8 @@ pub struct Snapshot {
     pub serving: Vec<std::net::IpAddr>,
     /// What this node knows of its cluster; none without one.
     pub cluster: Option<Cluster>,
+    /// What is known of endpoints' health, by name.
+    pub healths: Healths,
     /// What is wrong.
     pub problems: Vec<Problem>,
 }

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::api::{
     client::{Client, ClientError},
-    types::{Backend, EndpointState},
+    types::{Backend, EndpointState, Removed},
 };
 
 /// How often the daemon is asked.
@@ -41,6 +41,16 @@ pub(super) enum DrainError {
         backend: String,
         /// Its service.
         service: String,
+        /// Its node.
+        node: String,
+    },
+    /// A task is detached where it runs.
+    #[error(
+        "{endpoint} runs on {node}, and is detached there; nothing was changed: run the same command on {node}"
+    )]
+    DetachElsewhere {
+        /// The endpoint.
+        endpoint: String,
         /// Its node.
         node: String,
     },
@@ -83,9 +93,53 @@ pub(super) async fn and_wait(
             node: found.node,
         });
     }
+    let drained = drained(client, screen, service, &found.endpoint, timeout).await?;
+    Ok(screen.show(&drained, |backend, _| render::backend_drained(backend))?)
+}
+
+/// Drains the backend that an endpoint is, if it is one, and detaches it when its last flow has ended or the time is over.
+pub(super) async fn and_detach(
+    client: &Client,
+    screen: &Screen,
+    name: &str,
+    timeout: Duration,
+) -> Result<Removed, DrainError> {
+    let endpoint = client.endpoint(name).await?;
+    let Some(service) = endpoint.service else { return Ok(client.detach(name).await?) };
+    if endpoint.state == EndpointState::Remote {
+        return Err(DrainError::DetachElsewhere { endpoint: endpoint.name, node: endpoint.node });
+    }
+    let before = client.backend(&service, name).await?;
+    match drained(client, screen, &service, name, timeout).await {
+        Ok(_) => {}
+        Err(DrainError::Late { backend, after, left }) => eprintln!(
+            "meshctl: {backend} is not drained after {}: {}, which end now",
+            units::age(after.as_secs()),
+            live_flows(left)
+        ),
+        Err(error) => return Err(error),
+    }
+    match client.detach(name).await {
+        Err(refused @ ClientError::Refused { .. }) => {
+            // What stays takes new flows again.
+            client.weigh_backend(&service, name, before.weight).await?;
+            Err(refused.into())
+        }
+        answer => Ok(answer?),
+    }
+}
+
+/// Drains a backend of this node; how it is when its last flow has ended.
+async fn drained(
+    client: &Client,
+    screen: &Screen,
+    service: &str,
+    name: &str,
+    timeout: Duration,
+) -> Result<Backend, DrainError> {
     let started = Instant::now();
     let mut progress = Progress { screen, last: None };
-    let mut now = client.weigh_backend(service, &found.endpoint, 0).await?;
+    let mut now = client.weigh_backend(service, name, 0).await?;
     loop {
         let left = now.flows.unwrap_or_default();
         if now.weight > 0 {
@@ -94,7 +148,7 @@ pub(super) async fn and_wait(
         }
         if left == 0 {
             progress.end()?;
-            return Ok(screen.show(&now, |backend, _| render::backend_drained(backend))?);
+            return Ok(now);
         }
         progress.tell(&now, left)?;
         let rest = timeout.saturating_sub(started.elapsed());
@@ -103,7 +157,7 @@ pub(super) async fn and_wait(
             return Err(DrainError::Late { backend: now.endpoint, after: timeout, left });
         }
         sleep(ASK_EVERY.min(rest)).await;
-        now = client.backend(service, &found.endpoint).await?;
+        now = client.backend(service, name).await?;
     }
 }
 

@@ -5,7 +5,10 @@ use std::{net::IpAddr, num::NonZeroU32, path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 
-use super::args::{self, words};
+use super::{
+    args::{self, words},
+    health::HealthArguments,
+};
 use crate::{
     api::types::{KeyText, Place, Vip},
     table::{EndpointMode, OnNoBackend, Protocol, PublishedPort, Scheduler},
@@ -110,15 +113,27 @@ Examples:
     /// Detach a task from its network
     ///
     /// Its interface goes. Its connections break; new ones go to the other backends of its service.
+    ///
+    /// With --drain its service gives it no new flow first, as `meshctl backends drain --wait` does, and it is detached when its
+    /// last flow has ended, or when the time is over. Other nodes that clients enter by must drain it, too.
     #[command(after_help = "\
-Example:
-  meshctl detach search.4")]
+Examples:
+  meshctl detach search.4
+  meshctl detach search.4 --drain --timeout 30s")]
     Detach {
         /// The endpoint's name
         #[arg(required = true, value_name = "NAME")]
         names: Vec<String>,
-        #[command(flatten)]
-        wait: Wait,
+        /// Let its flows end first
+        #[arg(long)]
+        drain: bool,
+        /// Return when every living node of the cluster has applied it, or with 1 and the names of those that have not
+        #[arg(long)]
+        wait: bool,
+        /// Detach it after this time at the latest, and wait no longer for other nodes, as in 90s, 10m or 1h
+        #[arg(long, value_name = "DURATION", default_value = "10m")]
+        #[arg(value_parser = args::duration)]
+        timeout: Duration,
     },
 
     /// Show the flows that this node keeps
@@ -306,7 +321,8 @@ Examples:
   meshctl services create dns --network blue --publish 53:5353/udp --scheduler rr
   meshctl services create agent --network blue --publish published=9100,target=9100,mode=host
   meshctl services create admin --network blue --publish 192.0.2.1:9443:443 --source 10.0.0.0/8
-  meshctl services create search --network blue --vip 10.0.9.2 --vip fd00:9::2")]
+  meshctl services create search --network blue --vip 10.0.9.2 --vip fd00:9::2
+  meshctl services create web --network blue --publish 80:8080 --health-http /healthz --health-interval 5s")]
     Create {
         /// Its name
         name: String,
@@ -337,6 +353,8 @@ Examples:
         /// A virtual IP, chosen where none is given; NETWORK=ADDRESS where networks share addresses
         #[arg(long = "vip", value_name = "ADDRESS", value_parser = args::vip)]
         vips: Vec<Vip>,
+        #[command(flatten)]
+        health: HealthArguments,
         #[command(flatten)]
         wait: Wait,
     },

@@ -3,6 +3,7 @@
 mod args;
 mod drain;
 mod grammar;
+mod health;
 mod keys;
 mod render;
 mod run;

@@ -90,9 +90,17 @@ async fn run(cli: &Cli) -> Result<(), Failure> {
             let endpoint = client.waiting(attach.wait.time()).attach(&attach_body(attach)?).await?;
             Ok(screen.show(&endpoint, |endpoint, _| render::attached(endpoint))?)
         }
-        Command::Detach { names, wait } => {
-            let client = client.waiting(wait.time());
+        Command::Detach { names, drain: false, wait, timeout } => {
+            let client = client.waiting(wait.then_some(*timeout));
             remove(&screen, ("endpoint", "detached"), names, |name| client.detach(name)).await
+        }
+        Command::Detach { names, drain: true, wait, timeout } => {
+            let client = client.waiting(wait.then_some(*timeout));
+            for name in names {
+                let removed = drain::and_detach(&client, &screen, name, *timeout).await?;
+                screen.show_next(&removed, |removed, _| render::removed("endpoint", "detached", removed))?;
+            }
+            Ok(())
         }
         Command::Flows(Flows::Ls(filters)) => {
             Ok(screen.show(&client.flows(&filter(filters)).await?, render::flows)?)
@@ -176,6 +184,7 @@ async fn services(client: &Client, screen: &Screen, command: &Services) -> Resul
             on_no_backend,
             persistent,
             vips,
+            health,
             wait,
         } => {
             let mut ports = ports.clone();
@@ -190,6 +199,7 @@ async fn services(client: &Client, screen: &Screen, command: &Services) -> Resul
                 endpoint_mode: *endpoint_mode,
                 on_no_backend: *on_no_backend,
                 persistent: *persistent,
+                health_check: health.asked().map(Box::new),
                 ports,
             };
             let service = client.clone().waiting(wait.time()).create_service(&body).await?;

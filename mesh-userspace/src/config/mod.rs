@@ -2,6 +2,7 @@
 
 mod cluster;
 mod file;
+mod health;
 mod keys;
 mod reader;
 mod sections;
@@ -163,4 +164,10 @@ fn read(name: &str, path: &Path) -> Result<Vec<u8>, Faults> {
         )));
     }
     Ok(text)
+}
+
+/// A noun phrase in the middle of a sentence.
+fn lower(who: &str) -> String {
+    let mut characters = who.chars();
+    characters.next().map_or_else(String::new, |first| first.to_lowercase().chain(characters).collect())
 }

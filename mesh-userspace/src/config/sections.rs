@@ -3,7 +3,9 @@
 use std::{collections::BTreeMap, net::IpAddr, num::NonZeroU32};
 
 use super::{
+    health::health_check,
     keys::Keys,
+    lower,
     reader::Reader,
     yaml::{Content, Entry, Node},
 };
@@ -236,6 +238,9 @@ fn service(reader: &mut Reader, entry: &Entry) -> (Service, bool) {
     if let Some(node) = keys.take("persistent") {
         let seconds = reader.number(node, &format!("{who}'s persistence"), "a number of seconds such as 300");
         service.persistent = seconds.map(|seconds: Given<NonZeroU32>| seconds.value);
+    }
+    if let Some(node) = keys.take("health_check") {
+        service.health_check = health_check(reader, node, &lower(&who));
     }
     if let Some(node) = keys.take("ports") {
         let what = format!("The list of {}'s ports", lower(&who));
@@ -498,10 +503,4 @@ fn one_of<T: Copy>(reader: &mut Reader, node: &Node, what: &str, words: &[(&str,
     reader.value(node, what, &want, |text| {
         words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value)
     })
-}
-
-/// A noun phrase in the middle of a sentence.
-fn lower(who: &str) -> String {
-    let mut characters = who.chars();
-    characters.next().map_or_else(String::new, |first| first.to_lowercase().chain(characters).collect())
 }

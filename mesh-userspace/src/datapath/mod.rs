@@ -60,7 +60,9 @@ use slots::SlotTable;
 use takeover::{Bridge, MAPS, NEXT, Preparation, TakeOver};
 
 /// The arrays of programs that other programs call, and where each program stands in them.
-const TAIL_CALLS: [(&str, u32, &str); 7] = [
+const TAIL_CALLS: [(&str, u32, &str); 9] = [
+    ("ENDPOINT_LONGER", 0, "endpoint_longer"),
+    ("UNDERLAY_LONGER", 0, "underlay_longer"),
     ("REFUSE_TC", 0, "refuse_tc"),
     ("REFUSE_XDP", 0, "refuse_xdp"),
     ("UNKNOWN_TC", 0, "unknown_tc"),

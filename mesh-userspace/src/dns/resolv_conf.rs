@@ -9,6 +9,7 @@ use std::{
     io::{self, Write as _},
     net::IpAddr,
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use crate::{plan::Resolvers, problem::Problem, spec::NETNS_DIRECTORY};
@@ -17,6 +18,8 @@ use crate::{plan::Resolvers, problem::Problem, spec::NETNS_DIRECTORY};
 const MARK: &str = "# Written by meshd, whose run directory is ";
 /// Where `ip netns exec` looks.
 const ETC_NETNS: &str = "/etc/netns";
+/// The files are looked at again after this time at the earliest.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// The file's name there.
 const NAME: &str = "resolv.conf";
 
@@ -25,6 +28,15 @@ const NAME: &str = "resolv.conf";
 pub(crate) struct ResolvConfs {
     run_dir: PathBuf,
     etc_netns: PathBuf,
+    last: Option<Last>,
+}
+
+/// What was ensured last.
+#[derive(Debug)]
+struct Last {
+    wanted: BTreeMap<String, Resolvers>,
+    problems: Vec<Problem>,
+    at: Instant,
 }
 
 /// The text for a task that asks these name servers.
@@ -50,12 +62,23 @@ pub(super) fn is_ours(text: &str) -> bool {
 impl ResolvConfs {
     /// Those of the daemon with this run directory.
     pub(crate) fn of(run_dir: &Path) -> Self {
-        Self { run_dir: run_dir.to_owned(), etc_netns: ETC_NETNS.into() }
+        Self { run_dir: run_dir.to_owned(), etc_netns: ETC_NETNS.into(), last: None }
     }
 
     /// Writes those of these tasks, by their endpoints' names, and removes all others of this daemon's. What somebody else
-    /// wrote stays as it is.
-    pub(crate) fn ensure(&self, wanted: &BTreeMap<String, Resolvers>) -> Vec<Problem> {
+    /// wrote stays as it is. What was ensured a moment ago is taken to be so: a node may have many tasks, of which few come and
+    /// go at a time.
+    pub(crate) fn ensure(&mut self, wanted: &BTreeMap<String, Resolvers>) -> Vec<Problem> {
+        let is_same = |last: &&Last| last.wanted == *wanted && last.at.elapsed() < LOOK_EVERY;
+        if let Some(last) = self.last.as_ref().filter(is_same) {
+            return last.problems.clone();
+        }
+        let problems = self.write_all(wanted);
+        self.last = Some(Last { wanted: wanted.clone(), problems: problems.clone(), at: Instant::now() });
+        problems
+    }
+
+    fn write_all(&self, wanted: &BTreeMap<String, Resolvers>) -> Vec<Problem> {
         let mut problems = Vec::new();
         let mut told = |path: &Path, done: io::Result<()>| {
             if let Err(error) = done {
@@ -162,9 +185,12 @@ mod tests {
     fn they_come_and_go_with_their_tasks_and_others_stay() {
         let directory = Directory::new();
         let etc = directory.path().join("etc");
-        let confs =
-            |run_dir: &str| ResolvConfs { run_dir: directory.path().join(run_dir), etc_netns: etc.clone() };
-        let (one, other) = (confs("one"), confs("other"));
+        let confs = |run_dir: &str| ResolvConfs {
+            run_dir: directory.path().join(run_dir),
+            etc_netns: etc.clone(),
+            last: None,
+        };
+        let (mut one, mut other) = (confs("one"), confs("other"));
         let read = |path: &str| fs::read_to_string(directory.path().join(path)).unwrap_or_default();
         fs::create_dir_all(etc.join("theirs")).unwrap();
         fs::write(etc.join("theirs/resolv.conf"), "nameserver 192.0.2.1\n").unwrap();
@@ -199,8 +225,11 @@ mod tests {
     #[test]
     fn what_somebody_else_has_begun_is_left_to_them() {
         let directory = Directory::new();
-        let confs =
-            ResolvConfs { run_dir: directory.path().join("run"), etc_netns: directory.path().to_owned() };
+        let mut confs = ResolvConfs {
+            run_dir: directory.path().join("run"),
+            etc_netns: directory.path().to_owned(),
+            last: None,
+        };
         fs::create_dir(directory.path().join("a")).unwrap();
         let link = directory.path().join("a/resolv.conf");
         std::os::unix::fs::symlink("/nowhere/resolv.conf", &link).unwrap();

@@ -12,6 +12,7 @@ mod namespace;
 mod netlink;
 mod observe;
 mod sysctl;
+mod visitor;
 mod watch;
 
 #[cfg(test)]
@@ -22,8 +23,10 @@ pub use error::LinkError;
 pub use gate::{GATE_HOST, GATE_NAME, Gate, GateFacts, GateWay};
 pub use gro::GRO_NAME;
 pub use kept::KeptNamespaces;
+pub(crate) use namespace::cookie_here;
 pub use namespace::{Namespace, NamespaceId};
 pub use observe::{Facts, Interface, InterfaceAddress, Route};
+pub(crate) use visitor::Visitor;
 
 use netlink::Netlink;
 
@@ -46,6 +49,17 @@ impl Links {
     pub async fn of(namespace: Namespace) -> Result<Self, LinkError> {
         let netlink = Netlink::open(&namespace).await?;
         Ok(Self { namespace, netlink })
+    }
+
+    /// Raises the loopback interface, without which nothing in the namespace reaches an address of its own.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub async fn raise_loopback(&self) -> Result<(), LinkError> {
+        match self.netlink.link_named("lo").await? {
+            Some(loopback) => self.netlink.raise(&loopback).await,
+            None => Ok(()),
+        }
     }
 
     /// The namespace itself.

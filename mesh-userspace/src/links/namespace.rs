@@ -102,23 +102,7 @@ impl Namespace {
 
     /// The number by which eBPF programs know it, never given twice while the system runs.
     pub fn cookie(&self) -> Result<u64, LinkError> {
-        self.run_blocking(|| {
-            let socket = std::net::UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, 0))?;
-            let mut cookie = 0u64;
-            let mut length = nix::libc::socklen_t::try_from(size_of::<u64>()).map_err(io::Error::other)?;
-            // SAFETY: the kernel writes at most `length` bytes to `cookie`, which has as many.
-            let result = unsafe {
-                nix::libc::getsockopt(
-                    socket.as_raw_fd(),
-                    nix::libc::SOL_SOCKET,
-                    SO_NETNS_COOKIE,
-                    std::ptr::from_mut(&mut cookie).cast(),
-                    &raw mut length,
-                )
-            };
-            if result < 0 { Err(io::Error::last_os_error()) } else { Ok(cookie) }
-        })?
-        .map_err(|source| LinkError::Kernel {
+        self.run_blocking(cookie_here)?.map_err(|source| LinkError::Kernel {
             doing: format!("ask for the cookie of the network namespace {}", self.path.display()),
             source,
         })
@@ -169,7 +153,7 @@ impl Namespace {
         receiver.await.map_err(|_| self.cut_short("its thread panicked"))?
     }
 
-    fn enter(&self) -> Result<(), LinkError> {
+    pub(super) fn enter(&self) -> Result<(), LinkError> {
         setns(self, CloneFlags::CLONE_NEWNET).map_err(|error| match error {
             // Another kind of namespace.
             nix::errno::Errno::EINVAL => LinkError::NotANamespace { path: self.path.clone() },
@@ -177,9 +161,30 @@ impl Namespace {
         })
     }
 
-    fn cut_short(&self, why: &str) -> LinkError {
+    pub(super) fn cut_short(&self, why: &str) -> LinkError {
         LinkError::CutShort { path: self.path.clone(), why: why.into() }
     }
+}
+
+/// The number of the namespace that the calling thread is in, by which eBPF programs know it.
+///
+/// # Errors
+/// When the kernel gives no socket.
+pub(crate) fn cookie_here() -> io::Result<u64> {
+    let socket = std::net::UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, 0))?;
+    let mut cookie = 0u64;
+    let mut length = nix::libc::socklen_t::try_from(size_of::<u64>()).map_err(io::Error::other)?;
+    // SAFETY: the kernel writes at most `length` bytes to `cookie`, which has as many.
+    let result = unsafe {
+        nix::libc::getsockopt(
+            socket.as_raw_fd(),
+            nix::libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            std::ptr::from_mut(&mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(cookie) }
 }
 
 impl AsFd for Namespace {

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use mesh_common::abi::{Address, Attachment, EndpointKey, Family, MacKey};
+use mesh_common::abi::{Address, Attachment, EndpointKey, Family, MacKey, Network};
 
 use super::{
     NodeFacts, PlannedEndpoint, PlannedStation,
@@ -42,11 +42,13 @@ pub(super) fn attachments(
     table: &Table,
     ours: &[(&str, &Endpoint)],
     facts: &NodeFacts,
+    networks: &BTreeMap<u32, Network>,
 ) -> BTreeMap<u32, Attachment> {
     let attached = ours.iter().filter_map(|(name, endpoint)| {
-        let network = table.networks.get(&endpoint.network)?;
+        let vni = table.networks.get(&endpoint.network)?.vni;
+        let &Network { gateway_mac, mtu, .. } = networks.get(&vni)?;
         let (v4, v6) = (address_or_none(endpoint, Family::V4), address_or_none(endpoint, Family::V6));
-        let attachment = Attachment { v4, v6, vni: network.vni, mac: endpoint.mac, reserved: [0; 6] };
+        let attachment = Attachment { v4, v6, vni, mac: endpoint.mac, gateway_mac, mtu, reserved: 0 };
         Some((*facts.attached.get(*name)?, attachment))
     });
     attached.collect()

@@ -132,8 +132,9 @@ pub(super) fn attachments(
     facts: &NodeFacts,
 ) -> impl Iterator<Item = (u32, Attachment)> {
     gateways.iter().filter_map(|gateway| {
-        let Network { gateway_v4: v4, gateway_v6: v6, gateway_mac: mac, .. } = gateway.planned;
-        let attachment = Attachment { v4, v6, vni: gateway.vni, mac, reserved: [0; 6] };
+        let Network { gateway_v4: v4, gateway_v6: v6, gateway_mac: mac, mtu, .. } = gateway.planned;
+        let vni = gateway.vni;
+        let attachment = Attachment { v4, v6, vni, mac, gateway_mac: mac, mtu, reserved: 0 };
         Some((*facts.gateways.get(gateway.name)?, attachment))
     })
 }

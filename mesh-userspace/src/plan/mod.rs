@@ -221,7 +221,7 @@ pub fn plan(table: &Table, node: &str, facts: &NodeFacts, earlier: &mut Earlier)
     let gateways = gateways::gateways(table, &ours, &networks);
     gateways::add_to(&mut great.endpoints, &gateways, facts, this.address);
     let links = links::links(table, &ours, this, facts, &networks);
-    let mut attachments = endpoints::attachments(table, &ours, facts);
+    let mut attachments = endpoints::attachments(table, &ours, facts, &networks);
     attachments.extend(gateways::attachments(&gateways, facts));
     Ok(Plan {
         settings: PlannedSettings {

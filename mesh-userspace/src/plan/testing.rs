@@ -52,6 +52,7 @@ pub(crate) fn service(table: &mut Table, name: &str, vips: &[(&str, &[&str])], p
         endpoint_mode: Default::default(),
         on_no_backend: Default::default(),
         persistent: None,
+        health_check: None,
         ports: ports.collect(),
         external: Vec::new(),
         aliases: Vec::new(),

@@ -242,7 +242,10 @@ fn attached_endpoints_fill_the_tables_of_their_interfaces() {
     assert_eq!((elsewhere.node, elsewhere.ifindex), (ip("192.0.2.2"), 0));
 
     assert_eq!(plan.attachments.keys().copied().collect::<Vec<_>>(), [7]);
-    assert_eq!(plan.attachments[&7], Attachment { v4, v6, vni: 4097, mac, reserved: [0; 6] });
+    assert_eq!(
+        plan.attachments[&7],
+        Attachment { v4, v6, vni: 4097, mac, gateway_mac: [2, 0x42, 10, 0, 9, 1], mtu: 1450, reserved: 0 }
+    );
     let station = plan.stations[&MacKey { vni: 4097, mac, reserved: [0; 2] }];
     assert_eq!(station, PlannedStation { v4, v6, node: ip("192.0.2.1"), draining: false });
     assert_eq!(plan.stations.len(), 3);
@@ -611,4 +614,67 @@ fn interface_names_are_short_and_distinct() {
     assert_eq!(names.len(), 5000);
     assert!(names.iter().all(|name| name.len() == 12), "IFNAMSIZ leaves 15");
     assert_eq!(host_interface("search.1"), host_interface("search.1"));
+}
+
+#[test]
+fn a_gateway_is_an_endpoint_of_each_node_with_tasks_and_of_no_other_nodes_concern() {
+    let mut table = search();
+    endpoint(&mut table, "search.9", "n1", "search", "blue", &["10.0.9.19", "fd00:9::19"]);
+    let mut facts = facts();
+    let gateway = |plan: &Plan, address: &str| {
+        let key = EndpointKey { address: ip(address).into(), vni: 4097, reserved: 0 };
+        plan.endpoints.get(&key).copied()
+    };
+    let before = plan(&table, "n1", &facts).unwrap();
+    let link = &before.links.gateways["blue"];
+    assert_eq!((link.host_name.as_str(), link.mac), (&*gateway_interface("blue"), [2, 0x42, 10, 0, 9, 1]));
+    assert_eq!(link.addresses, ["10.0.9.1/24".parse().unwrap(), "fd00:9::1/64".parse().unwrap()]);
+    assert_eq!(gateway(&before, "10.0.9.1"), None, "it is not attached yet");
+
+    facts.gateways.insert("blue".to_owned(), 40);
+    let with = plan(&table, "n1", &facts).unwrap();
+    let expected = PlannedEndpoint { mac: [2, 0x42, 10, 0, 9, 1], node: ip("192.0.2.1"), ifindex: 40 };
+    for address in ["10.0.9.1", "fd00:9::1"] {
+        assert_eq!(gateway(&with, address), Some(expected));
+    }
+    let attachment = with.attachments[&40];
+    assert_eq!((attachment.v4, attachment.v6), (ip("10.0.9.1").into(), ip("fd00:9::1").into()));
+    assert_eq!((attachment.vni, attachment.mac), (4097, expected.mac));
+    assert_eq!(with.hooks[&40], Hook::Endpoint);
+    assert_eq!((&with.stations, &with.backends), (&before.stations, &before.backends));
+
+    // Another node has its own, and one without tasks of the network none.
+    let elsewhere = plan(&table, "n2", &NodeFacts { gateways: BTreeMap::new(), ..facts.clone() }).unwrap();
+    assert_eq!(gateway(&elsewhere, "10.0.9.1"), None);
+    network(&mut table, "empty", 4099, &["10.0.8.0/24"]);
+    assert_eq!(plan(&table, "n1", &facts).unwrap().links.gateways.keys().collect::<Vec<_>>(), ["blue"]);
+
+    table.options.dns = false;
+    let without = plan(&table, "n1", &facts).unwrap();
+    assert!(without.links.gateways.is_empty() && without.resolvers.is_empty());
+    assert!(gateway(&without, "10.0.9.1").is_none() && !without.attachments.contains_key(&40));
+    assert!(!without.hooks.contains_key(&40));
+}
+
+#[test]
+fn a_task_asks_its_first_networks_gateway_first() {
+    let mut table = table();
+    network(&mut table, "amber", 4098, &["10.0.8.0/24", "10.0.7.0/24"]);
+    endpoint(&mut table, "a", "n1", "", "blue", &["10.0.9.11"]);
+    endpoint(&mut table, "b", "n1", "", "amber", &["10.0.8.11"]);
+    endpoint(&mut table, "other", "n1", "", "blue", &["10.0.9.12"]);
+    endpoint(&mut table, "far", "n2", "", "blue", &["10.0.9.13"]);
+    let room = table.endpoints["a"].netns.clone();
+    table.endpoints.get_mut("b").unwrap().netns = room;
+    let plan = plan(&table, "n1", &facts()).unwrap();
+    let servers = |name: &str| -> Vec<String> {
+        plan.resolvers[name].name_servers.iter().map(ToString::to_string).collect()
+    };
+    assert_eq!(servers("a"), ["10.0.8.1", "10.0.9.1", "fd00:9::1"]);
+    assert_eq!(servers("a"), servers("b"));
+    assert_eq!(servers("other"), ["10.0.9.1", "fd00:9::1"]);
+    assert!(!plan.resolvers.contains_key("far"));
+    // Of several subnets of a family, the first has the gateway that answers.
+    assert_eq!(plan.links.gateways["amber"].addresses, ["10.0.8.1/24".parse().unwrap()]);
+    assert_eq!(plan.links.gateways["amber"].routes, ["10.0.7.0/24".parse().unwrap()]);
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use mesh_cluster::{Entry, Key, Kind, NodeId, Stamp, Store};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::spec::{Endpoint, Given, Network, Node, Origin, RememberedNetwork, Service};
+use crate::spec::{Endpoint, Given, HealthCheck, Network, Node, Origin, RememberedNetwork, Service};
 
 /// What a node's entry says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -155,6 +155,7 @@ fn placed_service(service: Service, at: &Origin) -> Service {
         endpoint_mode,
         on_no_backend,
         persistent,
+        health_check,
         ports,
         external,
         aliases,
@@ -168,11 +169,27 @@ fn placed_service(service: Service, at: &Origin) -> Service {
         endpoint_mode,
         on_no_backend,
         persistent,
+        health_check: health_check.map(|check| placed_check(check, at)),
         ports: place_all(ports, at),
         external: place_all(external, at),
         aliases: place_all(aliases, at),
         remembered,
     }
+}
+
+fn placed_check(check: Given<HealthCheck>, at: &Origin) -> Given<HealthCheck> {
+    let HealthCheck { http, tcp, command, port, interval, timeout, rise, fall } = check.value;
+    let placed = HealthCheck {
+        http: http.map(|http| place(http, at)),
+        tcp: tcp.map(|tcp| place(tcp, at)),
+        command: command.map(|command| place(command, at)),
+        port: port.map(|port| place(port, at)),
+        interval: interval.map(|interval| place(interval, at)),
+        timeout: timeout.map(|timeout| place(timeout, at)),
+        rise: rise.map(|rise| place(rise, at)),
+        fall: fall.map(|fall| place(fall, at)),
+    };
+    Given::new(placed, at.clone())
 }
 
 fn placed_endpoint(endpoint: Endpoint, at: &Origin) -> Endpoint {

@@ -6,6 +6,7 @@
 mod backends;
 mod change;
 mod fault;
+mod health;
 mod parse;
 mod ports;
 mod resolve;
@@ -20,6 +21,7 @@ pub(crate) use self::fault::{article, kind_name, listed, quoted};
 pub use self::{
     backends::{Membership, Override},
     fault::{Creation, Fault, Faults, Given, Origin},
+    health::HealthCheck,
     parse::{Mac, mac, netns, source},
     ports::published_ports,
     resolve::{Allocation, resolve, resolve_with},
@@ -130,6 +132,8 @@ pub struct Service {
     pub on_no_backend: OnNoBackend,
     /// For how many seconds a client comes back to the backend that it had, IPVS's persistence; none for not at all.
     pub persistent: Option<NonZeroU32>,
+    /// How its tasks are asked whether they are well; not at all if it is not given.
+    pub health_check: Option<Given<HealthCheck>>,
     /// The ports that nodes answer on for it.
     pub ports: Vec<Given<PublishedPort>>,
     /// Addresses routed to several nodes, on each of which it answers.

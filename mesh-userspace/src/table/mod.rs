@@ -3,6 +3,8 @@
 //! Every name resolves, every address is allocated and every rule of [`crate::spec`] holds, so whoever reads
 //! a [`Table`] has nothing left to refuse.
 
+mod health;
+
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -13,6 +15,8 @@ use std::{
 use imbl::{OrdMap, ordmap::DiffItem};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+
+pub use self::health::{Health, HealthCheck, HealthState, Healths, Period, PeriodError, Probe, plain};
 
 /// A backend's weight where none is given.
 pub const DEFAULT_WEIGHT: u16 = 1;
@@ -133,6 +137,9 @@ pub struct Service {
     /// For how many seconds a client comes back to the backend that it had, IPVS's persistence; none for not at all.
     #[serde(default)]
     pub persistent: Option<NonZeroU32>,
+    /// How its tasks are asked whether they are well; not at all where there is none.
+    #[serde(default)]
+    pub health_check: Option<HealthCheck>,
     /// The ports that nodes answer on for it, in their order.
     pub ports: Vec<PublishedPort>,
     /// Addresses routed to several nodes, on each of which it answers.

@@ -2,7 +2,7 @@
 
 use std::{
     net::SocketAddr,
-    num::NonZeroU32,
+    num::{NonZeroU16, NonZeroU32},
     path::Path,
     sync::atomic::Ordering,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -18,6 +18,7 @@ use mesh_userspace::{
         server::{CONNECTIONS_MAX, IDLE_MAX},
         types::{Attach, EndpointState, ErrorBody, NetworkCreate, ServiceCreate, Vip},
     },
+    spec::HealthCheck,
     table::{EndpointMode, OnNoBackend, Protocol, PublishMode, PublishedPort, Scheduler},
 };
 use tokio::{
@@ -171,6 +172,10 @@ async fn services_are_made_and_removed() {
         scheduler: Scheduler::Rr,
         endpoint_mode: EndpointMode::Vip,
         on_no_backend: OnNoBackend::Drop,
+        health_check: Some(Box::new(HealthCheck {
+            tcp: Some(NonZeroU16::MIN.into()),
+            ..HealthCheck::default()
+        })),
         persistent: NonZeroU32::new(300),
         ports: vec![PublishedPort {
             published: 53,

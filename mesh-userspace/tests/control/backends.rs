@@ -8,7 +8,7 @@ use mesh_userspace::{
         Change, FlowDump,
         types::{Backend, BackendAdd},
     },
-    table::{Endpoint, Protocol},
+    table::{Endpoint, Health, HealthState, Protocol},
 };
 use tokio::time::Instant;
 
@@ -155,8 +155,8 @@ async fn each_flow_is_its_own_backend_s_and_is_counted_once() {
     ];
     assert_eq!(flows, expected.map(|(name, count)| (name.to_owned(), count)));
     let text = stdout(&meshctl(&server, &["backends", "ls", "search"]).await);
-    assert!(text.contains("n2    1       1 from here  on its own node\n"), "{text}");
-    assert!(text.contains("n3    1       –            on its own node\n"), "{text}");
+    assert!(text.contains("n2    1       1 from here  –       on its own node\n"), "{text}");
+    assert!(text.contains("n3    1       –            –       on its own node\n"), "{text}");
 }
 
 #[tokio::test]
@@ -210,7 +210,7 @@ async fn meshctl_says_what_became_of_backends() {
     let text = tell(&["backends", "ls", "search", "-o", "json"]).await;
     let listed: Vec<Backend> = serde_json::from_str(&text).unwrap();
     assert_eq!((listed[0].weight, listed[0].flows), (0, Some(2)));
-    assert!(tell(&["services", "ps", "search"]).await.contains("n1    0, drains  2      attached\n"));
+    assert!(tell(&["services", "ps", "search"]).await.contains("n1    0, drains  2      –       attached\n"));
 }
 
 #[tokio::test]
@@ -305,4 +305,33 @@ async fn explain_says_that_every_backend_drains() {
     let text = stdout(&meshctl(&server, &arguments).await);
     assert!(text.contains("each backend of search with an IPv4 address drains: its weight is 0"), "{text}");
     assert!(text.contains("`meshctl backends weight search ADDRESS 1`"), "{text}");
+}
+
+#[tokio::test]
+async fn health_is_told_with_its_reason() {
+    let server = Server::start();
+    let health = |state, reason: Option<&str>| Health { state, since: 0, reason: reason.map(str::to_owned) };
+    server.fake.edit(|snapshot| {
+        let sick = health(HealthState::Unhealthy, Some("nothing listens on 10.0.9.11:80"));
+        snapshot.healths.insert("search.1".to_owned(), sick);
+        snapshot.healths.insert("search.2".to_owned(), health(HealthState::Healthy, None));
+    });
+    let client = server.client();
+    let told: Vec<_> = client.backends(Some("search")).await.unwrap().into_iter().map(|b| b.health).collect();
+    let [Some(sick), Some(well), None] = &told[..] else { panic!("{told:?}") };
+    assert_eq!(
+        (sick.is, sick.why.as_deref()),
+        (HealthState::Unhealthy, Some("nothing listens on 10.0.9.11:80"))
+    );
+    // It has been so since 1970.
+    assert!(sick.seconds > 1_000_000_000);
+    assert_eq!((well.is, &well.why), (HealthState::Healthy, &None));
+    assert_eq!(
+        client.endpoint("search.1").await.unwrap().health.as_ref().map(|health| health.is),
+        Some(sick.is)
+    );
+    let text = stdout(&meshctl(&server, &["endpoints", "inspect", "search.1"]).await);
+    let line = text.lines().last().unwrap();
+    assert!(line.starts_with("health") && line.contains("  unhealthy for "), "{text}");
+    assert!(line.ends_with(": nothing listens on 10.0.9.11:80"), "{text}");
 }

@@ -212,7 +212,9 @@ async fn what_is_dropped_says_as_what() {
     };
     let told = dropped("10.0.9.11:1", "10.0.9.200:80", "no_such_endpoint").await;
     instead(&told, "`meshctl networks inspect blue`");
-    dropped("10.0.9.11:1", "10.0.9.1:80", "gateway").await;
+    let told = server.client().explain(&query("10.0.9.11:1", "10.0.9.1:80")).await.unwrap();
+    assert_eq!(told.verdict, Verdict::Dropped, "{told:#?}");
+    assert!(told.summary.starts_with("refused by the gateway of blue"), "{told:#?}");
     dropped("10.0.9.11:1", "224.0.0.1:80", "multicast").await;
     let told = dropped("10.0.10.11:1", "203.0.113.5:80", "internal").await;
     because(&told, "203.0.113.5 is in no subnet of vault");

@@ -208,6 +208,7 @@ fn service(network: &str, vips: &[&str], scheduler: Scheduler, ports: Vec<Publis
         endpoint_mode: mesh_userspace::table::EndpointMode::Vip,
         on_no_backend: mesh_userspace::table::OnNoBackend::Reject,
         persistent: None,
+        health_check: None,
         ports,
         external: vec![],
         aliases: vec![],
@@ -343,6 +344,7 @@ pub(crate) fn snapshot() -> Snapshot {
         addresses: vec![ip("192.0.2.1"), ip("2001:db8::1"), ip("10.77.0.1")],
         serving: vec![ip("192.0.2.1"), ip("2001:db8::1")],
         cluster: None,
+        healths: Default::default(),
         problems: vec![],
     }
 }

@@ -78,12 +78,12 @@ async fn every_list_and_every_inspection_prints() {
         (&["service", "inspect", "search"], "virtual IPs    blue 10.0.9.2, fd00:9::2\n"),
         (
             &["services", "ps", "turns"],
-            "turns    turns.2   blue     10.0.9.22  n2    1       –      on its own node\n",
+            "turns    turns.2   blue     10.0.9.22  n2    1       –      –       on its own node\n",
         ),
         (&["backends", "ls"], "db       db.1"),
         (
             &["backends", "ls", "db"],
-            "db       db.1      vault    10.0.10.11  n1    1       0      attached\n",
+            "db       db.1      vault    10.0.10.11  n1    1       0      –       attached\n",
         ),
         (&["endpoints", "ls"], "twin"),
         (&["endpoint", "inspect", "tool"], "host interface  mesh00000004\n"),

@@ -83,6 +83,8 @@ pub struct Service {
     pub on_no_backend: Option<String>,
     /// For how many seconds a client comes back to its backend, if at all.
     pub persistent: Option<u32>,
+    /// How its tasks are asked whether they are well, as in the file, if at all.
+    pub health_check: Option<Value>,
 }
 
 /// A task's attachment in the file.
@@ -241,6 +243,7 @@ impl Mesh {
             external: Vec::new(),
             on_no_backend: None,
             persistent: None,
+            health_check: None,
         });
         self
     }
@@ -278,6 +281,15 @@ impl Mesh {
     pub fn persistent(mut self, seconds: u32) -> Self {
         if let Some(service) = self.services.last_mut() {
             service.persistent = Some(seconds);
+        }
+        self
+    }
+
+    /// With tasks of the service that was added last being asked so whether they are well.
+    #[must_use]
+    pub fn health_check(mut self, check: Value) -> Self {
+        if let Some(service) = self.services.last_mut() {
+            service.health_check = Some(check);
         }
         self
     }
@@ -424,6 +436,9 @@ impl Mesh {
             }
             if let Some(seconds) = service.persistent {
                 entry["persistent"] = json!(seconds);
+            }
+            if let Some(check) = &service.health_check {
+                entry["health_check"] = check.clone();
             }
             if !service.ports.is_empty() {
                 entry["ports"] = json!(service.ports);

@@ -14,10 +14,10 @@ use aya::{
 use mesh_common::{
     Reason,
     abi::{
-        Address, Allowance, AllowedKey, Attachment, Backend, Counter, Endpoint, EndpointKey, FastService,
-        Flow, FlowKey, FragmentKey, Fragments, Held, Hook, Local, MacKey, Network, Node, NodeIndex,
-        OuterHeader, Pod, Service, ServiceKey, Settings, Shortage, Slot, Station, SubnetKey, TargetKey,
-        Trace, Uplink,
+        Address, Allowance, AllowedKey, Attachment, Backend, Counter, Endpoint, EndpointKey, Exit,
+        FastService, Flow, FlowKey, FragmentKey, Fragments, Held, Hook, Local, MacKey, Network, Node,
+        NodeIndex, OuterHeader, Pod, Service, ServiceKey, Settings, Shortage, Slot, Station, SubnetKey,
+        TargetKey, Trace, Uplink, capacity,
     },
     native::NodeTables,
 };
@@ -74,6 +74,7 @@ pub(crate) struct Kernel {
     /// The entries of that in use.
     fast: Vec<u32>,
     outer_headers: PerCpuArray<MapData, Raw<OuterHeader>>,
+    exits: PerCpuArray<MapData, Raw<Exit>>,
     uplinks: Hash<u32, Uplink>,
     flows: Hash<FlowKey, Flow>,
     fragments: Hash<FragmentKey, Fragments>,
@@ -83,7 +84,7 @@ pub(crate) struct Kernel {
     allowed: LpmTrie<MapData, Raw<AllowedKey>, Raw<u32>>,
     allowance: PerCpuArray<MapData, Raw<Allowance>>,
     /// They forget their programs when nobody has them open.
-    _called: [ProgramArray<MapData>; 4],
+    _called: [ProgramArray<MapData>; 6],
     /// The interface that packets from the wire come in by.
     uplink: u32,
 }
@@ -115,8 +116,10 @@ impl Kernel {
             .load(&bytes)?;
         for name in [
             "endpoint_tc",
+            "endpoint_longer",
             "host_tc",
             "underlay_tc",
+            "underlay_longer",
             "refuse_tc",
             "unknown_tc",
             "fragment_tc",
@@ -142,6 +145,14 @@ impl Kernel {
         }
         let mut unknown = map!(programs, ProgramArray, "UNKNOWN_TC");
         unknown.set(0, tc(&mut programs, "unknown_tc")?.fd()?, 0)?;
+        let mut longer = [
+            map!(programs, ProgramArray, "ENDPOINT_LONGER"),
+            map!(programs, ProgramArray, "UNDERLAY_LONGER"),
+        ];
+        for (array, name) in longer.iter_mut().zip(["endpoint_longer", "underlay_longer"]) {
+            array.set(0, tc(&mut programs, name)?.fd()?, 0)?;
+        }
+        let [of_endpoints, of_underlay] = longer;
         let underlay = xdp(&mut programs, "underlay_xdp")?;
         underlay.load()?;
         underlay.attach_to_if_index(uplink, XdpMode::Driver)?;
@@ -168,6 +179,7 @@ impl Kernel {
             fast_services: map!(programs, Array, "FAST_SERVICES"),
             fast: vec![],
             outer_headers: map!(programs, PerCpuArray, "OUTER_HEADERS"),
+            exits: map!(programs, PerCpuArray, "EXITS"),
             uplinks: map!(programs, HashMap, "UPLINKS"),
             flows: map!(programs, HashMap, "FLOWS"),
             fragments: map!(programs, HashMap, "FRAGMENTS"),
@@ -176,7 +188,7 @@ impl Kernel {
             subnets: map!(programs, LpmTrie, "SUBNETS"),
             allowed: map!(programs, LpmTrie, "ALLOWED"),
             allowance: map!(programs, PerCpuArray, "ALLOWANCE"),
-            _called: [at_tc, at_xdp, unknown, of_fragments],
+            _called: [at_tc, at_xdp, unknown, of_fragments, of_endpoints, of_underlay],
             programs,
             uplink,
         })
@@ -200,6 +212,10 @@ impl Kernel {
         let none = vec![Raw(OuterHeader::default()); nr_cpus().map_err(|(_, error)| error)?];
         for index in 0..NODES {
             self.outer_headers.set(index, PerCpuValues::try_from(none.clone())?, 0)?;
+        }
+        let none = vec![Raw(Exit::default()); nr_cpus().map_err(|(_, error)| error)?];
+        for place in 0..capacity::EXITS {
+            self.exits.set(place, PerCpuValues::try_from(none.clone())?, 0)?;
         }
         for service in 0..64 {
             self.cursors.set(service, Raw(node.cursor(service)), 0)?;
@@ -305,6 +321,11 @@ impl Kernel {
 
     pub(crate) fn flow(&self, key: &FlowKey) -> Option<Flow> {
         self.flows.get(&Raw(*key), 0).ok().map(|flow| flow.0)
+    }
+
+    /// Remembers a flow, as if a packet had made it known.
+    pub(crate) fn set_flow(&mut self, key: FlowKey, flow: Flow) -> Result<()> {
+        Ok(self.flows.insert(Raw(key), Raw(flow), 0)?)
     }
 
     /// Every flow, in the order of their keys.

@@ -22,7 +22,7 @@ pub use requests::{
 };
 pub use traffic::{Datagram, DropCount, Flow, FlowKind, Flows, HookCount, MapUse, Stats, TraceLine, Tunnel};
 pub use views::{
-    Backend, Cluster, Counts, Endpoint, EndpointState, Member, Network, Node, Peer, Problem, Program,
+    Backend, Cluster, Counts, Endpoint, EndpointState, Health, Member, Network, Node, Peer, Problem, Program,
     Service, Status,
 };
 

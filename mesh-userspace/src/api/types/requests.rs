@@ -6,7 +6,10 @@ use std::num::NonZeroU32;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::table::{EndpointMode, OnNoBackend, Protocol, PublishedPort, Scheduler};
+use crate::{
+    spec::HealthCheck,
+    table::{EndpointMode, OnNoBackend, Protocol, PublishedPort, Scheduler},
+};
 
 /// A new network: `POST /v1/networks`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +52,9 @@ pub struct ServiceCreate {
     /// For how many seconds a client comes back to the backend that it had, IPVS's persistence; none for not at all.
     #[serde(default)]
     pub persistent: Option<NonZeroU32>,
+    /// How its tasks are asked whether they are well: by `http` or `tcp`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health_check: Option<Box<HealthCheck>>,
     /// The ports that nodes answer on for it.
     #[serde(default)]
     pub ports: Vec<PublishedPort>,

@@ -11,7 +11,10 @@ use mesh_cluster::MemberState;
 use serde::{Deserialize, Serialize};
 
 use super::MapUse;
-use crate::table::{EndpointMode, OnNoBackend, PublishedPort, Scheduler};
+use crate::{
+    spec::HealthCheck,
+    table::{EndpointMode, HealthState, OnNoBackend, PublishedPort, Scheduler},
+};
 
 /// The daemon and its node: `GET /v1/status`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -174,6 +177,9 @@ pub struct Service {
     /// For how many seconds a client comes back to the backend that it had, IPVS's persistence; none for not at all.
     #[serde(default)]
     pub persistent: Option<NonZeroU32>,
+    /// How its tasks are asked whether they are well; none for not at all.
+    #[serde(default)]
+    pub health_check: Option<HealthCheck>,
     /// The ports that nodes answer on for it.
     pub ports: Vec<PublishedPort>,
     /// Addresses routed to several nodes, on each of which it answers.
@@ -203,6 +209,9 @@ pub struct Backend {
     pub flows: Option<u64>,
     /// What stands of it.
     pub state: EndpointState,
+    /// What its health checks came to; none where there are none, or another node knows.
+    #[serde(default)]
+    pub health: Option<Health>,
 }
 
 /// A task's attachment to a network: `GET /v1/endpoints`.
@@ -228,6 +237,20 @@ pub struct Endpoint {
     pub host_interface: Option<String>,
     /// What stands of it.
     pub state: EndpointState,
+    /// What its health checks came to; none where there are none, or another node knows.
+    #[serde(default)]
+    pub health: Option<Health>,
+}
+
+/// What an endpoint's health checks came to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// `starting`, `healthy` or `unhealthy`.
+    pub is: HealthState,
+    /// For how many seconds.
+    pub seconds: u64,
+    /// Why its last failed check failed; none for a healthy one whose last check succeeded.
+    pub why: Option<String>,
 }
 
 /// What stands of an endpoint, as far as this node knows.

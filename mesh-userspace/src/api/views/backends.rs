@@ -7,7 +7,7 @@ use std::{
 
 use mesh_common::abi::{self, Flow, FlowKey, Space, flow_flags};
 
-use super::state;
+use super::{health, state};
 use crate::{
     api::{FlowDump, Snapshot, types::Backend},
     conversation::is_live,
@@ -52,6 +52,7 @@ fn one(snapshot: &Snapshot, live: &Live, service: &str, name: &str, endpoint: &E
         // Another node's own flows are not known here.
         flows: (endpoint.node == snapshot.node || flows > 0).then_some(flows),
         state: state(snapshot, name, endpoint),
+        health: health(snapshot, name),
     }
 }
 

@@ -6,7 +6,10 @@ mod flows;
 mod packet;
 mod trace;
 
-use std::{net::IpAddr, time::SystemTime};
+use std::{
+    net::IpAddr,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use mesh_common::{
     Reason,
@@ -16,11 +19,11 @@ use mesh_common::{
 use super::{
     Snapshot, control,
     types::{
-        Cluster, Counts, DropCount, Endpoint, EndpointState, HookCount, MapUse, Member, Network, Node, Peer,
-        Problem, Service, Stats, Status,
+        Cluster, Counts, DropCount, Endpoint, EndpointState, Health, HookCount, MapUse, Member, Network,
+        Node, Peer, Problem, Service, Stats, Status,
     },
 };
-use crate::table;
+use crate::{spec::HealthCheck, table};
 
 pub(super) use backends::{backend, backends};
 pub(super) use explain::explain;
@@ -171,6 +174,7 @@ pub(super) fn service(snapshot: &Snapshot, name: &str, service: &table::Service)
         endpoint_mode: service.endpoint_mode,
         on_no_backend: service.on_no_backend,
         persistent: service.persistent,
+        health_check: service.health_check.as_ref().map(HealthCheck::from),
         ports: service.ports.clone(),
         external: service.external.clone(),
         backends: endpoints_where(snapshot, |endpoint| endpoint.service.as_deref() == Some(name)),
@@ -196,6 +200,7 @@ pub(super) fn endpoint(snapshot: &Snapshot, name: &str, endpoint: &table::Endpoi
         interface: attachment.and_then(|attachment| attachment.interface.clone()),
         host_interface: attachment.and_then(|attachment| attachment.host_interface.clone()),
         state: state(snapshot, name, endpoint),
+        health: health(snapshot, name),
     }
 }
 
@@ -275,6 +280,13 @@ fn state(snapshot: &Snapshot, name: &str, endpoint: &table::Endpoint) -> Endpoin
         },
         None => EndpointState::Waiting("the daemon has not come to it yet".to_owned()),
     }
+}
+
+fn health(snapshot: &Snapshot, name: &str) -> Option<Health> {
+    let known = snapshot.healths.get(name)?;
+    // A clock that was set back makes it 0 rather than an error.
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    Some(Health { is: known.state, seconds: now.saturating_sub(known.since), why: known.reason.clone() })
 }
 
 fn mac(bytes: [u8; 6]) -> String {

@@ -1,6 +1,6 @@
 //! Backends: endpoints in the eyes of a service.
 
-use super::{addresses, state};
+use super::{addresses, health, state};
 use crate::{
     api::types::{Backend, EndpointState, Removed},
     cli::{
@@ -24,7 +24,7 @@ pub(in crate::cli) fn backends(backends: &[Backend], service: Option<&str>, pain
     }
     table(
         paint,
-        ["SERVICE", "ENDPOINT", "NETWORK", "ADDRESSES", "NODE", "WEIGHT", "FLOWS", "STATE"],
+        ["SERVICE", "ENDPOINT", "NETWORK", "ADDRESSES", "NODE", "WEIGHT", "FLOWS", "HEALTH", "STATE"],
         backends.iter().map(|backend| {
             [
                 backend.service.as_str().into(),
@@ -34,6 +34,7 @@ pub(in crate::cli) fn backends(backends: &[Backend], service: Option<&str>, pain
                 backend.node.as_str().into(),
                 weight(backend.weight),
                 flows(backend).into(),
+                health(backend.health.as_ref()),
                 state(&backend.state),
             ]
         }),
@@ -96,6 +97,7 @@ fn flows(backend: &Backend) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{api::types::Health, table::HealthState};
 
     fn sample() -> Backend {
         Backend {
@@ -107,6 +109,7 @@ mod tests {
             weight: 1,
             flows: None,
             state: EndpointState::Remote,
+            health: None,
         }
     }
 
@@ -121,13 +124,21 @@ mod tests {
             ..sample()
         };
         let known = Backend { endpoint: "search.3".to_owned(), weight: 300, flows: Some(2), ..sample() };
+        let health = |is| Some(Health { is, seconds: 130, why: Some("it says no".to_owned()) });
+        let local = Backend { health: health(HealthState::Unhealthy), ..local };
+        let fresh =
+            Backend { endpoint: "search.4".to_owned(), health: health(HealthState::Starting), ..sample() };
+        let well =
+            Backend { endpoint: "search.5".to_owned(), health: health(HealthState::Healthy), ..sample() };
         assert_eq!(
-            backends(&[local, sample(), known], Some("search"), Paint::plain()),
+            backends(&[local, sample(), known, fresh, well], Some("search"), Paint::plain()),
             "\
-SERVICE  ENDPOINT  NETWORK  ADDRESSES  NODE  WEIGHT     FLOWS        STATE
-search   search.1  blue     10.0.9.12  n1    0, drains  1,234        attached
-search   search.2  blue     10.0.9.12  n2    1          –            on its own node
-search   search.3  blue     10.0.9.12  n2    300        2 from here  on its own node
+SERVICE  ENDPOINT  NETWORK  ADDRESSES  NODE  WEIGHT     FLOWS        HEALTH                STATE
+search   search.1  blue     10.0.9.12  n1    0, drains  1,234        unhealthy 2 min 10 s  attached
+search   search.2  blue     10.0.9.12  n2    1          –            –                     on its own node
+search   search.3  blue     10.0.9.12  n2    300        2 from here  –                     on its own node
+search   search.4  blue     10.0.9.12  n2    1          –            starting 2 min 10 s   on its own node
+search   search.5  blue     10.0.9.12  n2    1          –            healthy               on its own node
 "
         );
         assert!(backends(&[], Some("search"), Paint::plain()).contains("--service search` gives it one"));

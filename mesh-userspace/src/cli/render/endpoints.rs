@@ -2,8 +2,11 @@
 
 use super::{addresses, state};
 use crate::{
-    api::types::{Endpoint, EndpointState},
-    cli::screen::{Paint, facts, table},
+    api::types::{Endpoint, EndpointState, Health},
+    cli::{
+        screen::{Paint, facts, table},
+        units::age,
+    },
 };
 
 /// A list.
@@ -53,6 +56,10 @@ pub(in crate::cli) fn endpoint(endpoint: &Endpoint) -> String {
         EndpointState::Gone => format!("gone with {}", endpoint.node),
     };
     pairs.push(("state", state));
+    if let Some(Health { is, seconds, why }) = &endpoint.health {
+        let why = why.as_ref().map_or_else(String::new, |why| format!(": {why}"));
+        pairs.push(("health", format!("{} for {}{why}", is.name(), age(*seconds))));
+    }
     facts(pairs)
 }
 
@@ -90,6 +97,7 @@ mod tests {
                 interface: Some("eth0".to_owned()),
                 host_interface: Some("mesh1234abcd".to_owned()),
                 state: EndpointState::Attached,
+                health: None,
             },
             Endpoint {
                 name: "tool".to_owned(),
@@ -102,6 +110,7 @@ mod tests {
                 interface: None,
                 host_interface: None,
                 state: EndpointState::Waiting("there is no namespace /run/netns/tool".to_owned()),
+                health: None,
             },
             Endpoint {
                 name: "search.2".to_owned(),
@@ -114,6 +123,7 @@ mod tests {
                 interface: None,
                 host_interface: None,
                 state: EndpointState::Remote,
+                health: None,
             },
         ]
     }

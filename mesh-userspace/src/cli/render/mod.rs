@@ -14,8 +14,14 @@ use std::net::IpAddr;
 
 use mesh_cluster::MemberState;
 
-use super::screen::{Entry, Tone};
-use crate::api::types::{Down, EndpointState, Left, Removed};
+use super::{
+    screen::{Entry, Tone},
+    units::age,
+};
+use crate::{
+    api::types::{Down, EndpointState, Health, Left, Removed},
+    table::HealthState,
+};
 
 pub(super) use backends::{
     backend_added, backend_drained, backend_removed, backend_weighed, backends, live_flows,
@@ -66,6 +72,16 @@ fn state(state: &EndpointState) -> Entry {
         EndpointState::Waiting(why) => Entry::new(Tone::Bad, format!("waiting: {why}")),
         EndpointState::Remote => Entry::new(Tone::Faint, "on its own node"),
         EndpointState::Gone => Entry::new(Tone::Bad, "gone with its node"),
+    }
+}
+
+/// What health checks came to, for a column.
+fn health(health: Option<&Health>) -> Entry {
+    let Some(Health { is, seconds, .. }) = health else { return "–".into() };
+    match is {
+        HealthState::Healthy => Entry::new(Tone::Good, is.name()),
+        HealthState::Starting => Entry::new(Tone::Faint, format!("{} {}", is.name(), age(*seconds))),
+        HealthState::Unhealthy => Entry::new(Tone::Bad, format!("{} {}", is.name(), age(*seconds))),
     }
 }
 

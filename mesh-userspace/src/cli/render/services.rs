@@ -9,7 +9,7 @@ use crate::{
         screen::{Paint, facts, table},
         units::plural,
     },
-    spec::listed,
+    spec::{HealthCheck, listed},
     table::{EndpointMode, OnNoBackend, PublishMode, PublishedPort, Scheduler},
 };
 
@@ -54,6 +54,7 @@ pub(in crate::cli) fn service(service: &Service) -> String {
             },
         ),
         ("persistent", service.persistent.map_or("–".to_owned(), |seconds| format!("{seconds} s"))),
+        ("health check", service.health_check.as_ref().map_or("–".to_owned(), health_check)),
         ("virtual IPs", vips(service, "\n")),
         ("ports", ports(service)),
         ("external", if service.external.is_empty() { "–".to_owned() } else { addresses(&service.external) }),
@@ -83,6 +84,22 @@ pub(super) const fn scheduler(scheduler: Scheduler) -> &'static str {
         Scheduler::Mh => "mh",
         Scheduler::Rr => "rr",
     }
+}
+
+fn health_check(check: &HealthCheck) -> String {
+    let HealthCheck { http, tcp, command, port, interval, timeout, rise, fall } = check;
+    let mut words = Vec::new();
+    if let Some(path) = http {
+        let port = port.as_ref().map_or_else(String::new, |port| format!(" on port {}", port.value));
+        words.push(format!("GET {}{port}", path.value));
+    }
+    words.extend(tcp.as_ref().map(|port| format!("connect to port {}", port.value)));
+    words.extend(command.as_ref().map(|command| command.value.join(" ")));
+    words.extend(interval.as_ref().map(|interval| format!("every {}", interval.value)));
+    words.extend(timeout.as_ref().map(|timeout| format!("timeout {}", timeout.value)));
+    words.extend(rise.as_ref().map(|rise| format!("rise {}", rise.value)));
+    words.extend(fall.as_ref().map(|fall| format!("fall {}", fall.value)));
+    words.join(", ")
 }
 
 fn vips(service: &Service, between: &str) -> String {
@@ -146,6 +163,7 @@ mod tests {
                 endpoint_mode: EndpointMode::Vip,
                 on_no_backend: OnNoBackend::Reject,
                 persistent: None,
+                health_check: None,
                 ports: vec![
                     port(9200, 9200, Protocol::Tcp, PublishMode::Ingress),
                     port(53, 5353, Protocol::Udp, PublishMode::Host),
@@ -160,6 +178,7 @@ mod tests {
                 endpoint_mode: EndpointMode::Dnsrr,
                 on_no_backend: OnNoBackend::Drop,
                 persistent: None,
+                health_check: None,
                 ports: vec![],
                 external: vec!["198.51.100.7".parse().unwrap()],
                 backends: vec![],
@@ -190,6 +209,7 @@ scheduler      mh
 endpoint mode  vip
 no backend     reject
 persistent     –
+health check   –
 virtual IPs    blue 10.0.9.2, fd00:9::2
 ports          9200→9200/tcp, 53→5353/udp (host)
 external       –
@@ -204,6 +224,7 @@ scheduler      rr
 endpoint mode  dnsrr
 no backend     drop
 persistent     –
+health check   –
 virtual IPs    –
 ports          –
 external       198.51.100.7

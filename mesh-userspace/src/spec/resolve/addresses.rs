@@ -109,6 +109,7 @@ impl<'a> Judge<'a> {
                 endpoint_mode: service.endpoint_mode,
                 on_no_backend: service.on_no_backend,
                 persistent: service.persistent,
+                health_check: Self::health_check(service),
                 ports,
                 external: service.external.iter().map(|address| address.value).collect(),
                 aliases: service.aliases.iter().map(|alias| alias.value.clone()).collect(),

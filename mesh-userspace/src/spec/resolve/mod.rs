@@ -8,6 +8,7 @@
 mod addresses;
 mod endpoints;
 mod external;
+mod health;
 mod names;
 mod networks;
 mod nodes;
@@ -67,6 +68,7 @@ fn judge(spec: &Spec, unreadable: &Unreadable, allocation: Allocation) -> (Table
     let nodes = judge.nodes();
     let networks = judge.networks();
     judge.service_rules();
+    judge.health_rules();
     judge.port_rules();
     judge.external_rules(&networks);
     judge.endpoint_rules();

@@ -42,8 +42,12 @@ pub(in crate::bench) const ASKING: &str = "asks";
 const BACKENDS: u8 = 4;
 /// The table of flows.
 const FLOWS: &str = "FLOWS";
-/// The array of what is called for unknown flows, and the program.
-const UNKNOWN: (&str, &str) = ("UNKNOWN_TC", "unknown_tc");
+/// The arrays of programs that flows' packets go on to, and the programs.
+const CALLED: [(&str, &str); 3] = [
+    ("ENDPOINT_LONGER", "endpoint_longer"),
+    ("UNDERLAY_LONGER", "underlay_longer"),
+    ("UNKNOWN_TC", "unknown_tc"),
+];
 /// Room for a packet after any program.
 const LONGEST: usize = 2048;
 
@@ -325,8 +329,8 @@ struct Raw<T>(T);
 unsafe impl<T: Pod> aya::Pod for Raw<T> {}
 
 /// Loads the programs that packets are run through, with the maps that an agent has pinned: those that these call in turn are
-/// the agent's. A table of flows of their own, of so many entries, is made where it is not pinned yet, and then what goes on
-/// with unknown flows is theirs as well.
+/// the agent's. A table of flows of their own, of so many entries, is made where it is not pinned yet, and then those that look into it are theirs as
+/// well.
 fn load(object: &[u8], pins: &[PathBuf], own: Option<&(PathBuf, u32)>) -> Result<Ebpf> {
     let mut loader = EbpfLoader::new();
     for pin in pins.iter().filter(|pin| pin.parent().is_some_and(|parent| parent.ends_with("maps"))) {
@@ -335,12 +339,13 @@ fn load(object: &[u8], pins: &[PathBuf], own: Option<&(PathBuf, u32)>) -> Result
     }
     if let Some((directory, entries)) = own {
         loader.map_max_entries(FLOWS, *entries);
-        for map in [FLOWS, UNKNOWN.0] {
+        for map in CALLED.map(|(array, _)| array).into_iter().chain([FLOWS]) {
             loader.map_pin_path(map, own_pin(directory, map));
         }
     }
     let mut ebpf = loader.load(object)?;
-    for name in Site::PROGRAMS.into_iter().chain(own.map(|_| UNKNOWN.1)) {
+    let called = if own.is_some() { &CALLED[..] } else { &[] };
+    for name in Site::PROGRAMS.into_iter().chain(called.iter().map(|(_, program)| *program)) {
         let loaded = match ebpf.program_mut(name).with_context(|| format!("no program {name}"))? {
             Program::SchedClassifier(program) => program.load(),
             Program::Xdp(program) => program.load(),
@@ -348,10 +353,10 @@ fn load(object: &[u8], pins: &[PathBuf], own: Option<&(PathBuf, u32)>) -> Result
         };
         loaded.with_context(|| format!("the kernel refuses {name}"))?;
     }
-    if own.is_some() {
+    for (array, program) in called {
         // Its pin keeps what is set.
-        let mut called = ProgramArray::try_from(ebpf.take_map(UNKNOWN.0).context("nothing is called")?)?;
-        called.set(0, ebpf.program(UNKNOWN.1).context("nothing is called")?.fd()?, 0)?;
+        let mut array = ProgramArray::try_from(ebpf.take_map(array).context("nothing is called")?)?;
+        array.set(0, ebpf.program(program).context("nothing is called")?.fd()?, 0)?;
     }
     Ok(ebpf)
 }

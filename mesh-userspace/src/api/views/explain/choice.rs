@@ -33,14 +33,7 @@ impl<'a> Story<'a> {
         if choice.slots == 0 || drains {
             let version = version(self.query.to.address);
             if drains {
-                self.why.push(format!(
-                    "each backend of {} with an {version} address drains: its weight is 0",
-                    asked.name
-                ));
-                self.instead.push(format!(
-                    "`meshctl backends weight {} ADDRESS 1` lets one take new flows",
-                    asked.name
-                ));
+                self.drained(&asked.name, version);
             } else {
                 self.why.push(format!("{} has no backend with an {version} address", asked.name));
                 self.instead.push(format!(
@@ -89,6 +82,32 @@ impl<'a> Story<'a> {
             port => port,
         };
         self.delivered(entry, &target, port, Some(choice), back)
+    }
+
+    /// Each backend of a service drains: by its weight, or because it is not well.
+    fn drained(&mut self, service: &str, version: &str) {
+        let endpoints = self.snapshot.table.endpoints.iter();
+        let its = endpoints.filter(|(_, endpoint)| endpoint.service.as_deref() == Some(service));
+        let mut sick = its.filter_map(|(name, _)| {
+            let health = self.snapshot.healths.get(name).filter(|health| !health.takes_flows())?;
+            let why = health.reason.as_ref().map_or_else(String::new, |why| format!(" ({why})"));
+            Some(format!("{name} is {}{why}", health.state.name()))
+        });
+        let Some(first) = sick.next() else {
+            self.why
+                .push(format!("each backend of {service} with an {version} address drains: its weight is 0"));
+            self.instead
+                .push(format!("`meshctl backends weight {service} ADDRESS 1` lets one take new flows"));
+            return;
+        };
+        let more = match sick.count() {
+            0 => String::new(),
+            more => format!(", and {more} more are not healthy"),
+        };
+        self.why.push(format!(
+            "no backend of {service} with an {version} address takes new flows: {first}{more}"
+        ));
+        self.instead.push(format!("`meshctl backends ls {service}` tells the health and the weight of each"));
     }
 
     /// The client's end as the entry node sees it, or why no slot can be foretold.

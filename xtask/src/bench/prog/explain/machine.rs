@@ -204,6 +204,8 @@ fn size(code: u8) -> usize {
 fn arithmetic(code: u8, left: u64, right: u64, immediate: i32, is_wide: bool) -> Result<u64> {
     let bits = if is_wide { 63 } else { 31 };
     let shift = (right & bits) as u32;
+    // To turn bytes about has a width of its own.
+    let is_wide = is_wide || code & 0xf0 == 0xd0;
     let (left, right) = if is_wide { (left, right) } else { (left & 0xffff_ffff, right & 0xffff_ffff) };
     let value = match code & 0xf0 {
         0x00 => left.wrapping_add(right),
@@ -231,8 +233,7 @@ fn arithmetic(code: u8, left: u64, right: u64, immediate: i32, is_wide: bool) ->
         },
         other => bail!("an operation that is not known: {other:#x}"),
     };
-    // What turns bytes about has its own width, though it is of the narrow class.
-    Ok(if is_wide || code & 0xf0 == 0xd0 { value } else { value & 0xffff_ffff })
+    Ok(if is_wide { value } else { value & 0xffff_ffff })
 }
 
 fn jumps(code: u8, left: u64, right: u64) -> Result<bool> {
@@ -267,6 +268,7 @@ mod tests {
         assert_eq!(arithmetic(0xc7, 1 << 63, 4, 4, true)?, 0xf8 << 56);
         assert_eq!(arithmetic(0xdc, 0x1234, 0, 16, false)?, 0x3412);
         assert_eq!(arithmetic(0xdc, 1, 0, 64, false)?, 1 << 56);
+        assert_eq!(arithmetic(0xdc, 0x0102_0304_0506_0708, 0, 64, false)?, 0x0807_0605_0403_0201);
         assert_eq!(arithmetic(0xd4, u64::MAX, 0, 32, false)?, 0xffff_ffff);
         assert_eq!(arithmetic(0x37, 7, 0, 0, true)?, 0);
         Ok(())

@@ -350,12 +350,14 @@ impl Agent {
                     return end;
                 }
             }
+            if let Some(replicated) = self.desired.replicated_mut() {
+                replicated.hear_healths(self.health.known());
+            }
             if let Some(cluster) = &mut self.cluster {
                 cluster.catch_up(&mut self.desired).await;
             }
             // Word of the cluster that changes nothing here needs no look at the kernel.
-            let is_known =
-                |(revision, ..): &&(u64, Outcome, Healths)| is_news && *revision == self.desired.revision();
+            let is_known = |(revision, ..): &&(u64, Outcome, Healths)| is_news && *revision == self.word();
             let known = self
                 .last
                 .as_ref()
@@ -463,16 +465,24 @@ impl Agent {
 
     async fn round(&mut self) -> Result<Published, RoundError> {
         self.kernel.trace_every = self.tracer.every();
-        let (healths, changes) =
+        let (own, changes) =
             self.health.follow(self.desired.living(), self.desired.node(), self.desired.commands());
+        let others =
+            self.desired.replicated().map(|replicated| replicated.healths_of_others(self.desired.living()));
+        let healths = own.union(others.unwrap_or_default());
         // Each change of health is something new to do, as each table is.
-        self.kernel.revision = self.desired.revision() + changes;
+        self.kernel.revision = self.word() + changes;
         let table = self.desired.living().with_health(&healths);
         let mut outcome: Outcome = self.kernel.round(&table, self.desired.node()).await?;
         self.answer_for_names(&table, &mut outcome);
         let published = self.published(&outcome, &healths);
-        self.last = Some((self.desired.revision(), outcome, healths));
+        self.last = Some((self.word(), outcome, healths));
         Ok(published)
+    }
+
+    /// Counts what the cluster and the file have said.
+    fn word(&self) -> u64 {
+        self.desired.revision() + self.desired.replicated().map_or(0, Replicated::reported)
     }
 
     /// The picture of a round, with what is known of the cluster now.

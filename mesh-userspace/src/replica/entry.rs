@@ -29,7 +29,7 @@ pub enum Object {
     /// A network.
     Network(Network),
     /// A service.
-    Service(Service),
+    Service(Box<Service>),
     /// A task's attachment.
     Endpoint(Box<Endpoint>),
 }
@@ -105,7 +105,9 @@ fn read(key: &Key, entry: &Entry, value: &str) -> Read {
     let object = match key.kind {
         Kind::Node => parsed::<NodeEntry>(value).map(|entry| placed_node(entry, &origin)),
         Kind::Network => parsed(value).map(|network| Object::Network(placed_network(network, &origin))),
-        Kind::Service => parsed(value).map(|service| Object::Service(placed_service(service, &origin))),
+        Kind::Service => {
+            parsed(value).map(|service| Object::Service(Box::new(placed_service(service, &origin))))
+        }
         Kind::Endpoint => parsed::<Endpoint>(value).and_then(|endpoint| {
             if endpoint.name.value == key.name {
                 Ok(Object::Endpoint(Box::new(placed_endpoint(endpoint, &origin))))

@@ -96,10 +96,10 @@ pub struct Snapshot {
     pub addresses: Vec<std::net::IpAddr>,
     /// Addresses of this node at which published ports answer, beside loopback, at which its own processes ask.
     pub serving: Vec<std::net::IpAddr>,
-    /// What this node knows of its cluster; none without one.
-    pub cluster: Option<Cluster>,
     /// What is known of endpoints' health, by name.
     pub healths: Healths,
+    /// What this node knows of its cluster; none without one.
+    pub cluster: Option<Cluster>,
     /// What is wrong.
     pub problems: Vec<Problem>,
 }

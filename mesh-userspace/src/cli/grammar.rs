@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, num::NonZeroU32, path::PathBuf, time::Duration};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 
 use super::{
@@ -120,20 +120,20 @@ Examples:
 Examples:
   meshctl detach search.4
   meshctl detach search.4 --drain --timeout 30s")]
+    #[command(group = ArgGroup::new("patience").multiple(true))]
     Detach {
         /// The endpoint's name
         #[arg(required = true, value_name = "NAME")]
         names: Vec<String>,
         /// Let its flows end first
-        #[arg(long)]
+        #[arg(long, group = "patience")]
         drain: bool,
         /// Return when every living node of the cluster has applied it, or with 1 and the names of those that have not
-        #[arg(long)]
+        #[arg(long, group = "patience")]
         wait: bool,
-        /// Detach it after this time at the latest, and wait no longer for other nodes, as in 90s, 10m or 1h
-        #[arg(long, value_name = "DURATION", default_value = "10m")]
-        #[arg(value_parser = args::duration)]
-        timeout: Duration,
+        /// Drain and wait no longer than this, as in 90s, 10m or 1h; otherwise 10m and 30s
+        #[arg(long, value_name = "DURATION", requires = "patience", value_parser = args::duration)]
+        timeout: Option<Duration>,
     },
 
     /// Show the flows that this node keeps

@@ -21,6 +21,10 @@ use crate::api::{
     types::{self, BackendAdd, DropCount, ExplainQuery, FlowFilter, NetworkCreate, Removed, ServiceCreate},
 };
 
+/// How long a detached endpoint drains at most, if nobody says.
+const DRAIN: Duration = Duration::from_mins(10);
+/// How long every node has to apply that it is detached, if nobody says.
+const WAIT: Duration = Duration::from_secs(30);
 /// Refused, by the daemon or for want of one; clap has 2 for wrong usage.
 const REFUSED: u8 = 1;
 
@@ -90,14 +94,13 @@ async fn run(cli: &Cli) -> Result<(), Failure> {
             let endpoint = client.waiting(attach.wait.time()).attach(&attach_body(attach)?).await?;
             Ok(screen.show(&endpoint, |endpoint, _| render::attached(endpoint))?)
         }
-        Command::Detach { names, drain: false, wait, timeout } => {
-            let client = client.waiting(wait.then_some(*timeout));
-            remove(&screen, ("endpoint", "detached"), names, |name| client.detach(name)).await
-        }
-        Command::Detach { names, drain: true, wait, timeout } => {
-            let client = client.waiting(wait.then_some(*timeout));
+        Command::Detach { names, drain, wait, timeout } => {
+            let client = client.waiting(wait.then_some(timeout.unwrap_or(WAIT)));
+            if !drain {
+                return remove(&screen, ("endpoint", "detached"), names, |name| client.detach(name)).await;
+            }
             for name in names {
-                let removed = drain::and_detach(&client, &screen, name, *timeout).await?;
+                let removed = drain::and_detach(&client, &screen, name, timeout.unwrap_or(DRAIN)).await?;
                 screen.show_next(&removed, |removed, _| render::removed("endpoint", "detached", removed))?;
             }
             Ok(())

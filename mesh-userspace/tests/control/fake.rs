@@ -343,8 +343,8 @@ pub(crate) fn snapshot() -> Snapshot {
         mtus: [("blue".to_owned(), 1450), ("vault".to_owned(), 1450)].into(),
         addresses: vec![ip("192.0.2.1"), ip("2001:db8::1"), ip("10.77.0.1")],
         serving: vec![ip("192.0.2.1"), ip("2001:db8::1")],
-        cluster: None,
         healths: Default::default(),
+        cluster: None,
         problems: vec![],
     }
 }

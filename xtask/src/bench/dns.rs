@@ -20,6 +20,12 @@ use super::{
 /// Questions in a second that must be answered, each of them.
 const RATE: u32 = 10_000;
 
+/// The share of them that must have been asked: dnsperf comes near to the rate that it is given.
+const NEARLY: f64 = 0.99;
+
+/// Questions that may be under way: at the rate, as many as are asked in 100 ms; otherwise dnsperf's usual.
+const UNDER_WAY: [u32; 2] = [1000, 100];
+
 /// The processor of the daemon; whoever asks has another.
 const DAEMONS: usize = 0;
 
@@ -55,7 +61,8 @@ struct Asked {
 /// Several rounds of one kind of question.
 #[derive(Default)]
 struct Measured {
-    /// At [`RATE`].
+    /// At [`RATE`], how many were answered in a second, and how many were lost.
+    answered: Vec<f64>,
     lost: Vec<f64>,
     latency: Vec<f64>,
     /// Microseconds of the answering thread for each question.
@@ -79,19 +86,22 @@ pub(super) fn measure(arguments: &Arguments) -> Result<(Findings, Result<()>)> {
     ensure!(gone.is_empty(), "not everything was cleaned up: {}", gone.join(", "));
     let targets = measured.iter().flat_map(|(what, measured)| {
         let lost = Figure::exact(measured.lost.iter().sum());
-        let most = Figure::of(&measured.most);
+        let answered = Figure::of(&measured.answered);
         let lost =
             Target::at_most(&format!("{what}: lost at {RATE} questions a second"), 0.0, "questions", lost);
-        let most = most
-            .map(|most| Target::at_least(&format!("{what}: answered by one core"), RATE.into(), "/s", most));
-        std::iter::once(lost).chain(most)
+        // Whoever asks may itself be too slow to ask so often: then nothing is shown.
+        let answered = answered.map(|answered| {
+            Target::at_least(&format!("{what}: answered"), f64::from(RATE) * NEARLY, "/s", answered)
+        });
+        std::iter::once(lost).chain(answered)
     });
     let targets: Vec<Target> = targets.collect();
     let missed = targets.iter().find(|target| !target.is_met);
     let verdict = missed.map_or(Ok(()), |missed| Err(anyhow::anyhow!("{} was missed", missed.what)));
     let columns = vec![
         Column::new("answered at full speed", "/s"),
-        Column::new(format!("lost at {RATE}/s"), ""),
+        Column::new(format!("answered when asked {RATE}/s"), "/s"),
+        Column::new("lost of these", ""),
         Column::new(format!("time to an answer at {RATE}/s"), "µs"),
         Column::new(format!("work of an answer at {RATE}/s"), "µs"),
     ];
@@ -99,6 +109,7 @@ pub(super) fn measure(arguments: &Arguments) -> Result<(Findings, Result<()>)> {
         name: (*what).to_owned(),
         cells: vec![
             Figure::of(&measured.most),
+            Figure::of(&measured.answered),
             Some(Figure::exact(measured.lost.iter().sum())),
             Figure::of(&measured.latency),
             Figure::of(&measured.work),
@@ -108,11 +119,11 @@ pub(super) fn measure(arguments: &Arguments) -> Result<(Findings, Result<()>)> {
         suite: "dns".to_owned(),
         title: "Questions for names".to_owned(),
         method: vec![format!(
-            "A task asks the gateway of its network by UDP with dnsperf: {} s at {RATE} questions a second, and {} s as fast \
-             as answers come, with 100 questions under way. meshd, all of its threads, has one processor; dnsperf has the others. \
+            "A task asks the gateway of its network by UDP with dnsperf: {} s at {RATE} questions a second with up to {} under \
+             way, and {} s as fast as answers come with {} under way. meshd, all of its threads, has one processor; dnsperf has the others. \
              The work is the time on the processor of the one thread that answers, system calls included. Losses are of all rounds \
              together.",
-            arguments.seconds, arguments.seconds
+            arguments.seconds, UNDER_WAY[0], arguments.seconds, UNDER_WAY[1]
         )],
         command: "cargo xtask bench dns".to_owned(),
         machine: Machine::this(),
@@ -156,6 +167,7 @@ fn measure_all(lab: &mut Lab, arguments: &Arguments, watch: &Watch) -> Result<Ve
             let before = worked(daemon)?;
             let asked = ask(lab, &file, arguments.seconds, Some(RATE))?;
             measured.work.push((worked(daemon)? - before) / asked.sent);
+            measured.answered.push(asked.each_second);
             measured.lost.push(asked.lost);
             measured.latency.push(asked.latency);
             measured.most.push(ask(lab, &file, arguments.seconds, None)?.each_second);
@@ -167,7 +179,8 @@ fn measure_all(lab: &mut Lab, arguments: &Arguments, watch: &Watch) -> Result<Ve
 
 /// Asks from the task, at a rate or as fast as it goes.
 fn ask(lab: &Lab, questions: &Path, seconds: u32, rate: Option<u32>) -> Result<Asked> {
-    let rate = rate.map_or_else(String::new, |rate| format!(" -Q {rate}"));
+    let [at_rate, at_most] = UNDER_WAY;
+    let rate = rate.map_or_else(|| format!(" -q {at_most}"), |rate| format!(" -q {at_rate} -Q {rate}"));
     let others = std::thread::available_parallelism()?.get().saturating_sub(1).max(1);
     let questions = questions.display();
     let words = format!("taskset -c 1-{others} dnsperf -s 10.0.9.1 -d {questions} -l {seconds} -t 2{rate}");

@@ -228,17 +228,21 @@ impl Desired {
             replicated.hear(spec);
             let table = replicated.settle();
             self.take_table(table);
-            self.commands = Arc::new(commands);
+            self.take_commands(commands);
             return Ok(());
         }
         spec.adopt(&self.spec)?;
         let before = self.spec.overrides.clone();
         self.take_over(spec)?;
+        self.take_commands(commands);
+        self.keep_without_stale(&before);
+        Ok(())
+    }
+
+    fn take_commands(&mut self, commands: Commands) {
         if *self.commands != commands {
             self.commands = Arc::new(commands);
         }
-        self.keep_without_stale(&before);
-        Ok(())
     }
 
     /// Forgets for good what commands had changed about endpoints of which the file says something else now.

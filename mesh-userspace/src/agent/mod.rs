@@ -182,8 +182,15 @@ struct Agent {
     resolv_confs: dns::ResolvConfs,
     /// Told when a ring has changed.
     rings_changed: Arc<Notify>,
-    /// What the last round came to, and of which revision.
-    last: Option<(u64, Outcome, Healths)>,
+    last: Option<Last>,
+}
+
+/// What the last round came to.
+struct Last {
+    /// What had been said until then: see [`Agent::word`].
+    word: u64,
+    outcome: Outcome,
+    healths: Healths,
 }
 
 /// Why the agent ends.
@@ -350,17 +357,15 @@ impl Agent {
                     return end;
                 }
             }
+            if let Some(replicated) = self.desired.replicated_mut() {
+                replicated.hear_healths(self.health.known());
+            }
             if let Some(cluster) = &mut self.cluster {
                 cluster.catch_up(&mut self.desired).await;
             }
             // Word of the cluster that changes nothing here needs no look at the kernel.
-            let is_known =
-                |(revision, ..): &&(u64, Outcome, Healths)| is_news && *revision == self.desired.revision();
-            let known = self
-                .last
-                .as_ref()
-                .filter(is_known)
-                .map(|(_, outcome, healths)| self.published(outcome, healths));
+            let is_known = |last: &&Last| is_news && last.word == self.word();
+            let known = self.last.as_ref().filter(is_known).map(|last| self.published(last));
             let is_round = known.is_none();
             let state = match known {
                 Some(known) => Ok(known),
@@ -463,20 +468,30 @@ impl Agent {
 
     async fn round(&mut self) -> Result<Published, RoundError> {
         self.kernel.trace_every = self.tracer.every();
-        let (healths, changes) =
+        let (own, changes) =
             self.health.follow(self.desired.living(), self.desired.node(), self.desired.commands());
+        let others =
+            self.desired.replicated().map(|replicated| replicated.healths_of_others(self.desired.living()));
+        let healths = own.union(others.unwrap_or_default());
         // Each change of health is something new to do, as each table is.
-        self.kernel.revision = self.desired.revision() + changes;
+        self.kernel.revision = self.word() + changes;
         let table = self.desired.living().with_health(&healths);
         let mut outcome: Outcome = self.kernel.round(&table, self.desired.node()).await?;
         self.answer_for_names(&table, &mut outcome);
-        let published = self.published(&outcome, &healths);
-        self.last = Some((self.desired.revision(), outcome, healths));
+        let last = Last { word: self.word(), outcome, healths };
+        let published = self.published(&last);
+        self.last = Some(last);
         Ok(published)
     }
 
+    /// Counts what the cluster and the file have said.
+    fn word(&self) -> u64 {
+        self.desired.revision() + self.desired.replicated().map_or(0, Replicated::reported)
+    }
+
     /// The picture of a round, with what is known of the cluster now.
-    fn published(&self, outcome: &Outcome, healths: &Healths) -> Published {
+    fn published(&self, last: &Last) -> Published {
+        let Last { outcome, healths, .. } = last;
         let numbers = Arc::new(Numbers::new(self.desired.table(), healths, outcome));
         let snapshot =
             state::snapshot(&self.desired, self.started, outcome, healths.clone(), Arc::clone(&numbers));

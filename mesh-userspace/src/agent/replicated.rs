@@ -12,10 +12,11 @@ use mesh_cluster::{Key, Kind, Member, NodeId, Store, Write, store::LONGEST_VALUE
 use crate::{
     problem::Problem,
     replica::{
-        Liveness, NodeEntry, Object, Objects, Published, Settled, amendments, gone, node, settle, writes,
+        Liveness, NodeEntry, Object, Objects, Published, Reports, Settled, amendments, gone, node, settle,
+        writes,
     },
     spec::{Allocation, Fault, Faults, Origin, Spec, quoted, resolve_with},
-    table::Table,
+    table::{Healths, Table},
 };
 
 /// What a node knows of its cluster's store, and has said to it.
@@ -36,6 +37,12 @@ pub(super) struct Replicated {
     version: u64,
     objects: Objects,
     settled: Settled,
+    /// How tasks are, as their nodes say.
+    reports: Reports,
+    /// Counts what is new of them.
+    reported: u64,
+    /// How this node's own tasks are.
+    own_healths: Healths,
     digest: u128,
     members: Vec<Member>,
     gone: BTreeSet<String>,
@@ -81,6 +88,9 @@ impl Replicated {
             version: 0,
             objects: Objects::default(),
             settled: Settled::default(),
+            reports: Reports::default(),
+            reported: 0,
+            own_healths: Healths::default(),
             digest: 0,
             members: Vec::new(),
             gone: BTreeSet::new(),
@@ -119,6 +129,7 @@ impl Replicated {
             return None;
         }
         self.digest = digest;
+        self.reported += u64::from(self.reports.follow(store));
         self.objects.follow(store);
         self.settle()
     }
@@ -209,6 +220,15 @@ impl Replicated {
                 amendments(&self.settled, &self.objects, (&self.me, id), |name| self.is_living_member(name))?;
             let published: BTreeSet<Key> = pending.writes.iter().map(|write| write.key.clone()).collect();
             pending.writes.extend(amended.into_iter().filter(|write| !published.contains(&write.key)));
+        }
+        if let Some(id) = self.id()
+            && self.stuck.is_empty()
+        {
+            pending.writes.extend(self.reports.writes(
+                &self.own_healths,
+                &self.settled.table,
+                (&self.me, id),
+            )?);
         }
         self.unwritten.clear();
         let mut too_long = Vec::new();
@@ -322,6 +342,22 @@ impl Replicated {
     /// Everybody who is or was in the cluster, by name.
     pub(super) fn members(&self) -> BTreeMap<&str, &Member> {
         self.members.iter().map(|member| (member.identity.name.as_str(), member)).collect()
+    }
+
+    /// Takes note how this node's own tasks are.
+    pub(super) fn hear_healths(&mut self, own: Healths) {
+        self.own_healths = own;
+    }
+
+    /// How the tasks of the other nodes are.
+    pub(super) fn healths_of_others(&self, table: &Table) -> Healths {
+        let members = self.objects.nodes().filter(|(.., is_member)| *is_member);
+        self.reports.of_others(table, &self.me, &members.map(|(name, ..)| name).collect())
+    }
+
+    /// Counts what other nodes have newly said of their tasks.
+    pub(super) const fn reported(&self) -> u64 {
+        self.reported
     }
 
     /// The nodes that are not there.

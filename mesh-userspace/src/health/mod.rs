@@ -111,6 +111,11 @@ impl Keeper {
         (checks.healths().clone(), checks.changes())
     }
 
+    /// What is known of this node's tasks.
+    pub(crate) fn known(&self) -> Healths {
+        self.shared.checks().healths().clone()
+    }
+
     /// Begins to check.
     ///
     /// # Errors

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use mesh_cluster::{Entry, Key, Kind, NodeId, Stamp, Store};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::spec::{Endpoint, Given, Network, Node, Origin, RememberedNetwork, Service};
+use crate::spec::{Endpoint, Given, HealthCheck, Network, Node, Origin, RememberedNetwork, Service};
 
 /// What a node's entry says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,7 +29,7 @@ pub enum Object {
     /// A network.
     Network(Network),
     /// A service.
-    Service(Service),
+    Service(Box<Service>),
     /// A task's attachment.
     Endpoint(Box<Endpoint>),
 }
@@ -105,7 +105,9 @@ fn read(key: &Key, entry: &Entry, value: &str) -> Read {
     let object = match key.kind {
         Kind::Node => parsed::<NodeEntry>(value).map(|entry| placed_node(entry, &origin)),
         Kind::Network => parsed(value).map(|network| Object::Network(placed_network(network, &origin))),
-        Kind::Service => parsed(value).map(|service| Object::Service(placed_service(service, &origin))),
+        Kind::Service => {
+            parsed(value).map(|service| Object::Service(Box::new(placed_service(service, &origin))))
+        }
         Kind::Endpoint => parsed::<Endpoint>(value).and_then(|endpoint| {
             if endpoint.name.value == key.name {
                 Ok(Object::Endpoint(Box::new(placed_endpoint(endpoint, &origin))))
@@ -155,10 +157,10 @@ fn placed_service(service: Service, at: &Origin) -> Service {
         endpoint_mode,
         on_no_backend,
         persistent,
+        health_check,
         ports,
         external,
         aliases,
-        health_check,
         remembered,
     } = service;
     Service {
@@ -169,12 +171,27 @@ fn placed_service(service: Service, at: &Origin) -> Service {
         endpoint_mode,
         on_no_backend,
         persistent,
+        health_check: health_check.map(|check| placed_check(check, at)),
         ports: place_all(ports, at),
         external: place_all(external, at),
         aliases: place_all(aliases, at),
-        health_check: health_check.map(|check| place(check, at)),
         remembered,
     }
+}
+
+fn placed_check(check: Given<HealthCheck>, at: &Origin) -> Given<HealthCheck> {
+    let HealthCheck { http, tcp, command, port, interval, timeout, rise, fall } = check.value;
+    let placed = HealthCheck {
+        http: http.map(|http| place(http, at)),
+        tcp: tcp.map(|tcp| place(tcp, at)),
+        command: command.map(|command| place(command, at)),
+        port: port.map(|port| place(port, at)),
+        interval: interval.map(|interval| place(interval, at)),
+        timeout: timeout.map(|timeout| place(timeout, at)),
+        rise: rise.map(|rise| place(rise, at)),
+        fall: fall.map(|fall| place(fall, at)),
+    };
+    Given::new(placed, at.clone())
 }
 
 fn placed_endpoint(endpoint: Endpoint, at: &Origin) -> Endpoint {

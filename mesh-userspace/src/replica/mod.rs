@@ -5,6 +5,7 @@
 //! [`writes`] is the way back, [`Published`] keeps what a node's file has asked for, and [`gone`] tells who is not there.
 
 mod entry;
+mod health;
 mod liveness;
 mod publish;
 mod settle;
@@ -13,6 +14,7 @@ mod tests;
 mod writes;
 
 pub use entry::{NodeEntry, Object, Objects, Read};
+pub use health::Reports;
 pub use liveness::{GRACE, Liveness, gone};
 pub use publish::{Publication, Published};
 pub use settle::{Settled, settle};

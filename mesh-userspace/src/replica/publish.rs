@@ -134,7 +134,7 @@ fn wanted(file: &Spec, me: &str, members: &BTreeSet<&str>) -> BTreeMap<Key, Obje
         wanted.insert(Key::new(Kind::Network, name), Object::Network(network.clone()));
     }
     for (name, service) in &file.services {
-        wanted.insert(Key::new(Kind::Service, name), Object::Service(service.clone()));
+        wanted.insert(Key::new(Kind::Service, name), Object::from(service.clone()));
     }
     let is_ours = |name: &str, has_netns: bool| name == me || !has_netns && !members.contains(name);
     for endpoint in file.endpoints.iter().filter(|e| is_ours(&e.node.value, e.netns.is_some())) {

@@ -63,7 +63,7 @@ pub fn settle(objects: &Objects, options: &Options) -> Result<Settled, Faults> {
                 spec.networks.insert(key.name.clone(), network.clone());
             }
             Ok(Object::Service(service)) => {
-                spec.services.insert(key.name.clone(), service.clone());
+                spec.services.insert(key.name.clone(), (**service).clone());
             }
             Ok(Object::Endpoint(endpoint)) => spec.endpoints.push((**endpoint).clone()),
             Err(why) => {

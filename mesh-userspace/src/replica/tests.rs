@@ -195,6 +195,9 @@ fn broken_entries_are_set_aside_and_take_nothing_with_them() {
         (Kind::Network, "n\u{e4}me", "{}"),
         (Kind::Service, "nowhere", r#"{"networks": ["missing"]}"#),
         (Kind::Service, "list", "[1, 2]"),
+        (Kind::Service, "two-checks", r#"{"networks": ["blue"], "health_check": {"tcp": 80, "http": "/"}}"#),
+        (Kind::Service, "hasty", r#"{"networks": ["blue"], "health_check": {"tcp": 80, "interval": "1ms"}}"#),
+        (Kind::Service, "alias", r#"{"networks": ["blue"], "aliases": ["not a name"]}"#),
         (Kind::Endpoint, "other-name", r#"{"name": "x", "node": "n1", "network": "blue"}"#),
         (Kind::Endpoint, "no-node", r#"{"name": "no-node", "node": "n9", "network": "blue"}"#),
         (Kind::Node, "nobody", r#"{"address": "here"}"#),
@@ -206,7 +209,7 @@ fn broken_entries_are_set_aside_and_take_nothing_with_them() {
     let objects = Objects::of(&one.store);
     let settled = one.settled();
     assert_eq!(settled.table, before);
-    assert_eq!(settled.aside.len(), 11, "{:#?}", settled.aside);
+    assert_eq!(settled.aside.len(), 14, "{:#?}", settled.aside);
     let problems = settled.problems(&objects);
     let told = |subject: &str| {
         let found = problems.iter().find(|problem| problem.subject == subject);

@@ -29,7 +29,7 @@ pub fn writes(before: &Spec, after: &Spec) -> Result<Vec<Write>, serde_json::Err
         if before.services.get(name) != Some(now) {
             changed(
                 service(name),
-                before.services.get(name).cloned().map(Object::Service),
+                before.services.get(name).cloned().map(Object::from),
                 now.clone(),
                 &mut writes,
             )?;
@@ -81,7 +81,7 @@ impl From<Network> for Object {
 
 impl From<Service> for Object {
     fn from(service: Service) -> Self {
-        Self::Service(service)
+        Self::Service(Box::new(service))
     }
 }
 

@@ -264,9 +264,9 @@ mod tests {
     fn what_dnsperf_says_is_read() {
         let text = "Statistics:\n\n  Queries sent:         99998\n  Queries completed:    99990 (99.99%)\n  \
                     Queries lost:         8 (0.01%)\n\n  Run time (s):         10.000125\n  \
-                    Queries per second:   9998.875014\n\n  Average Latency (s):  0.000123 (min 0.000035, max 0.01)\n";
+                    Queries per second:   9998.875014\n\n  Average Latency (s):  0.000500 (min 0.000035, max 0.01)\n";
         let expected =
-            Asked { sent: 99_998.0, lost: 8.0, overflown: 0.0, each_second: 9_998.875_014, latency: 123.0 };
+            Asked { sent: 99_998.0, lost: 8.0, overflown: 0.0, each_second: 9_998.875_014, latency: 500.0 };
         assert_eq!(seen(text), Some(expected));
         assert_eq!(seen("nothing"), None);
     }

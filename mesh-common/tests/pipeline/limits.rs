@@ -79,7 +79,9 @@ fn an_aggregate_is_never_too_long() {
 #[test]
 fn too_long_and_yet_short() {
     let mut mesh = Mesh::new(Family::V4, false);
-    mesh.node_mut(1).networks.get_mut(&A.vni).unwrap().mtu = 60;
+    let node = mesh.node_mut(1);
+    node.networks.get_mut(&A.vni).unwrap().mtu = 60;
+    node.attachments.get_mut(&A.ifindex).unwrap().mtu = 60;
     for (length, quoted) in [(61, 60), (63, 60), (64, 64), (200, 200), (548, 548), (551, 548), (700, 548)] {
         let sent = Message::udp(A.address(Family::V4), 1, C.address(Family::V4), 2).with_payload(length - 28);
         let answer = Message::read(mesh.task_sends(A, &sent).too_big_for(1));

@@ -17,9 +17,11 @@ pub(super) fn balance(lab: &Lab) -> Result<()> {
     for family in Family::ALL {
         let server: IpAddr = kernel.server_address(family).parse()?;
         let vip: IpAddr = kernel.virtual_ip(family).parse()?;
-        // IPVS takes what its own host sends only if the address is the host's.
-        let length = if family == Family::V4 { "/32" } else { "/128 nodad" };
-        task.ip(&format!("address add {vip}{length} dev lo"))?;
+        // IPVS takes what its own host sends only if the address is the host's; there it stands where Docker has it, and is asked
+        // for by whoever answers, since what is sent to one's own address comes from it.
+        let length = if family == Family::V4 { "/32" } else { "/128" };
+        let nodad = if family == Family::V4 { "" } else { "nodad" };
+        task.ip(&format!("address add {vip}{length} dev eth0 {nodad}"))?;
         serve(task, vip, server)?;
         let entry = match family {
             Family::V4 => lab.mesh().address_v4(kernel.entry())?,

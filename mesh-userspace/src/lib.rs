@@ -13,6 +13,7 @@ mod health;
 pub mod links;
 pub mod plan;
 pub mod problem;
+mod replace;
 pub mod replica;
 #[cfg(test)]
 mod scratch;

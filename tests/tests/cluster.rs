@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use mesh_tests::lab::{Call, Greeter, Lab, Mesh, Prober, UdpEcho, eventually};
 use serde_json::Value;
 
@@ -236,6 +236,63 @@ fn a_node_that_dies_is_out_of_every_ring_and_no_request_fails_after_that() -> Re
                 Ok(())
             })?;
         }
+        Ok(())
+    })
+}
+
+/// A connection by a node to this task of `web`.
+fn call_to(lab: &Lab, node: &str, server: &str) -> Result<Call> {
+    for _ in 0..100 {
+        let call = Call::dial(lab.host("client"), published(lab, node, 9200)?)?;
+        if call.server() == server {
+            return Ok(call);
+        }
+    }
+    bail!("of 100 connections by {node}, none came to {server}")
+}
+
+#[test]
+fn a_daemon_that_restarts_keeps_its_place_and_one_whose_machine_dies_does_not() -> Result<()> {
+    /// Longer than it takes to be declared dead.
+    const AWAY: Duration = Duration::from_secs(4);
+    mesh().test(|lab| {
+        together(lab)?;
+        let _greeters = greeters(lab)?;
+        let others = ["n1", "n2", "n5"];
+        let mut calls = Vec::new();
+        for (node, server) in others.iter().flat_map(|node| [(node, "web.3"), (node, "web.4")]) {
+            calls.push(call_to(lab, node, server)?);
+        }
+        lab.node_mut("n3").stop()?;
+        lab.node_mut("n4").stop()?;
+        let stopped = Instant::now();
+        for node in ["n3", "n4"] {
+            see(lab, &others, node, &["restarting"], Duration::from_secs(4))?;
+        }
+        while stopped.elapsed() < AWAY {
+            for call in &mut calls {
+                call.talk().context("a connection broke while daemons restarted")?;
+            }
+            for node in others {
+                call_to(lab, node, "web.3").context("a backend lost its place while its daemon restarted")?;
+            }
+        }
+        lab.node_mut("n3").start()?;
+        see(lab, &others, "n3", &["alive"], Duration::from_secs(5))?;
+        // The other one does not come back, and is dead when it has had its time.
+        see(lab, &others, "n4", &["dead"], Duration::from_secs(20))?;
+        without(lab, &others, "web.4", Duration::from_secs(2))?;
+        for call in calls.iter_mut().filter(|call| call.server() == "web.3") {
+            call.talk().context("a connection broke after its daemon had restarted")?;
+        }
+        // Its incarnation is another now, and it has its next restart as well. This time the machine goes down with it.
+        lab.node_mut("n3").stop()?;
+        lab.carrier("n3", false)?;
+        let start = Instant::now();
+        without(lab, &others, "web.3", Duration::from_secs(3))?;
+        println!("n3 did not come back, and its backend was out of every ring after {:?}", start.elapsed());
+        let answers = ask(lab, &others, 20).context("a request failed after the ring had changed")?;
+        ensure!(!answers.iter().any(|answer| answer == "web.3" || answer == "web.4"), "{answers:?}");
         Ok(())
     })
 }

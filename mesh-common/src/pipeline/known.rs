@@ -141,8 +141,8 @@ fn land<P: Packet>(packet: &mut P, headers: &Headers, flow: &Flow, task: &Attach
 }
 
 /// The way of a packet that came from the endpoint behind `ifindex`: its answer to a client of another node, or what it sends
-/// to another task. `None`, and the
-/// packet untouched, if it is to go the longer way, by [`from_endpoint`](super::from_endpoint()).
+/// to another task. `None`, and the packet untouched, if it is to go the longer way, by
+/// [`from_endpoint`](super::from_endpoint()).
 #[inline(always)]
 pub fn known_from_endpoint<P: Packet, T: Tables>(
     packet: &mut P,

@@ -333,7 +333,7 @@ fn trimmed(sentence: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::{fs, time::Duration};
 
     use mesh_cluster::{Identity, Member, MemberState, NodeId, Stamp, Store};
 
@@ -368,7 +368,7 @@ mod tests {
                 incarnation: 1,
             },
             state,
-            since: std::time::Duration::ZERO,
+            since: Duration::ZERO,
         };
         let members = vec![
             member(1, MemberState::Alive),
@@ -376,7 +376,7 @@ mod tests {
             member(3, MemberState::Dead),
         ];
         desired.follow(&Snapshot { version: 1, store, members, problems: Vec::new() });
-        desired.look(std::time::Duration::ZERO);
+        desired.look(Duration::ZERO, Duration::ZERO, |_| false);
         (directory, desired)
     }
 

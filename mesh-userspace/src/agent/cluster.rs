@@ -8,7 +8,12 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::desired::Desired;
+use super::{
+    desired::Desired,
+    flows::monotonic,
+    replicated::Replicated,
+    restarts::{Restarts, is_machine_going_down},
+};
 use crate::{
     api::{Changed, Refusal, RefusalKind},
     config::LocalConfig,
@@ -21,6 +26,8 @@ use crate::{
 const LISTEN: Duration = Duration::from_secs(1);
 /// How long a node looks for others before it takes itself for the first.
 const SEARCH: Duration = Duration::from_secs(3);
+/// How long the others have to hear that this daemon ends for another to follow.
+const LAST_WORDS: Duration = Duration::from_millis(300);
 /// How often what follows from a write is written at once; the rest waits for the next event.
 const MOST_AT_ONCE: usize = 4;
 
@@ -39,6 +46,10 @@ pub(super) struct Cluster {
     leaves: bool,
     /// Whether those who were not heard of since the start count as gone.
     is_grace_over: bool,
+    /// Daemons that end for others to follow.
+    restarts: Restarts,
+    /// When the first of those has had its time.
+    restart_ends: Option<Instant>,
     /// The version that the others were told is applied.
     told: u64,
 }
@@ -64,6 +75,8 @@ impl Cluster {
             speaks: false,
             leaves: false,
             is_grace_over: false,
+            restarts: Restarts::default(),
+            restart_ends: None,
             told: 0,
         }
     }
@@ -84,6 +97,7 @@ impl Cluster {
         };
         let is_there = tokio::select! {
             is_there = self.handle.changed() => is_there,
+            () = self.restarts.changed() => true,
             () = woken => true,
         };
         if !is_there {
@@ -97,7 +111,7 @@ impl Cluster {
         let listened = self.company_since.map(|since| since + LISTEN);
         let speaks = (!self.speaks).then(|| listened.unwrap_or(self.started + SEARCH));
         let graced = (!self.is_grace_over).then_some(self.started + GRACE);
-        speaks.into_iter().chain(graced).min()
+        speaks.into_iter().chain(graced).chain(self.restart_ends).min()
     }
 
     /// Takes over the last snapshot, and writes what this node has to say to it.
@@ -129,13 +143,19 @@ impl Cluster {
     fn follow(&mut self, desired: &mut Desired) {
         let snapshot = self.handle.snapshot();
         desired.follow(&snapshot);
-        self.is_grace_over |= self.started.elapsed() >= GRACE;
-        desired.look(self.started.elapsed());
+        let (now, since_start) = (monotonic(), self.started.elapsed());
+        self.is_grace_over |= since_start >= GRACE;
+        if let Some(replicated) = desired.replicated() {
+            self.restarts.follow(&replicated.ending(now));
+        }
+        desired.look(now, since_start, |life| self.restarts.is_silent(life));
+        let ends = desired.replicated().and_then(|replicated| replicated.restarting().values().min());
+        self.restart_ends = ends.map(|ends| Instant::now() + ends.saturating_sub(now));
     }
 
     /// Whether this node has listened for long enough to say what its file asks for.
     fn may_speak(&mut self, desired: &Desired) -> bool {
-        let has_company = desired.replicated().is_some_and(super::replicated::Replicated::has_company);
+        let has_company = desired.replicated().is_some_and(Replicated::has_company);
         if has_company {
             self.company_since.get_or_insert_with(Instant::now);
         }
@@ -164,7 +184,7 @@ impl Cluster {
 
     /// Tells the others that this node has applied what it has taken over.
     pub(super) async fn applied(&mut self, desired: &Desired) {
-        let version = desired.replicated().map_or(0, super::replicated::Replicated::version);
+        let version = desired.replicated().map_or(0, Replicated::version);
         if version != self.told {
             self.told = version;
             self.handle.applied(version).await;
@@ -184,6 +204,35 @@ impl Cluster {
             let confirmed = handle.confirm(keys, wait).await;
             let _ = answer.send(confirmed.map_err(|missing| unconfirmed(&missing, wait)).map(|()| changed));
         });
+    }
+
+    /// Tells the others that this daemon ends and another follows, so that they wait for it; not where the machine goes down.
+    pub(super) async fn announce_restart(&self, desired: &Desired) {
+        if is_machine_going_down().await {
+            tracing::info!("the machine goes down, and the others need not wait for it");
+            return;
+        }
+        let write = match desired.replicated().map_or(Ok(None), Replicated::restart) {
+            Ok(Some(write)) => write,
+            Ok(None) => return,
+            Err(error) => {
+                tracing::warn!(%error, "the others cannot be told that another daemon follows");
+                return;
+            }
+        };
+        let key = write.key.clone();
+        match self.handle.write(vec![write]).await {
+            Ok(written) => {
+                // Here is nothing to apply of it.
+                self.handle.applied(written.version).await;
+                if let Err(missing) = self.handle.confirm(vec![key], LAST_WORDS).await {
+                    tracing::debug!(?missing, "not all have heard that another daemon follows");
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the others could not be told that another daemon follows");
+            }
+        }
     }
 
     /// Tells the others that this node is no longer there.

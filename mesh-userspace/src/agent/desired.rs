@@ -10,12 +10,13 @@ use std::{
     time::Duration,
 };
 
-use super::{AgentError, replicated::Replicated};
+use super::{AgentError, replicated::Replicated, restarts::Life};
 use crate::{
     config::{self, LocalConfig},
     gossip,
     health::{self, Commands},
     problem::Problem,
+    replace::replace,
     spec::{Fault, Faults, Origin, Override, Spec, resolve},
     table::Table,
 };
@@ -131,10 +132,10 @@ impl Desired {
         self.take_table(table);
     }
 
-    /// Looks which nodes of the cluster are there, so long after the agent's start.
-    pub(super) fn look(&mut self, since_start: Duration) {
+    /// Looks which nodes of the cluster are there: see [`Replicated::look`].
+    pub(super) fn look(&mut self, now: Duration, since_start: Duration, is_silent: impl Fn(Life) -> bool) {
         let Some(replicated) = &mut self.replicated else { return };
-        if replicated.look(since_start) {
+        if replicated.look(now, since_start, is_silent) {
             self.living = Arc::new(replicated.living(&self.table).sharing(&self.living));
             self.revision += 1;
         }
@@ -282,6 +283,7 @@ impl Desired {
     /// When the file cannot be written.
     pub(crate) fn keep(&self) -> io::Result<()> {
         let text = serde_json::to_vec_pretty(&self.spec.by_command()).map_err(io::Error::other)?;
+        fs::create_dir_all(&self.local.state_dir)?;
         replace(&self.state_file, &text)
     }
 
@@ -330,17 +332,6 @@ impl Desired {
     fn origin(&self) -> Origin {
         Origin::File { file: self.file.display().to_string().into(), line: 1, column: 1 }
     }
-}
-
-/// Replaces a file of the state directory in one step.
-pub(super) fn replace(file: &Path, text: &[u8]) -> io::Result<()> {
-    if let Some(directory) = file.parent() {
-        fs::create_dir_all(directory)?;
-    }
-    let fresh = file.with_extension("json.new");
-    fs::write(&fresh, text)?;
-    fs::File::open(&fresh)?.sync_all()?;
-    fs::rename(&fresh, file)
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ mod keys;
 mod lock;
 mod namespaces;
 mod replicated;
+mod restarts;
 mod round;
 mod settling;
 mod state;
@@ -299,7 +300,12 @@ impl Agent {
         teller.abort();
         tracer.abort();
         match end {
-            End::Signal => tracing::info!("ending; the data plane stays"),
+            End::Signal => {
+                if let Some(cluster) = &self.cluster {
+                    cluster.announce_restart(&self.desired).await;
+                }
+                tracing::info!("ending; the data plane stays");
+            }
             End::Down(answer) => {
                 let result = self.take_down(run_dir).await;
                 // Nobody waits any longer: then nobody needs to know.

@@ -3,17 +3,20 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
+    net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use mesh_cluster::{Key, Kind, Member, NodeId, Store, Write, store::LONGEST_VALUE};
+use mesh_cluster::{Key, Kind, Member, MemberState, NodeId, Store, Write, store::LONGEST_VALUE};
 
+use super::restarts::Life;
 use crate::{
     problem::Problem,
+    replace::replace,
     replica::{
-        Liveness, NodeEntry, Object, Objects, Published, Reports, Settled, amendments, gone, node, settle,
-        writes,
+        NodeEntry, Object, Objects, Published, RESTART, Reports, Settled, amendments, gone, node, restarts,
+        settle, writes,
     },
     spec::{Allocation, Fault, Faults, Origin, Spec, quoted, resolve_with},
     table::{Healths, Table},
@@ -46,6 +49,7 @@ pub(super) struct Replicated {
     digest: u128,
     members: Vec<Member>,
     gone: BTreeSet<String>,
+    restarting: BTreeMap<String, Duration>,
     /// What is wrong with the store, as gossip says.
     told: Vec<Problem>,
     /// What the file says otherwise than the cluster.
@@ -94,6 +98,7 @@ impl Replicated {
             digest: 0,
             members: Vec::new(),
             gone: BTreeSet::new(),
+            restarting: BTreeMap::new(),
             told: Vec::new(),
             differences: Vec::new(),
             unwritten: stuck,
@@ -130,8 +135,9 @@ impl Replicated {
         }
         self.digest = digest;
         self.reported += u64::from(self.reports.follow(store));
-        self.objects.follow(store);
-        self.settle()
+        // Health and keys are no part of the table.
+        let is_other = self.objects.follow(store);
+        if is_first || is_other { self.settle() } else { None }
     }
 
     /// Settles what is known anew, as when the options have changed.
@@ -156,17 +162,61 @@ impl Replicated {
         Some(self.settled.table.clone())
     }
 
-    /// Looks who is there, so long after the agent's start; returns whether that is another set than before.
-    pub(super) fn look(&mut self, since_start: Duration) -> bool {
-        let of = |name: &str| {
+    /// The lives of other daemons that end for others to follow, with their gossip addresses, at a time of the kernel's monotonic
+    /// clock.
+    pub(super) fn ending(&self, now: Duration) -> BTreeMap<Life, SocketAddr> {
+        let ending = self.objects.nodes().filter_map(|(name, daemon)| {
             let member = self.members.iter().find(|member| member.identity.name == name)?;
-            Some(if member.state.lives() { Liveness::Alive } else { Liveness::Gone })
+            let is_awaited = name != self.me
+                && restarts(member, daemon)
+                && (member.state.lives() || now.saturating_sub(member.since) < RESTART);
+            is_awaited.then_some((life(member), member.identity.address))
+        });
+        ending.collect()
+    }
+
+    /// Looks who is there, at a time of the kernel's monotonic clock and so long after the agent's start; who restarts is, unless its
+    /// life `is_silent`. Returns whether that is another set than before.
+    pub(super) fn look(
+        &mut self,
+        now: Duration,
+        since_start: Duration,
+        is_silent: impl Fn(Life) -> bool,
+    ) -> bool {
+        let ending = self.ending(now);
+        let is_awaited = |member: &Member| ending.contains_key(&life(member)) && !is_silent(life(member));
+        self.restarting = self
+            .members
+            .iter()
+            .filter(|member| member.state == MemberState::Dead && is_awaited(member))
+            .map(|member| (member.identity.name.clone(), member.since + RESTART))
+            .collect();
+        let is_there = |name: &str| {
+            let member = self.members.iter().find(|member| member.identity.name == name)?;
+            Some(member.state.lives() || self.restarting.contains_key(name))
         };
         let gone: BTreeSet<String> =
-            gone(&self.objects, &self.me, of, since_start).into_iter().map(str::to_owned).collect();
+            gone(&self.objects, &self.me, is_there, since_start).into_iter().map(str::to_owned).collect();
         let is_other = gone != self.gone;
         self.gone = gone;
         is_other
+    }
+
+    /// The nodes whose daemons are not there and will be, with the times, of the kernel's monotonic clock, until which that is
+    /// believed.
+    pub(super) const fn restarting(&self) -> &BTreeMap<String, Duration> {
+        &self.restarting
+    }
+
+    /// What this node has to write before its daemon ends for another to follow; none if it is in no table.
+    ///
+    /// # Errors
+    /// Never: such an entry is text.
+    pub(super) fn restart(&self) -> Result<Option<Write>, serde_json::Error> {
+        let members = self.members();
+        let Some(me) = members.get(self.me.as_str()) else { return Ok(None) };
+        let own = NodeEntry { restarts: Some(me.identity.incarnation), ..self.own.clone() };
+        node(&self.me, &own).map(Some)
     }
 
     /// A table without the nodes that are not there, and their endpoints: what is planned.
@@ -258,7 +308,7 @@ impl Replicated {
         }
         self.published = published;
         let text = serde_json::to_vec_pretty(&self.published).map_err(io::Error::other)?;
-        super::desired::replace(&self.published_file, &text)
+        replace(&self.published_file, &text)
     }
 
     /// What the file asks for is to be looked at again: something of the store that it depends on may have changed.
@@ -351,8 +401,8 @@ impl Replicated {
 
     /// How the tasks of the other nodes are.
     pub(super) fn healths_of_others(&self, table: &Table) -> Healths {
-        let members = self.objects.nodes().filter(|(.., is_member)| *is_member);
-        self.reports.of_others(table, &self.me, &members.map(|(name, ..)| name).collect())
+        let members = self.objects.nodes().filter(|(_, daemon)| daemon.member);
+        self.reports.of_others(table, &self.me, &members.map(|(name, _)| name).collect())
     }
 
     /// Counts what other nodes have newly said of their tasks.
@@ -397,7 +447,12 @@ fn own(file: &Spec, me: &str) -> NodeEntry {
         address: node.map_or(std::net::Ipv4Addr::UNSPECIFIED.into(), |node| node.address.value),
         interface: node.and_then(|node| node.interface.as_ref()).map(|interface| interface.value.clone()),
         member: true,
+        restarts: None,
     }
+}
+
+const fn life(member: &Member) -> Life {
+    (member.identity.id, member.identity.incarnation)
 }
 
 fn read(path: &Path) -> Result<Published, String> {

@@ -7,6 +7,7 @@ use std::{
     time::SystemTime,
 };
 
+use mesh_cluster::MemberState;
 use mesh_common::abi::{self, Address, BackendIndex, NodeIndex};
 
 use super::{
@@ -16,7 +17,10 @@ use super::{
     round::Outcome,
 };
 use crate::{
-    api::{Attachment, Cluster, Lookup, Member, Snapshot, Uplink, types},
+    api::{
+        Attachment, Cluster, Lookup, Member, Snapshot, Uplink,
+        types::{self, NodeState},
+    },
     apply::MapContents,
     datapath::{Attached, Hook},
     plan::{self, Plan, SEED, ring::BackendId},
@@ -217,7 +221,14 @@ fn cluster(replicated: &Replicated) -> Cluster {
     let (now, monotonic) = (SystemTime::now(), monotonic());
     let member = |(name, member): (&str, &mesh_cluster::Member)| {
         let since = now.checked_sub(monotonic.saturating_sub(member.since)).unwrap_or(now);
-        (name.to_owned(), Member { address: member.identity.address, state: member.state, since })
+        let state = match member.state {
+            MemberState::Alive => NodeState::Alive,
+            MemberState::Suspect => NodeState::Suspect,
+            MemberState::Dead if replicated.restarting().contains_key(name) => NodeState::Restarting,
+            MemberState::Dead => NodeState::Dead,
+            MemberState::Left => NodeState::Left,
+        };
+        (name.to_owned(), Member { address: member.identity.address, state, since })
     };
     Cluster {
         members: replicated.members().into_iter().map(member).collect(),

@@ -11,11 +11,11 @@ use std::{
 };
 
 use futures::Stream;
-use mesh_cluster::MemberState;
 use mesh_common::abi;
 
 use super::types::{
-    Attach, BackendAdd, ClusterKey, KeyText, MapUse, NetworkCreate, Problem, Program, ServiceCreate,
+    Attach, BackendAdd, ClusterKey, KeyText, MapUse, NetworkCreate, NodeState, Problem, Program,
+    ServiceCreate,
 };
 use crate::table::{Healths, Table};
 
@@ -121,7 +121,7 @@ pub struct Member {
     /// Its gossip address.
     pub address: SocketAddr,
     /// How it is seen from here.
-    pub state: MemberState,
+    pub state: NodeState,
     /// Since when it is seen so.
     pub since: SystemTime,
 }

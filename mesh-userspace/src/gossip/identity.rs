@@ -5,7 +5,8 @@ use std::{collections::BTreeSet, fs, io, net::SocketAddr, path::Path};
 use mesh_cluster::{NodeId, seal::KeyId};
 use serde::{Deserialize, Serialize};
 
-use super::{keyring::replace, log::put_aside};
+use super::log::put_aside;
+use crate::replace::replace;
 
 /// What is kept of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

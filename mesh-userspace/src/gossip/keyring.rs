@@ -1,16 +1,19 @@
 //! The keyring's file: lines of base64, of which the first is in use.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, Read, Write},
-    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    fs::File,
+    io::{self, Read},
+    os::unix::fs::PermissionsExt,
     path::Path,
 };
 
 use mesh_cluster::seal::{MOST_KEYS, Ring, RingFault, Secret};
 use zeroize::Zeroizing;
 
-use crate::spec::{Fault, Faults, Origin};
+use crate::{
+    replace::replace,
+    spec::{Fault, Faults, Origin},
+};
 
 /// The longest file that is read, in bytes.
 const LONGEST: u64 = 64 << 10;
@@ -127,31 +130,10 @@ pub(super) fn write(path: &Path, ring: &Ring) -> io::Result<()> {
     replace(path, text(ring).as_bytes())
 }
 
-/// Puts a file in the place of another in one step, for its owner alone; it is on the disk when this returns.
-///
-/// # Errors
-/// What the system says.
-pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".new");
-    let fresh = path.with_file_name(name);
-    // One that an earlier life left has whatever mode it has.
-    match fs::remove_file(&fresh) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&fresh, path)?;
-    match path.parent() {
-        Some(directory) if !directory.as_os_str().is_empty() => File::open(directory)?.sync_all(),
-        _ => Ok(()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::agent::testing::Directory;
 

@@ -11,7 +11,7 @@ use mesh_cluster::{Entry, Key, Stamp, Store};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::keyring::replace;
+use crate::replace::replace;
 
 /// Hexadecimal digits of a line's checksum.
 const CHECKSUM: usize = 16;

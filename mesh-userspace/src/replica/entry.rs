@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use mesh_cluster::{Entry, Key, Kind, NodeId, Stamp, Store};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use super::reading::{self, Reading};
 use crate::spec::{Endpoint, Given, HealthCheck, Network, Node, Origin, RememberedNetwork, Service};
 
 /// What a node's entry says.
@@ -19,13 +20,25 @@ pub struct NodeEntry {
     /// Whether it wrote this itself, and so is a member: otherwise a file names it, and it may be a node without meshd.
     #[serde(default)]
     pub member: bool,
+    /// See [`Presence::restarts`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restarts: Option<u64>,
+}
+
+/// What a node's entry says of its daemon.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Presence {
+    /// Whether it has one, and so is a member.
+    pub member: bool,
+    /// The incarnation of the daemon that has ended and said that another will follow; none while one runs.
+    pub restarts: Option<u64>,
 }
 
 /// An object of the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Object {
-    /// A node, and whether it is a member.
-    Node(Node, bool),
+    /// A node, and its daemon.
+    Node(Node, Presence),
     /// A network.
     Network(Network),
     /// A service.
@@ -45,6 +58,12 @@ pub struct Read {
     pub object: Result<Object, String>,
 }
 
+impl Reading for Read {
+    fn stamp(&self) -> Stamp {
+        self.stamp
+    }
+}
+
 /// The objects of a store, each read once for each time that it was written.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Objects(BTreeMap<Key, Read>);
@@ -58,13 +77,9 @@ impl Objects {
         objects
     }
 
-    /// Reads what has been written since.
-    pub fn follow(&mut self, store: &Store) {
-        let mut before = std::mem::take(&mut self.0);
-        for (key, entry, value) in store.values().filter(|(key, ..)| is_object(key.kind)) {
-            let known = before.remove(key).filter(|known| known.stamp == entry.stamp);
-            self.0.insert(key.clone(), known.unwrap_or_else(|| read(key, entry, value)));
-        }
+    /// Reads what has been written since; returns whether there is anything new.
+    pub fn follow(&mut self, store: &Store) -> bool {
+        reading::follow(&mut self.0, store, is_object, read)
     }
 
     /// Every one, in the order of the keys.
@@ -78,10 +93,10 @@ impl Objects {
         self.0.get(key)
     }
 
-    /// The nodes that can be read, with whether each is a member.
-    pub fn nodes(&self) -> impl Iterator<Item = (&str, &Node, bool)> {
+    /// The nodes that can be read, by name, with what each says of its daemon.
+    pub fn nodes(&self) -> impl Iterator<Item = (&str, Presence)> {
         self.0.iter().filter_map(|(key, read)| match &read.object {
-            Ok(Object::Node(node, member)) => Some((key.name.as_str(), node, *member)),
+            Ok(Object::Node(_, presence)) => Some((key.name.as_str(), *presence)),
             _ => None,
         })
     }
@@ -89,7 +104,9 @@ impl Objects {
     /// The name of the member that writes by this number: of several that one node wrote of itself, the first.
     #[must_use]
     pub fn writer(&self, node: NodeId) -> Option<&str> {
-        let members = self.0.iter().filter(|(_, read)| matches!(&read.object, Ok(Object::Node(_, true))));
+        let is_member =
+            |read: &Read| matches!(&read.object, Ok(Object::Node(_, presence)) if presence.member);
+        let members = self.0.iter().filter(|(_, read)| is_member(read));
         let own = members.filter(|(_, read)| read.stamp.node == node);
         own.min_by_key(|(_, read)| read.created).map(|(key, _)| key.name.as_str())
     }
@@ -127,13 +144,13 @@ fn parsed<T: DeserializeOwned>(value: &str) -> Result<T, String> {
 // What a value says, it says where its entry stands. No field is left out, so that none is forgotten.
 
 fn placed_node(entry: NodeEntry, origin: &Origin) -> Object {
-    let NodeEntry { address, interface, member } = entry;
+    let NodeEntry { address, interface, member, restarts } = entry;
     let node = Node {
         origin: origin.clone(),
         address: Given::new(address, origin.clone()),
         interface: interface.map(|interface| Given::new(interface, origin.clone())),
     };
-    Object::Node(node, member)
+    Object::Node(node, Presence { member, restarts })
 }
 
 fn placed_network(network: Network, at: &Origin) -> Network {
@@ -260,10 +277,11 @@ impl Object {
     /// It has a path that is no text.
     pub fn value(&self) -> Result<String, serde_json::Error> {
         match self {
-            Self::Node(node, member) => serde_json::to_string(&NodeEntry {
+            Self::Node(node, presence) => serde_json::to_string(&NodeEntry {
                 address: node.address.value,
                 interface: node.interface.as_ref().map(|interface| interface.value.clone()),
-                member: *member,
+                member: presence.member,
+                restarts: presence.restarts,
             }),
             Self::Network(network) => serde_json::to_string(network),
             Self::Service(service) => serde_json::to_string(service),

@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mesh_cluster::{Key, Kind, NodeId, Stamp, Store, Write};
+use mesh_cluster::{Entry, Key, Kind, NodeId, Stamp, Store, Write};
 
+use super::reading::{self, Reading};
 use crate::table::{Endpoint, Health, HealthState, Healths, Table};
 
-/// What nodes have reported of their tasks, by the endpoints' names.
+/// What nodes have reported of their tasks; the entries have the endpoints' names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Reports(BTreeMap<String, Report>);
+pub struct Reports(BTreeMap<Key, Report>);
 
 /// A report as it was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,19 +19,25 @@ struct Report {
     health: Option<Health>,
 }
 
+impl Reading for Report {
+    fn stamp(&self) -> Stamp {
+        self.stamp
+    }
+}
+
 impl Reports {
     /// Reads what has been written since; returns whether there is anything new.
     pub fn follow(&mut self, store: &Store) -> bool {
-        let mut before = std::mem::take(&mut self.0);
-        let mut is_new = false;
-        for (key, entry, value) in store.values().filter(|(key, ..)| key.kind == Kind::Health) {
-            let known = before.remove(&key.name).filter(|known| known.stamp == entry.stamp);
-            is_new |= known.is_none();
-            let report = known
-                .unwrap_or_else(|| Report { stamp: entry.stamp, health: serde_json::from_str(value).ok() });
-            self.0.insert(key.name.clone(), report);
-        }
-        is_new || !before.is_empty()
+        let read = |_: &Key, entry: &Entry, value: &str| Report {
+            stamp: entry.stamp,
+            health: serde_json::from_str(value).ok(),
+        };
+        reading::follow(&mut self.0, store, |kind| kind == Kind::Health, read)
+    }
+
+    /// How a task is, as its node has reported.
+    fn health(&self, endpoint: &str) -> Option<&Health> {
+        self.0.get(&Key::new(Kind::Health, endpoint)).and_then(|report| report.health.as_ref())
     }
 
     /// How the tasks on other members are. One that is checked and of which nothing is reported has yet to start.
@@ -43,8 +50,11 @@ impl Reports {
             endpoint.node != me && members.contains(endpoint.node.as_str()) && is_checked(table, endpoint)
         });
         let health = |name: &String| {
-            let reported = self.0.get(name).and_then(|report| report.health.clone());
-            reported.unwrap_or(Health { state: HealthState::Starting, since: 0, reason: None })
+            self.health(name).cloned().unwrap_or(Health {
+                state: HealthState::Starting,
+                since: 0,
+                reason: None,
+            })
         };
         others.map(|(name, _)| (name.clone(), health(name))).collect()
     }
@@ -67,17 +77,16 @@ impl Reports {
                 .is_some_and(|endpoint| endpoint.node == me && is_checked(table, endpoint))
         };
         for (name, health) in own.iter().filter(|(name, _)| is_ours(name)) {
-            let reported = self.0.get(name).and_then(|report| report.health.as_ref());
-            if reported.map(|reported| reported.state) != Some(health.state) {
+            if self.health(name).map(|reported| reported.state) != Some(health.state) {
                 let value = serde_json::to_string(health)?;
                 writes.push(Write { key: Key::new(Kind::Health, name), value: Some(value.into()) });
             }
         }
-        for (name, report) in &self.0 {
+        for (key, report) in &self.0 {
             let is_of_somebody =
-                table.endpoints.get(name).is_some_and(|endpoint| is_checked(table, endpoint));
+                table.endpoints.get(&key.name).is_some_and(|endpoint| is_checked(table, endpoint));
             if report.stamp.node == id && !is_of_somebody {
-                writes.push(Write { key: Key::new(Kind::Health, name), value: None });
+                writes.push(Write { key: key.clone(), value: None });
             }
         }
         Ok(writes)

@@ -8,14 +8,15 @@ mod entry;
 mod health;
 mod liveness;
 mod publish;
+mod reading;
 mod settle;
 #[cfg(test)]
 mod tests;
 mod writes;
 
-pub use entry::{NodeEntry, Object, Objects, Read};
+pub use entry::{NodeEntry, Object, Objects, Presence, Read};
 pub use health::Reports;
-pub use liveness::{GRACE, Liveness, gone};
+pub use liveness::{GRACE, RESTART, gone, restarts};
 pub use publish::{Publication, Published};
 pub use settle::{Settled, settle};
 pub use writes::{amendments, network, node, service, writes};

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use mesh_cluster::{Key, Kind, Stamp, Write};
 use serde::{Deserialize, Serialize};
 
-use super::entry::{Object, Objects};
+use super::entry::{Object, Objects, Presence};
 use crate::{
     problem::Problem,
     spec::{Spec, kind_name},
@@ -52,7 +52,7 @@ impl Published {
     pub fn follow(&self, file: &Spec, me: &str, objects: &Objects) -> Result<Publication, serde_json::Error> {
         let before: BTreeMap<&Key, &Word> = self.0.iter().map(|(key, word)| (key, word)).collect();
         let members: BTreeSet<&str> =
-            objects.nodes().filter(|(.., member)| *member).map(|(name, ..)| name).collect();
+            objects.nodes().filter(|(_, daemon)| daemon.member).map(|(name, _)| name).collect();
         let mut publication = Publication::default();
         for (key, mut object) in wanted(file, me, &members) {
             let said = object.clone().asked().value()?;
@@ -128,7 +128,7 @@ fn stands_in(file: &Spec, key: &Key) -> bool {
 fn wanted(file: &Spec, me: &str, members: &BTreeSet<&str>) -> BTreeMap<Key, Object> {
     let mut wanted = BTreeMap::new();
     for (name, node) in file.nodes.iter().filter(|(name, _)| *name != me) {
-        wanted.insert(Key::new(Kind::Node, name), Object::Node(node.clone(), false));
+        wanted.insert(Key::new(Kind::Node, name), Object::Node(node.clone(), Presence::default()));
     }
     for (name, network) in &file.networks {
         wanted.insert(Key::new(Kind::Network, name), Object::Network(network.clone()));

@@ -36,6 +36,7 @@ impl Site {
             address: IpAddr::from([192, 0, 2, u8::try_from(id).unwrap()]),
             interface: None,
             member: true,
+            restarts: None,
         };
         site.write([node(&site.name(), &entry).unwrap()]);
         site
@@ -408,13 +409,14 @@ fn a_member_is_gone_when_membership_says_so_and_a_node_without_meshd_never() {
     }
     one.raw(Kind::Node, "k1", r#"{"address": "192.0.2.50"}"#);
     let objects = Objects::of(&one.store);
-    let of = |name: &str| match name {
-        "n2" => Some(Liveness::Alive),
-        "n3" => Some(Liveness::Gone),
+    let is_there = |name: &str| match name {
+        "n2" => Some(true),
+        "n3" => Some(false),
         _ => None,
     };
-    let gone =
-        |seconds| gone(&objects, "n1", of, Duration::from_secs(seconds)).into_iter().collect::<Vec<_>>();
+    let gone = |seconds| {
+        gone(&objects, "n1", is_there, Duration::from_secs(seconds)).into_iter().collect::<Vec<_>>()
+    };
     assert_eq!(gone(0), ["n3"], "of who was not heard of yet nothing is known");
     assert_eq!(gone(60), ["n3", "n4"]);
 }

@@ -128,7 +128,7 @@ pub fn amendments(
     is_live: impl Fn(&str) -> bool,
 ) -> Result<Vec<Write>, serde_json::Error> {
     let (name, id) = me;
-    let first = objects.nodes().map(|(node, ..)| node).find(|node| is_live(node));
+    let first = objects.nodes().map(|(node, _)| node).find(|node| is_live(node));
     let is_first = first.is_none_or(|first| first == name);
     let is_ours = |owner: Option<&str>| match owner {
         Some(owner) if owner == name => true,

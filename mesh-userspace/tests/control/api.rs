@@ -9,14 +9,13 @@ use std::{
 };
 
 use futures::StreamExt;
-use mesh_cluster::MemberState;
 use mesh_common::Reason;
 use mesh_userspace::{
     api::{
         BODY_MAX, Change, Cluster, Member, Refusal, RefusalKind, bind,
         client::{Client, ClientError},
         server::{CONNECTIONS_MAX, IDLE_MAX},
-        types::{Attach, EndpointState, ErrorBody, NetworkCreate, ServiceCreate, Vip},
+        types::{Attach, EndpointState, ErrorBody, NetworkCreate, NodeState, ServiceCreate, Vip},
     },
     spec::HealthCheck,
     table::{EndpointMode, OnNoBackend, Protocol, PublishMode, PublishedPort, Scheduler},
@@ -140,8 +139,8 @@ async fn members_are_told_with_what_they_are() {
     server.fake.edit(|snapshot| {
         snapshot.cluster = Some(Cluster {
             members: [
-                ("n1".to_owned(), member(1, MemberState::Alive)),
-                ("n2".to_owned(), member(2, MemberState::Dead)),
+                ("n1".to_owned(), member(1, NodeState::Alive)),
+                ("n2".to_owned(), member(2, NodeState::Dead)),
             ]
             .into(),
             gone: ["n2".to_owned()].into(),
@@ -151,7 +150,7 @@ async fn members_are_told_with_what_they_are() {
     let client = server.client();
     let nodes = client.nodes().await.unwrap();
     let states: Vec<_> = nodes.iter().map(|node| node.state).collect();
-    assert_eq!(states, [Some(MemberState::Alive), Some(MemberState::Dead), None]);
+    assert_eq!(states, [Some(NodeState::Alive), Some(NodeState::Dead), None]);
     assert!(nodes[1].seconds.is_some_and(|seconds| (90..100).contains(&seconds)));
     let cluster = client.status().await.unwrap().cluster.unwrap();
     assert_eq!((cluster.members.len(), cluster.digest.as_str()), (2, "00ff"));

@@ -72,15 +72,8 @@ enum Suite {
 
 /// Builds, measures, and shows what was found.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    if let Some(Suite::Director(arguments)) = &arguments.suite
-        && arguments.here
-    {
-        return director::here(arguments);
-    }
-    if let Some(Suite::Connect(arguments)) = &arguments.suite
-        && arguments.here
-    {
-        return connect::here(arguments);
+    if let Some(measured) = arguments.suite.as_ref().and_then(Suite::here) {
+        return measured;
     }
     // What is measured is what people install.
     lab::prepare(Profile::Release)?;
@@ -137,6 +130,15 @@ fn all() -> Result<Vec<Suite>> {
 }
 
 impl Suite {
+    /// Measures in the virtual machine that this already runs in, if it is asked to.
+    fn here(&self) -> Option<Result<()>> {
+        match self {
+            Self::Director(arguments) => arguments.here.then(|| director::here(arguments)),
+            Self::Connect(arguments) => arguments.here.then(|| connect::here(arguments)),
+            _ => None,
+        }
+    }
+
     /// What the suite finds, and whether that is as it must be: a suite that fails at that is shown all the same.
     fn measure(&self) -> Result<(Findings, Result<()>)> {
         match self {

@@ -22,8 +22,8 @@ pub use requests::{
 };
 pub use traffic::{Datagram, DropCount, Flow, FlowKind, Flows, HookCount, MapUse, Stats, TraceLine, Tunnel};
 pub use views::{
-    Backend, Cluster, Counts, Endpoint, EndpointState, Health, Member, Network, Node, Peer, Problem, Program,
-    Service, Status,
+    Backend, Cluster, Counts, Endpoint, EndpointState, Health, Member, Network, Node, NodeState, Peer,
+    Problem, Program, Service, Status,
 };
 
 /// A transport protocol's name, as in requests and answers.

@@ -7,7 +7,6 @@ use std::{
 };
 
 use ipnet::IpNet;
-use mesh_cluster::MemberState;
 use serde::{Deserialize, Serialize};
 
 use super::MapUse;
@@ -60,10 +59,26 @@ pub struct Member {
     pub name: String,
     /// Its gossip address.
     pub address: SocketAddr,
-    /// How it is seen from here: `alive`, `suspect`, `dead` or `left`.
-    pub state: MemberState,
+    /// How it is seen from here.
+    pub state: NodeState,
     /// For how many seconds it has been seen so.
     pub seconds: u64,
+}
+
+/// How a node is seen by another, as a member of their cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NodeState {
+    /// It answers.
+    Alive,
+    /// It did not answer, and has not denied yet that it is dead; it counts as alive.
+    Suspect,
+    /// Its daemon has said that another follows, and its kernel answers: what it has counts as there for a while.
+    Restarting,
+    /// It did not answer for long enough.
+    Dead,
+    /// It said that it leaves.
+    Left,
 }
 
 /// How many things there are, in the whole mesh.
@@ -131,7 +146,7 @@ pub struct Node {
     pub route: Option<String>,
     /// How it is seen as a member of the cluster; none for a node without meshd, and without a cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub state: Option<MemberState>,
+    pub state: Option<NodeState>,
     /// For how many seconds it has been seen so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seconds: Option<u64>,

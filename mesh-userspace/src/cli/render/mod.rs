@@ -12,14 +12,12 @@ mod traffic;
 
 use std::net::IpAddr;
 
-use mesh_cluster::MemberState;
-
 use super::{
     screen::{Entry, Tone},
     units::age,
 };
 use crate::{
-    api::types::{Down, EndpointState, Health, Left, Removed},
+    api::types::{Down, EndpointState, Health, Left, NodeState, Removed},
     table::HealthState,
 };
 
@@ -57,12 +55,13 @@ pub(super) fn down(down: &Down) -> String {
 }
 
 /// How a member is seen, in a word.
-const fn member_state(state: MemberState) -> &'static str {
+const fn node_state(state: NodeState) -> &'static str {
     match state {
-        MemberState::Alive => "alive",
-        MemberState::Suspect => "suspect",
-        MemberState::Dead => "dead",
-        MemberState::Left => "left",
+        NodeState::Alive => "alive",
+        NodeState::Suspect => "suspect",
+        NodeState::Restarting => "restarting",
+        NodeState::Dead => "dead",
+        NodeState::Left => "left",
     }
 }
 

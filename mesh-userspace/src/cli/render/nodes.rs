@@ -1,10 +1,8 @@
 //! Nodes.
 
-use mesh_cluster::MemberState;
-
-use super::{member_state, names};
+use super::{names, node_state};
 use crate::{
-    api::types::Node,
+    api::types::{Node, NodeState},
     cli::{
         screen::{Entry, Paint, Tone, facts, table},
         units::age,
@@ -46,9 +44,9 @@ pub(in crate::cli) fn node(node: &Node) -> String {
 
 fn state(node: &Node) -> Entry {
     let tone = match node.state {
-        Some(MemberState::Alive) => Tone::Good,
-        Some(MemberState::Suspect | MemberState::Dead) => Tone::Bad,
-        Some(MemberState::Left) => Tone::Faint,
+        Some(NodeState::Alive) => Tone::Good,
+        Some(NodeState::Suspect | NodeState::Restarting | NodeState::Dead) => Tone::Bad,
+        Some(NodeState::Left) => Tone::Faint,
         None => Tone::Plain,
     };
     Entry::new(tone, state_text(node))
@@ -56,7 +54,7 @@ fn state(node: &Node) -> Entry {
 
 fn state_text(node: &Node) -> String {
     let Some(state) = node.state else { return "–".to_owned() };
-    format!("{} for {}", member_state(state), age(node.seconds.unwrap_or_default()))
+    format!("{} for {}", node_state(state), age(node.seconds.unwrap_or_default()))
 }
 
 fn route(node: &Node) -> Entry {
@@ -106,7 +104,7 @@ n3    192.0.2.3    no route   0
 "
         );
         let mut members = sample();
-        for (node, state) in members.iter_mut().zip([MemberState::Alive, MemberState::Dead]) {
+        for (node, state) in members.iter_mut().zip([NodeState::Alive, NodeState::Dead]) {
             (node.state, node.seconds) = (Some(state), Some(75));
         }
         assert_eq!(

@@ -1,10 +1,8 @@
 //! The state of a node.
 
-use mesh_cluster::MemberState;
-
-use super::{member_state, traffic};
+use super::{node_state, traffic};
 use crate::{
-    api::types::{Cluster, MapUse, Peer, Program, Status},
+    api::types::{Cluster, MapUse, NodeState, Peer, Program, Status},
     cli::{
         screen::{Entry, Paint, Tone, facts, table},
         units::{age, plural},
@@ -85,8 +83,8 @@ fn members(cluster: &Cluster, paint: Paint) -> String {
         paint,
         ["MEMBER", "ADDRESS", "STATE"],
         cluster.members.iter().map(|member| {
-            let state = format!("{} for {}", member_state(member.state), age(member.seconds));
-            let tone = if member.state == MemberState::Alive { Tone::Good } else { Tone::Bad };
+            let state = format!("{} for {}", node_state(member.state), age(member.seconds));
+            let tone = if member.state == NodeState::Alive { Tone::Good } else { Tone::Bad };
             [member.name.as_str().into(), member.address.to_string().into(), Entry::new(tone, state)]
         }),
     );
@@ -215,7 +213,7 @@ node n3: This node has no route to 192.0.2.3. Add one.
             seconds: 7,
         };
         let cluster = Cluster {
-            members: vec![member("n1", MemberState::Alive), member("n2", MemberState::Suspect)],
+            members: vec![member("n1", NodeState::Alive), member("n2", NodeState::Suspect)],
             digest: "0123".to_owned(),
         };
         let text = status(&Status { cluster: Some(cluster), ..sample() }, Paint::plain());

@@ -105,8 +105,8 @@ pub(crate) struct Network {
     pub(crate) weather: Weather,
     pub(crate) rng: Xoshiro256PlusPlus,
     pub(crate) settings: Settings,
-    /// How long an agent takes to apply a change, at most.
-    pub(crate) applying: Duration,
+    /// How long an agent takes to apply a change, at most; none where whoever runs the nodes says for them that it is applied.
+    pub(crate) applying: Option<Duration>,
     /// Every message that was sent, if it is wanted.
     pub(crate) record: Option<Vec<Vec<u8>>>,
     queue: Queue,
@@ -129,7 +129,7 @@ impl Network {
             weather: Weather::default(),
             rng: Xoshiro256PlusPlus::seed_from_u64(seed),
             settings: Settings::default(),
-            applying: Duration::from_millis(30),
+            applying: Some(Duration::from_millis(30)),
             record: None,
             queue: Queue::default(),
             events: Vec::new(),
@@ -183,7 +183,9 @@ impl Network {
         node.refused.clear();
         node.confirmed.clear();
         let mut cluster = Cluster::new(node.identity.clone(), node.disk.clone(), settings, seed, now);
-        cluster.applied(now, cluster.version());
+        if self.applying.is_some() {
+            cluster.applied(now, cluster.version());
+        }
         cluster.join(now, seeds);
         node.cluster = Some(cluster);
         node.tick = Duration::MAX;
@@ -232,8 +234,10 @@ impl Network {
                     let cluster = node.cluster.as_ref().unwrap();
                     node.disk = cluster.store().clone();
                     let (start, version) = (node.identity.incarnation, cluster.version());
-                    let after = self.applying.mul_f64(self.rng.random_range(0.3..1.0));
-                    self.push(self.now + after, Event::Applied { node: index, start, version });
+                    if let Some(applying) = self.applying {
+                        let after = applying.mul_f64(self.rng.random_range(0.3..1.0));
+                        self.push(self.now + after, Event::Applied { node: index, start, version });
+                    }
                 }
                 Output::Confirmed { id, missing } => {
                     self.nodes[index].confirmed.insert(id, missing);

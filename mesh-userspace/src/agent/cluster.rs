@@ -140,7 +140,7 @@ impl Cluster {
     }
 
     /// Takes over the last snapshot.
-    fn follow(&mut self, desired: &mut Desired) {
+    pub(super) fn follow(&mut self, desired: &mut Desired) {
         let snapshot = self.handle.snapshot();
         desired.follow(&snapshot);
         let (now, since_start) = (monotonic(), self.started.elapsed());

@@ -443,6 +443,8 @@ impl Agent {
         let Some(cluster) = &mut self.cluster else {
             return Ok((changes::change(&mut self.desired, asked)?, Vec::new()));
         };
+        // What has come meanwhile may have what is asked for already.
+        cluster.follow(&mut self.desired);
         let is_last = matches!(asked, Asked::Withdraw);
         let (name, writes) = changes::writes(&self.desired, asked)?;
         if is_last {

@@ -15,10 +15,10 @@ use crate::{
     problem::Problem,
     replace::replace,
     replica::{
-        NodeEntry, Object, Objects, Published, RESTART, Reports, Settled, amendments, gone, node, restarts,
-        settle, writes,
+        NodeEntry, Object, Objects, Published, RESTART, Reports, Settled, amendments, changes, gone, node,
+        restarts, settle, writes,
     },
-    spec::{Allocation, Fault, Faults, Origin, Spec, quoted, resolve_with},
+    spec::{Fault, Faults, Spec, quoted},
     table::{Healths, Table},
 };
 
@@ -321,20 +321,8 @@ impl Replicated {
     ///
     /// # Errors
     /// Every rule that it breaks.
-    pub(super) fn writes(&self, mut after: Spec) -> Result<Vec<Write>, Faults> {
-        let unwritable = |error: serde_json::Error| {
-            let sentence = format!("It cannot be written down ({error}); name paths that are UTF-8.");
-            Faults::from(Fault::new(Origin::default(), sentence))
-        };
-        let before = &self.settled.spec;
-        let table = resolve_with(&after, Allocation::Scattered)?;
-        // What others were given is their owners' to write down: it would only overtake what is changed of them elsewhere.
-        let changed = writes(before, &after).map_err(unwritable)?;
-        let changed: BTreeSet<Key> = changed.into_iter().map(|write| write.key).collect();
-        after.remember(&table);
-        let mut writes = writes(before, &after).map_err(unwritable)?;
-        writes.retain(|write| changed.contains(&write.key));
-        Ok(writes)
+    pub(super) fn writes(&self, after: Spec) -> Result<Vec<Write>, Faults> {
+        changes(&self.settled, after)
     }
 
     /// Why an object is set aside, if it is.

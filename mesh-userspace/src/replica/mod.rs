@@ -19,4 +19,4 @@ pub use health::Reports;
 pub use liveness::{GRACE, RESTART, gone, restarts};
 pub use publish::{Publication, Published};
 pub use settle::{Settled, settle};
-pub use writes::{amendments, network, node, service, writes};
+pub use writes::{amendments, changes, network, node, service, writes};

@@ -10,7 +10,7 @@ use mesh_cluster::{Key, Kind};
 use super::entry::{Object, Objects};
 use crate::{
     problem::Problem,
-    spec::{Allocation, Faults, Options, Origin, Spec, kind_name, resolve_with},
+    spec::{Allocation, Fault, Faults, Options, Origin, Spec, kind_name, resolve_with},
     table::Table,
 };
 
@@ -90,18 +90,35 @@ pub fn settle(objects: &Objects, options: &Options) -> Result<Settled, Faults> {
     }
 }
 
-/// The objects at fault, of one kind: what is wrong with others may only be that these are there.
+/// The objects at fault, of one kind: what is wrong with others may only be that these are there. Of two that cannot both be, the
+/// later one is at fault only if the other is not. Of services for which nothing is left only the first goes: what it has in other
+/// networks may be enough for the next.
 fn at_fault(faults: &Faults) -> BTreeMap<Key, String> {
-    let found = faults.iter().filter_map(|fault| match fault.later() {
-        Origin::Cluster(creation) => Some((&creation.key, &fault.sentence)),
-        Origin::File { .. } | Origin::Command(_) => None,
-    });
-    let found: Vec<(&Key, &String)> = found.collect();
-    let kinds: BTreeSet<Kind> = found.iter().map(|(key, _)| key.kind).collect();
-    let Some(first) = kinds.first() else { return BTreeMap::new() };
+    let faulty: BTreeSet<&Key> = faults.iter().filter_map(|fault| key_of(fault.later())).collect();
+    let is_against_who_stays = |fault: &&Fault| {
+        let other = fault.earlier().and_then(key_of).filter(|other| Some(*other) != key_of(fault.later()));
+        other.is_none_or(|other| !faulty.contains(other))
+    };
+    let found = faults.iter().filter(is_against_who_stays);
+    let found: Vec<(&Key, &Fault)> =
+        found.filter_map(|fault| Some((key_of(fault.later())?, fault))).collect();
+    let Some(kind) = found.iter().map(|(key, _)| key.kind).min() else { return BTreeMap::new() };
+    let mut found: Vec<(&Key, &Fault)> = found.into_iter().filter(|(key, _)| key.kind == kind).collect();
+    if kind == Kind::Service && found.iter().all(|(_, fault)| fault.lacks_room) {
+        found.sort_by_key(|(_, fault)| fault.later());
+        found.truncate(1);
+    }
     let mut going = BTreeMap::new();
-    for (key, sentence) in found.into_iter().filter(|(key, _)| key.kind == *first) {
-        going.entry(key.clone()).or_insert_with(|| sentence.clone());
+    for (key, fault) in found {
+        going.entry(key.clone()).or_insert_with(|| fault.sentence.clone());
     }
     going
+}
+
+/// The object of the cluster that was asked for at a place.
+fn key_of(origin: &Origin) -> Option<&Key> {
+    match origin {
+        Origin::Cluster(creation) => Some(&creation.key),
+        Origin::File { .. } | Origin::Command(_) => None,
+    }
 }

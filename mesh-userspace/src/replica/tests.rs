@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     config,
-    spec::{Allocation, Membership, Network, Options, Origin, Service, Spec, resolve_with},
+    spec::{Membership, Network, Options, Origin, Service, Spec},
     table::Table,
 };
 
@@ -70,12 +70,10 @@ impl Site {
 
     /// What a command does: refused where the rules refuse it, and with its allocations.
     fn change(&mut self, change: impl FnOnce(&mut Spec)) -> Result<(), String> {
-        let before = self.settled().spec;
-        let mut after = before.clone();
+        let before = self.settled();
+        let mut after = before.spec.clone();
         change(&mut after);
-        let table = resolve_with(&after, Allocation::Scattered).map_err(|faults| faults.to_string())?;
-        after.remember(&table);
-        self.write(writes(&before, &after).unwrap());
+        self.write(changes(&before, after).map_err(|faults| faults.to_string())?);
         Ok(())
     }
 
@@ -278,6 +276,72 @@ fn two_allocations_of_one_address_are_moved_apart_and_stay_so() {
     other.merge(&one.clone());
     assert_eq!(one.settled().table, merged.table, "and stays where it is");
     assert_eq!(one.amend(&["n1", "n2"]) + other.amend(&["n1", "n2"]), 0);
+}
+
+#[test]
+fn who_is_set_aside_keeps_nothing_from_who_came_later() {
+    let (mut one, mut other) = parted();
+    // A task of a service that goes on the other side.
+    one.change(|spec| add_service(spec, "web", "blue")).unwrap();
+    other.merge(&one);
+    one.change(|spec| {
+        add_endpoint(spec, "first", "n1", "blue", Some("10.0.9.5"));
+        let membership = Membership { service: Some("web".to_owned()), weight: None };
+        spec.set_membership("first", membership, &Origin::default()).unwrap();
+    })
+    .unwrap();
+    other.now = 100;
+    other.change(|spec| drop(spec.remove_service("web").unwrap())).unwrap();
+    other.change(|spec| add_endpoint(spec, "second", "n2", "blue", Some("10.0.9.5"))).unwrap();
+    one.merge(&other);
+    let settled = one.settled();
+    assert!(settled.aside[&Key::new(Kind::Endpoint, "first")].contains("which does not exist"));
+    assert!(settled.table.endpoints.contains_key("second"), "{:?}", settled.aside);
+}
+
+#[test]
+fn a_service_that_is_set_aside_leaves_its_addresses_to_the_next() {
+    let (mut one, mut other) = parted();
+    one.change(|spec| {
+        let subnets = vec!["10.0.8.0/30".parse::<ipnet::IpNet>().unwrap().into()];
+        spec.add_network("red", Network { subnets, ..Network::default() }).unwrap();
+    })
+    .unwrap();
+    for number in 0..4 {
+        one.change(|spec| add_endpoint(spec, &format!("e{number}"), "n1", "blue", None)).unwrap();
+    }
+    other.merge(&one);
+    // The last address of both networks is given to one service, of the one network to another, and of the other to a task.
+    other.change(|spec| add_endpoint(spec, "task", "n2", "red", None)).unwrap();
+    one.now = 100;
+    one.change(|spec| {
+        let networks = vec!["blue".to_owned().into(), "red".to_owned().into()];
+        spec.add_service("first", Service { networks, ..Service::default() }).unwrap();
+    })
+    .unwrap();
+    other.now = 200;
+    other.change(|spec| add_service(spec, "second", "blue")).unwrap();
+    one.merge(&other);
+    let settled = one.settled();
+    let why = &settled.aside[&Key::new(Kind::Service, "first")];
+    assert!(why.contains("The network \"red\" has no free IPv4 address left"), "{why}");
+    assert!(settled.table.services.contains_key("second"), "{:?}", settled.aside);
+}
+
+#[test]
+fn what_was_moved_and_is_not_written_down_yet_is_not_given_away() {
+    let (mut one, mut other) = parted();
+    one.change(|spec| add_endpoint(spec, "first", "n1", "blue", None)).unwrap();
+    let had = one.settled().table.endpoints["first"].addresses[0];
+    other.now = 100;
+    let value = format!(r#"{{"name": "second", "node": "n2", "network": "blue", "remembered": ["{had}"]}}"#);
+    other.raw(Kind::Endpoint, "second", &value);
+    one.merge(&other);
+    let moved = one.settled().table.endpoints["second"].addresses[0];
+    assert_ne!(moved, had);
+    let refused = one.change(|spec| add_endpoint(spec, "third", "n1", "blue", Some(&moved.to_string())));
+    assert!(refused.unwrap_err().contains("which the endpoint \"second\" has too"));
+    assert!(one.store.entry(&Key::new(Kind::Endpoint, "second")).unwrap().stamp.node == NodeId(2));
 }
 
 #[test]

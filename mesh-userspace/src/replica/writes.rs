@@ -1,12 +1,14 @@
 //! From what is asked for to what is written: the difference of two specifications as entries.
 
+use std::collections::BTreeSet;
+
 use mesh_cluster::{Key, Kind, NodeId, Write};
 
 use super::{
     entry::{NodeEntry, Object, Objects},
     settle::Settled,
 };
-use crate::spec::{Endpoint, Network, Service, Spec};
+use crate::spec::{Allocation, Endpoint, Fault, Faults, Network, Origin, Service, Spec, resolve_with};
 
 /// What makes one specification of another: networks, services and endpoints that are new, changed or gone. Nodes and options are
 /// not for others to change.
@@ -51,6 +53,27 @@ pub fn writes(before: &Spec, after: &Spec) -> Result<Vec<Write>, serde_json::Err
     writes.extend(services.map(|name| gone(service(name))));
     let networks = before.networks.keys().filter(|name| !after.networks.contains_key(*name));
     writes.extend(networks.map(|name| gone(network(name))));
+    Ok(writes)
+}
+
+/// What a command makes of what is there, as writes, with what it leaves open allocated. What others have stays theirs, also where
+/// settling has moved it and that is not written down yet; to write it down is left to its owners, because it would overtake what
+/// is changed of it elsewhere.
+///
+/// # Errors
+/// Every rule that it breaks.
+pub fn changes(there: &Settled, mut after: Spec) -> Result<Vec<Write>, Faults> {
+    let unwritable = |error: serde_json::Error| {
+        let sentence = format!("It cannot be written down ({error}); name paths that are UTF-8.");
+        Faults::from(Fault::new(Origin::default(), sentence))
+    };
+    let changed = writes(&there.spec, &after).map_err(unwritable)?;
+    let changed: BTreeSet<Key> = changed.into_iter().map(|write| write.key).collect();
+    after.remember(&there.table);
+    let table = resolve_with(&after, Allocation::Scattered)?;
+    after.remember(&table);
+    let mut writes = writes(&there.spec, &after).map_err(unwritable)?;
+    writes.retain(|write| changed.contains(&write.key));
     Ok(writes)
 }
 

@@ -141,20 +141,28 @@ pub struct Fault {
     pub origin: Origin,
     /// The sentence.
     pub sentence: String,
-    /// Where the other of two things was asked for that cannot both be, if the fault is not at the later of them anyway.
+    /// Where the other of two things was asked for that cannot both be.
     pub against: Option<Origin>,
+    /// Whether it is only that others have all that there was.
+    pub lacks_room: bool,
 }
 
 impl Fault {
     /// A fault at a place.
     pub fn new(origin: Origin, sentence: impl Into<String>) -> Self {
-        Self { origin, sentence: sentence.into(), against: None }
+        Self { origin, sentence: sentence.into(), against: None, lacks_room: false }
     }
 
     /// What was asked for last of the two things that cannot both be: in a cluster, that gives way.
     #[must_use]
     pub fn later(&self) -> &Origin {
         self.against.as_ref().map_or(&self.origin, |against| against.max(&self.origin))
+    }
+
+    /// What was asked for first of them, and stays unless it is at fault itself; none if it is not about two things.
+    #[must_use]
+    pub fn earlier(&self) -> Option<&Origin> {
+        self.against.as_ref().map(|against| against.min(&self.origin))
     }
 }
 

@@ -285,10 +285,12 @@ impl<'a> Pool<'a> {
                 None if is_asked || !holder.refused => self.own(holder, address.value, &address.origin),
                 Some(why) if is_asked => {
                     holder.refused = true;
-                    judge.fault(
-                        &address.origin,
-                        format!("{} has the address {}, {why}", capital(&holder.who()), address.value),
-                    );
+                    let sentence =
+                        format!("{} has the address {}, {why}", capital(&holder.who()), address.value);
+                    match self.addresses.get(&address.value).and_then(|owner| owner.origin.as_ref()) {
+                        Some(other) => judge.fault_between(&address.origin, other, sentence),
+                        None => judge.fault(&address.origin, sentence),
+                    }
                 }
                 _ => {}
             }
@@ -527,7 +529,7 @@ impl<'a> Pool<'a> {
             };
             let Some(address) = found else {
                 holder.refused = true;
-                judge.fault(
+                judge.fault_of_room(
                     holder.origin,
                     format!(
                         "The network {} has no free {} address left for {}; give the network a larger subnet.",

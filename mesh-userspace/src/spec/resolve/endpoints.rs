@@ -176,7 +176,7 @@ impl Judge<'_> {
                 quoted(&other.name.value),
                 there.seen_from(&netns.origin)
             );
-            self.fault(&netns.origin, sentence);
+            self.fault_between(&netns.origin, there, sentence);
         }
     }
 }

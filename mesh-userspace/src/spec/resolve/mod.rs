@@ -72,6 +72,10 @@ fn judge(spec: &Spec, unreadable: &Unreadable, allocation: Allocation) -> (Table
     judge.port_rules();
     judge.external_rules(&networks);
     judge.endpoint_rules();
+    // In a cluster who is at fault goes, and leaves its addresses to the others: until then they lack nothing.
+    if allocation == Allocation::Scattered && !judge.faults.is_empty() {
+        return (Table::default(), judge.faults);
+    }
     let (services, endpoints) = judge.addresses(&networks);
     (Table { options, nodes, networks, services, endpoints }, judge.faults)
 }
@@ -91,10 +95,15 @@ impl Judge<'_> {
         self.faults.push(Fault::new(origin.clone(), sentence));
     }
 
-    /// A fault of two things of which the other was not necessarily there first.
+    /// A fault of two things that cannot both be, as which the later of them counts, wherever it is reported.
     fn fault_between(&mut self, origin: &Origin, other: &Origin, sentence: impl Into<String>) {
         let against = Some(other.clone());
         self.faults.push(Fault { against, ..Fault::new(origin.clone(), sentence) });
+    }
+
+    /// A fault of somebody for whom nothing is left.
+    fn fault_of_room(&mut self, origin: &Origin, sentence: impl Into<String>) {
+        self.faults.push(Fault { lacks_room: true, ..Fault::new(origin.clone(), sentence) });
     }
 
     /// Where the search for something free begins, as a number of any size; none for the beginning.

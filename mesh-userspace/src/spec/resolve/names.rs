@@ -86,8 +86,9 @@ impl Judge<'_> {
                         there.seen_from(origin)
                     ),
                 ),
-                Some((first, there)) => self.fault(
+                Some((first, there)) => self.fault_between(
                     origin,
+                    there,
                     format!(
                         "The {kind} {} differs from {} ({}) only by case, which DNS does not see; give it \
                          another name.",

@@ -159,8 +159,9 @@ impl<'a> Judge<'a> {
                     ),
                 );
             } else if let Some((other, there)) = holders.get(&vni.value) {
-                self.fault(
+                self.fault_between(
                     &vni.origin,
+                    there,
                     format!(
                         "The network {} has the VNI {}, which the network {} has too ({}); each needs its own.",
                         quoted(name),

@@ -33,8 +33,9 @@ impl Judge<'_> {
                     ),
                 );
             } else if let Some((other, there)) = holders.get(&address) {
-                self.fault(
+                self.fault_between(
                     origin,
+                    there,
                     format!(
                         "The node {} has the address {address}, which the node {} has too ({}); each needs its own.",
                         quoted(name),
@@ -46,8 +47,9 @@ impl Judge<'_> {
                 holders.insert(address, (name, origin));
                 match first {
                     None => first = Some((name, node)),
-                    Some((other, there)) if there.address.value.is_ipv4() != address.is_ipv4() => self.fault(
+                    Some((other, there)) if there.address.value.is_ipv4() != address.is_ipv4() => self.fault_between(
                         origin,
+                        &there.address.origin,
                         format!(
                             "The node {} has an {} address, but the node {} an {} one ({}); give all nodes addresses of one family.",
                             quoted(name),

@@ -150,8 +150,9 @@ impl<'a> Judge<'a> {
                     Spot::Unnamed => String::new(),
                     Spot::At(address) => format!(" at {address}"),
                 };
-                self.fault(
+                self.fault_between(
                     &port.origin,
+                    other.origin,
                     format!(
                         "The service {} publishes {} port {}{at}, which {whose} publishes already ({}); publish \
                          another.",

@@ -350,13 +350,12 @@ impl Run {
             }
             _ => self.weigh(node),
         };
-        if let Outcome::Refused(why) = outcome {
-            if let Some((_, full)) =
-                why.split_once("The network \"").filter(|_| why.contains("has no free IPv4"))
-            {
-                let network = full.split('"').next().unwrap().to_owned();
-                self.history.exhausted.push(Exhausted { network, view: self.last[node] });
-            }
+        if let Outcome::Refused(why) = outcome
+            && why.contains("has no free IPv4")
+            && let Some((_, full)) = why.split_once("The network \"")
+        {
+            let network = full.split('"').next().unwrap().to_owned();
+            self.history.exhausted.push(Exhausted { network, view: self.last[node] });
         }
     }
 

@@ -45,6 +45,11 @@ fn seeds(many: u64) -> Vec<u64> {
     }
 }
 
+/// Whether one seed is asked for, of which nobody knows what happens in it.
+fn is_one() -> bool {
+    std::env::var("MESH_CLUSTER_SEED").is_ok()
+}
+
 /// What histories came to.
 #[derive(Debug, Default)]
 struct Counts {
@@ -72,16 +77,18 @@ fn promises_are_kept(many: u64, how: How) -> Counts {
         counts.aside += history.views.iter().filter(|view| !view.aside.is_empty()).count();
     }
     println!("{how:?}: {counts:?}");
-    assert!(counts.confirmed * 4 > counts.writes, "too few were confirmed to say anything: {counts:?}");
+    assert!(
+        is_one() || counts.confirmed * 4 > counts.writes,
+        "too few were confirmed to say anything: {counts:?}"
+    );
     counts
 }
 
 #[test]
 fn promises_are_kept_when_the_network_falls_apart() {
     let counts = promises_are_kept(30, How::Parted);
-    let is_one = std::env::var("MESH_CLUSTER_SEED").is_ok();
     let is_telling = counts.amended > 0 && counts.moved > 0 && counts.exhausted > 0 && counts.aside > 0;
-    assert!(is_one || is_telling, "nothing clashed: {counts:?}");
+    assert!(is_one() || is_telling, "nothing clashed: {counts:?}");
 }
 
 #[test]

@@ -302,9 +302,14 @@ impl Handle {
     }
 
     async fn call<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
-        let (answer, answered) = oneshot::channel();
+        let (answer, mut answered) = oneshot::channel();
         self.commands.send(command(answer)).await.ok()?;
-        answered.await.ok()
+        tokio::select! {
+            biased;
+            answer = &mut answered => answer.ok(),
+            // What is sent in the moment in which the driver ends may lie in its queue for as long as this handle lives.
+            () = self.commands.closed() => answered.try_recv().ok(),
+        }
     }
 }
 

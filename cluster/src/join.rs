@@ -2,8 +2,9 @@
 //!
 //! A node says hello to the addresses that it was given until somebody welcomes it. Who is dead is said hello to as well,
 //! now and then, and as whom it was declared dead: it becomes somebody greater, and both sides of a partition know each
-//! other again. Nobody is told that others hold it for dead, or that they hold others so: news of deaths from before
-//! would make the living seem dead for a moment.
+//! other again. Who knows nobody and is said hello to asks to be let in all the same: its name may be in use. Nobody is
+//! told that others hold it for dead, or that they hold others so: news of deaths from before would make the living seem
+//! dead for a moment.
 
 use std::{collections::BTreeSet, net::SocketAddr, slice, time::Duration};
 
@@ -39,8 +40,8 @@ pub(crate) struct Joining {
     round: Option<Duration>,
     knocks: BTreeSet<NodeId>,
     knocks_at: Duration,
-    /// What was told of a refusal.
-    refused: Option<(String, String)>,
+    /// The reason of a refusal that was told. Another node may give the same, and be no news.
+    refused: Option<String>,
 }
 
 impl Joining {
@@ -113,6 +114,11 @@ impl Cluster {
         if peer.id == self.swim.me().id {
             return;
         }
+        // Whoever has company knows whether this node may come in, and this node does not: it asks, rather than welcome.
+        if living > 1 && self.swim.all().next().is_none() {
+            self.say_hello(peer.address(), None);
+            return;
+        }
         if self.was_cut_off(living) {
             self.swim.revive(now.monotonic, slice::from_ref(&peer), &mut self.out);
         }
@@ -168,9 +174,8 @@ impl Cluster {
         if !told || by.chars().chain(why.chars()).any(char::is_control) || !self.swim.living().is_empty() {
             return;
         }
-        let refusal = Some((by.clone(), why.clone()));
-        if self.joining.refused != refusal {
-            self.joining.refused = refusal;
+        if self.joining.refused.as_ref() != Some(&why) {
+            self.joining.refused = Some(why.clone());
             self.out.tell(Output::Refused { by, why });
         }
     }

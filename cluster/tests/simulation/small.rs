@@ -252,6 +252,37 @@ fn a_name_or_an_address_in_use_is_refused_with_a_sentence() {
 }
 
 #[test]
+fn who_is_refused_does_not_come_in_at_a_place_that_others_say_hello_to() {
+    for seed in seeds(20) {
+        let mut network = Network::mesh(seed, 3);
+        let own = network.nodes[1].identity.id;
+        network.kill(2);
+        if seed % 2 == 0 {
+            network.run(3 * SECOND);
+        }
+        // It comes up where a dead node was, which the others look for, or will in a moment.
+        let other = network.add();
+        let other = network.nodes[other].identity.id;
+        network.nodes[2].identity.id = other;
+        network.nodes[2].identity.name = "n1".to_owned();
+        network.start(2, &[address(0)]);
+        for _ in 0..500 {
+            network.run(Duration::from_millis(20));
+            for index in [0, 1] {
+                let members = network.cluster(index).members();
+                let lives = |id| members.iter().any(|of| of.identity.id == id && of.state.lives());
+                assert!(lives(own) && !lives(other), "seed {seed}: {members:?}");
+            }
+            assert_eq!(network.cluster(2).members().len(), 1, "seed {seed}");
+        }
+        // Each reason is told once, however many give it and however often. The address is in use too, until its node is dead.
+        let refused = &network.nodes[2].refused;
+        assert!(refused.len() <= if seed % 2 == 0 { 1 } else { 2 }, "seed {seed}: {refused:?}");
+        assert!(refused[refused.len() - 1].contains("the name \"n1\" is in use"), "seed {seed}: {refused:?}");
+    }
+}
+
+#[test]
 fn of_two_of_a_name_that_came_in_on_two_sides_one_goes() {
     for seed in seeds(10) {
         let mut network = Network::mesh(seed, 4);

@@ -21,6 +21,8 @@ const RISE: u32 = 2;
 const FALL: u32 = 3;
 /// What a machine with other things to do may need beyond the time that is promised.
 const SLACK: Duration = Duration::from_secs(1);
+/// How long nodes that have just started take to find one another and attach their tasks, at most.
+const TOGETHER: Duration = Duration::from_secs(20);
 /// The status of a server that hears and says nothing.
 const SILENT: u16 = 0;
 
@@ -435,9 +437,10 @@ fn rings_have(lab: &Lab, nodes: &[&str], expected: &[&str], within: Duration) ->
 fn other_nodes_leave_out_a_sick_task_and_take_it_back() -> Result<()> {
     const NODES: [&str; 3] = ["n1", "n2", "n3"];
     cluster().test(|lab| {
-        let _servers = greet(lab)?;
+        // A task of a cluster's is attached when its node has heard the others.
+        let _servers = eventually("the tasks are attached", TOGETHER, || greet(lab))?;
         let [first, _second] = healthz(lab)?;
-        rings_have(lab, &NODES, &["web.1", "web.2"], Duration::from_secs(20))?;
+        rings_have(lab, &NODES, &["web.1", "web.2"], TOGETHER)?;
         reaches(lab, &["web.1", "web.2"], Duration::from_secs(5))?;
         let mut calls: Vec<Call> = (0..6).map(|_| dial(lab, "n1")).collect::<Result<_>>()?;
         let vip = "10.0.9.2:80".parse()?;
@@ -483,9 +486,9 @@ fn other_nodes_leave_out_a_sick_task_and_take_it_back() -> Result<()> {
 #[test]
 fn a_new_task_elsewhere_takes_nothing_until_it_is_well() -> Result<()> {
     cluster().test(|lab| {
-        let _servers = greet(lab)?;
+        let _servers = eventually("the tasks are attached", TOGETHER, || greet(lab))?;
         let _healthz = healthz(lab)?;
-        rings_have(lab, &["n1"], &["web.1", "web.2"], Duration::from_secs(20))?;
+        rings_have(lab, &["n1"], &["web.1", "web.2"], TOGETHER)?;
         // It answers whoever comes, and says that it is not well.
         let task = lab.add_host("web.3")?;
         let _server = Greeter::start(task, "0.0.0.0:80".parse()?)?;

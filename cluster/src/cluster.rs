@@ -284,17 +284,22 @@ impl Cluster {
     /// Takes entries from elsewhere, and passes on what was new.
     pub(crate) fn take(&mut self, now: Now, horizon: Stamp, entries: Vec<(Key, Entry)>) {
         let mut fresh = Vec::new();
+        let mut not_taken = None;
         for (key, entry) in entries {
             let forgotten = entry.stamp <= self.store.horizon();
             if forgotten && (entry.value.is_none() || horizon < self.store.horizon()) {
                 continue;
             }
-            if self.clock.follow(now, entry.stamp).is_err() {
+            if let Err(fault) = self.clock.follow(now, entry.stamp) {
+                not_taken = Some(fault);
                 continue;
             }
             if self.store.merge(key.clone(), entry) == Ok(true) {
                 fresh.push(key);
             }
+        }
+        if let Some(fault) = not_taken {
+            self.out.tell(Output::NotTaken(fault));
         }
         if !fresh.is_empty() {
             self.stored(&fresh);

@@ -61,7 +61,7 @@ impl Outbox {
         match &output {
             Output::Send { message, .. } => self.waiting = self.waiting.saturating_sub(message.len()),
             Output::Changed => self.changed = false,
-            Output::Confirmed { .. } | Output::Refused { .. } => {}
+            Output::Confirmed { .. } | Output::Refused { .. } | Output::NotTaken(_) => {}
         }
         Some(output)
     }

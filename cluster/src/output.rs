@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 
+use crate::stamp::TooFarAhead;
+
 /// The longest datagram before it is sealed, in bytes: fits the smallest links that are in use, with what sealing adds.
 pub const MOST_DATAGRAM: usize = 1200;
 /// The longest message by a stream, in bytes.
@@ -35,4 +37,7 @@ pub enum Output {
         /// Which clash there is, and how it is mended: a sentence.
         why: String,
     },
+    /// Something that others have is not taken, because its stamp is too far ahead of this node's clock. Told again for as
+    /// long as it is offered.
+    NotTaken(TooFarAhead),
 }

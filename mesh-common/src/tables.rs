@@ -50,6 +50,8 @@ pub trait Tables {
     fn service(&self, key: &ServiceKey) -> Option<&Service>;
     /// An entry of the fast path's table of published ports. It may be read while it is written.
     fn fast_service(&self, index: u32) -> Option<FastService>;
+    /// A word of the table of published ports: see [`port_bit`](crate::abi::port_bit).
+    fn published_ports(&self, word: u32) -> u64;
     /// The outer header of the last packet to a node, while it is good.
     fn outer_header(&self, node: NodeIndex) -> Option<impl Deref<Target = OuterHeader>>;
     /// Keeps one, for a moment: routes and neighbours change.

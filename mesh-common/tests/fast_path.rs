@@ -39,6 +39,7 @@ fn both_ways_come_to_the_same() {
         world.node.hasten();
         let mut longer = world.node.clone();
         longer.fast_services.clear();
+        longer.published_ports.clear();
         for packet in 0..PACKETS {
             let frame = traffic::frame(&mut random, &world);
             let Entry::Underlay = frame.entry else { continue };

@@ -11,8 +11,8 @@ use mesh_common::{
     abi::{
         Address, Allowance, AllowedKey, Arrival, Attachment, Backend, Counter, Dialled, DialledKey, Endpoint,
         EndpointKey, Exit, FastService, Flow, FlowKey, FragmentKey, Fragments, Handover, Held, Local, MacKey,
-        Network, Node, NodeIndex, OuterHeader, Service, ServiceKey, Settings, Shortage, Slot, Station,
-        SubnetKey, TargetKey, Uplink, capacity, layout::FlowBefore,
+        Network, Node, NodeIndex, OuterHeader, PORT_WORDS, Service, ServiceKey, Settings, Shortage, Slot,
+        Station, SubnetKey, TargetKey, Uplink, capacity, layout::FlowBefore,
     },
     packet,
 };
@@ -24,6 +24,9 @@ pub static SERVICES: HashMap<ServiceKey, Service> = HashMap::pinned(capacity::SE
 /// Published ports by address, for the fast path.
 #[map]
 pub static FAST_SERVICES: Array<FastService> = Array::pinned(capacity::FAST_SERVICES, 0);
+/// See `abi::port_bit`.
+#[map]
+pub static PUBLISHED_PORTS: Array<u64> = Array::pinned(PORT_WORDS, 0);
 /// By node: the outer header that its last packet had. New programs begin without any.
 #[map]
 pub static OUTER_HEADERS: PerCpuArray<OuterHeader> = PerCpuArray::with_max_entries(capacity::NODES, 0);

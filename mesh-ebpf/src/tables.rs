@@ -179,6 +179,11 @@ impl<const XDP: bool, const FRAGMENTS: bool> Tables for KernelTables<XDP, FRAGME
     }
 
     #[inline(always)]
+    fn published_ports(&self, word: u32) -> u64 {
+        maps::PUBLISHED_PORTS.get(word).copied().unwrap_or(u64::MAX)
+    }
+
+    #[inline(always)]
     fn outer_header(&self, node: NodeIndex) -> Option<impl Deref<Target = OuterHeader>> {
         // SAFETY: no arguments.
         maps::OUTER_HEADERS

@@ -80,6 +80,11 @@ impl<const DELIVERS: bool> Tables for View<'_, DELIVERS> {
         Some(entry.filter(|entry| entry.places().next() == Some(index)).unwrap_or_default())
     }
 
+    fn published_ports(&self, _: u32) -> u64 {
+        // All packets here are the mesh's.
+        u64::MAX
+    }
+
     fn outer_header(&self, node: NodeIndex) -> Option<impl Deref<Target = OuterHeader>> {
         Tables::outer_header(&self.own, node).map(|header| Box::new(*header))
     }

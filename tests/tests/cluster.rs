@@ -377,8 +377,23 @@ fn a_node_leaves_in_good_order_and_a_dead_one_is_removed() -> Result<()> {
     mesh().test(|lab| {
         together(lab)?;
         let _greeters = greeters(lab)?;
-        let told = lab.node("n5").meshctl_text("nodes leave")?;
-        ensure!(told.contains("n5 has left the cluster"), "{told}");
+        let mut call = call_to(lab, "n1", "web.5")?;
+        thread::scope(|scope| -> Result<()> {
+            let node = lab.node("n5");
+            let leaving = scope.spawn(move || node.meshctl_text("nodes leave --drain --timeout 60s"));
+            eventually("n5 drains", Duration::from_secs(5), || {
+                let answers = ask(lab, &["n1"], 20)?;
+                ensure!(!answers.contains(&"web.5".to_owned()), "{answers:?}");
+                Ok(())
+            })?;
+            thread::sleep(Duration::from_secs(2));
+            ensure!(!leaving.is_finished(), "n5 left though a connection lived");
+            call.talk().context("a connection broke because its node leaves")?;
+            call.hang_up()?;
+            let told = leaving.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            ensure!(told.contains("n5 has left the cluster"), "{told}");
+            Ok(())
+        })?;
         lab.node_mut("n5").wait_for_end()?;
         let rest = &NODES[..4];
         agree(lab, rest, Duration::from_secs(5))?;

@@ -94,6 +94,8 @@ pub(crate) struct Node {
     /// Until when it stands still, as a paused machine does.
     pub(crate) paused: Duration,
     pub(crate) refused: Vec<String>,
+    /// The last stamp that was too far ahead.
+    pub(crate) not_taken: Option<Stamp>,
     pub(crate) confirmed: BTreeMap<u64, Vec<String>>,
     pub(crate) sent: u64,
     tick: Duration,
@@ -165,6 +167,7 @@ impl Network {
             side: 0,
             paused: Duration::ZERO,
             refused: Vec::new(),
+            not_taken: None,
             confirmed: BTreeMap::new(),
             sent: 0,
             tick: Duration::MAX,
@@ -239,6 +242,7 @@ impl Network {
                     self.nodes[index].confirmed.insert(id, missing);
                 }
                 Output::Refused { by, why } => self.nodes[index].refused.push(format!("{by}: {why}")),
+                Output::NotTaken(fault) => self.nodes[index].not_taken = Some(fault.stamp),
             }
         }
         let Some(cluster) = &self.nodes[index].cluster else { return };

@@ -131,6 +131,16 @@ fn what_a_clock_wrong_by_days_stamps_is_not_taken() {
     network.run(3 * SECOND);
     assert_eq!(network.value(0, "later"), None);
     assert_eq!(network.value(2, "now").as_deref(), Some("1"));
+    let not_taken: Vec<_> = network.nodes.iter().map(|node| node.not_taken.map(|stamp| stamp.node)).collect();
+    let later = Some(network.nodes[2].identity.id);
+    assert_eq!(not_taken, [later, later, None], "who does not take it says so");
+    network.nodes[0].not_taken = None;
+    network.run(20 * SECOND);
+    assert_eq!(
+        network.nodes[0].not_taken.map(|stamp| stamp.node),
+        later,
+        "and again, since it is offered again"
+    );
     assert!(network.write(1, "now", Some("2")).time < 1_770_001_000_000);
 }
 

@@ -16,6 +16,7 @@ mod observe;
 #[cfg(any(feature = "other-layout", feature = "other-layout-before"))]
 mod other_flow;
 pub(crate) mod pod;
+mod ports;
 mod service;
 mod settings;
 mod socket;
@@ -37,6 +38,7 @@ pub use observe::{Counter, Hook, Outcome, Shortage, TRACE_BYTES, Trace};
 #[cfg(feature = "other-layout")]
 pub use other_flow::OtherFlow as Flow;
 pub use pod::Pod;
+pub use ports::{PORT_WORDS, port_bit};
 pub use service::{
     AllowedKey, Backend, BackendIndex, Scheduler, Service, ServiceKey, Slot, TargetKey, service_flags,
 };

@@ -5,8 +5,8 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use super::{NodeTables, Subnet, Way};
 use crate::abi::{
     Address, Attachment, Backend, BackendIndex, Endpoint, EndpointKey, Family, FastService, Local, MacKey,
-    Network, Node, NodeIndex, Scheduler, Service, ServiceKey, Settings, Slot, Station, TargetKey, Uplink,
-    local_flags, node_mac, service_flags,
+    Network, Node, NodeIndex, PORT_WORDS, Scheduler, Service, ServiceKey, Settings, Slot, Station, TargetKey,
+    Uplink, local_flags, node_mac, port_bit, service_flags,
 };
 
 /// The VXLAN port of [`NodeTables::new`]: the one that IANA gave it.
@@ -203,6 +203,14 @@ impl NodeTables {
     /// Makes the fast path know what is published, as the services and this node's addresses are now.
     pub fn hasten(&mut self) {
         self.fast_services.clear();
+        let has_external = self.locals.values().any(|local| local.ifindex == 0);
+        let words = 0..PORT_WORDS;
+        self.published_ports = words.map(|word| (word, if has_external { u64::MAX } else { 0 })).collect();
+        for key in self.services.keys().filter(|key| key.scope == 0) {
+            if let Some((word, bit)) = port_bit(key.protocol, u16::from_be_bytes(key.port)) {
+                *self.published_ports.entry(word).or_default() |= bit;
+            }
+        }
         for (address, local) in &self.locals {
             for published in &self.services {
                 let is_published = |key: &ServiceKey| self.services.contains_key(key);

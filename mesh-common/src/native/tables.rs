@@ -29,6 +29,8 @@ pub struct NodeTables {
     pub services: HashMap<ServiceKey, Service>,
     /// The published ports that the fast path knows, by their entries: see [`NodeTables::hasten`].
     pub fast_services: HashMap<u32, FastService>,
+    /// The words of the table of published ports; what is not there has all of its ports, and goes the longer way.
+    pub published_ports: HashMap<u32, u64>,
     /// The ports at which tasks answer clients.
     pub targets: HashSet<TargetKey>,
     /// The slots of all rings. What is not there is as the kernel's arrays have it: zero.
@@ -229,6 +231,10 @@ impl<const DELIVERS: bool, const FRAGMENTS: bool> Tables for HookTables<'_, DELI
     fn fast_service(&self, index: u32) -> Option<FastService> {
         (index < capacity::FAST_SERVICES)
             .then(|| self.node.fast_services.get(&index).copied().unwrap_or_default())
+    }
+
+    fn published_ports(&self, word: u32) -> u64 {
+        self.node.published_ports.get(&word).copied().unwrap_or(u64::MAX)
     }
 
     fn outer_header(&self, node: NodeIndex) -> Option<impl Deref<Target = OuterHeader>> {

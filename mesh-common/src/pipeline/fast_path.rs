@@ -8,6 +8,7 @@
 use super::{
     datagram::Datagram,
     exit,
+    foreign::foreign,
     headers::{self, Headers},
     outer::{self, Inside},
     second_chance,
@@ -32,7 +33,7 @@ pub(super) fn fast_path<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Opt
     {
         return tunnelled(packet, tables, &headers);
     }
-    let service = find(tables, &headers)?;
+    let Some(service) = find(tables, &headers) else { return foreign(tables, &headers) };
     let hash = hash::flow_by_ports(settings.seed, headers.source, headers.ports, headers.protocol);
     let slot = tables.slot(service.first_slot.wrapping_add(hash::slot(hash, service.slots)))?;
     let backend = tables.backend(slot.current())?;

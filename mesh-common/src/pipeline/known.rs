@@ -14,6 +14,7 @@ use super::{
     Step,
     datagram::{Datagram, tcp},
     exit,
+    foreign::foreign,
     headers::{self, Headers, mac},
     outer::{self, Inside},
     second_chance::Errand,
@@ -40,9 +41,11 @@ pub fn known_from_underlay<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> 
     let settings = tables.settings()?;
     let is_tunnel = outer.protocol == protocol::UDP
         && (outer.ports >> 16) as u16 == u16::from_le_bytes(settings.vxlan_port)
-        && outer.destination == settings.address
-        && settings.flags & settings_flags::FORGETFUL == 0;
+        && outer.destination == settings.address;
     if !is_tunnel {
+        return foreign(tables, &outer);
+    }
+    if settings.flags & settings_flags::FORGETFUL != 0 {
         return None;
     }
     let inside = headers::inside(packet, Datagram::L3 + ip_header(outer.family) + 8)?;

@@ -9,6 +9,7 @@ mod deliver;
 mod echo;
 mod exit;
 mod fast_path;
+mod foreign;
 mod fragment;
 mod from_endpoint;
 mod from_host;

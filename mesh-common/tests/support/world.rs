@@ -128,6 +128,10 @@ impl World {
         world.add_services(random);
         world.add_broken_flows(random);
         world.add_history(random);
+        if random.one_in(2) {
+            // With an address of no interface, each packet is the mesh's.
+            world.node.locals.retain(|_, local| local.ifindex != 0);
+        }
         if !random.one_in(8) {
             world.node.hasten();
         }

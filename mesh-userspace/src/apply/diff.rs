@@ -8,7 +8,8 @@ use mesh_common::abi::Slot;
 use super::{
     maps::{
         Allowed, Attachments, Backends, Endpoints, Entry, FastServices, Locals, Map, MapContents, MapError,
-        Maps, Networks, NodeSettings, Nodes, Peers, SLOTS, Services, Stations, Subnets, Targets, Uplinks,
+        Maps, Networks, NodeSettings, Nodes, Peers, PublishedPorts, SLOTS, Services, Stations, Subnets,
+        Targets, Uplinks,
     },
     slots::{Block, Blocks},
 };
@@ -42,7 +43,9 @@ pub fn diff(current: &MapContents, wanted: &MapContents) -> Vec<Operation> {
     let (mut operations, mut services) = (Vec::new(), Vec::new());
     current.missing_from(wanted, |entry| match entry {
         // They name slots, which name what was written before them.
-        Entry::Services(..) | Entry::FastServices(..) => services.push(Operation::Put(entry)),
+        Entry::Services(..) | Entry::FastServices(..) | Entry::PublishedPorts(..) => {
+            services.push(Operation::Put(entry));
+        }
         _ => operations.push(Operation::Put(entry)),
     });
     let rings = wanted.slots.unlike(&current.slots);
@@ -99,6 +102,7 @@ pub fn read(maps: &impl Maps, known: Option<&MapContents>) -> Result<MapContents
         allowed: maps.entries::<Allowed>()?.into_iter().collect(),
         services: maps.entries::<Services>()?.into_iter().collect(),
         fast_services: array::<FastServices>(maps, known.map(|known| &known.fast_services))?,
+        published_ports: array::<PublishedPorts>(maps, known.map(|known| &known.published_ports))?,
         slots: Blocks::with_room(maps.slot_room()?),
     };
     read_rings(maps, known, &mut contents)?;

@@ -21,7 +21,7 @@ use super::{
     fast,
     indices::{Indexed, Indices},
     maps::{AllowedPrefix, Backends, Full, Map, MapContents, Nodes, Services},
-    rings,
+    ports, rings,
 };
 use crate::plan::{
     Plan, PlannedBackend, PlannedEndpoint, PlannedNode, PlannedService, PlannedStation, SEED, ring::BackendId,
@@ -171,6 +171,7 @@ fn lower_from(
     let locals = (&plan.locals).into();
     let contents = MapContents {
         fast_services: fast::place(&settings, &services, &locals, &current.fast_services),
+        published_ports: ports::published(services.keys(), locals.values()),
         settings: OrdMap::unit(0, settings),
         nodes: nodes_table(plan, current, &nodes),
         peers: plan

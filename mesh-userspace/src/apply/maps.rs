@@ -3,8 +3,8 @@
 use imbl::{OrdMap, ordmap::DiffItem};
 use mesh_common::abi::{
     self, Address, AllowedKey, Attachment, Backend, Endpoint, EndpointKey, FastService, Flow, FlowKey, Local,
-    MacKey, Network, Pod, Service, ServiceKey, Settings, Slot, Station, SubnetKey, TargetKey, Uplink,
-    capacity,
+    MacKey, Network, PORT_WORDS, Pod, Service, ServiceKey, Settings, Slot, Station, SubnetKey, TargetKey,
+    Uplink, capacity,
 };
 
 use super::slots::Blocks;
@@ -319,6 +319,8 @@ planned_maps! {
     Services, services: "SERVICES" Hash[capacity::SERVICES] ServiceKey => Service;
     /// Published ports by address, for the fast path.
     FastServices, fast_services: "FAST_SERVICES" Array[capacity::FAST_SERVICES] u32 => FastService;
+    /// Published ports, a bit for each.
+    PublishedPorts, published_ports: "PUBLISHED_PORTS" Array[PORT_WORDS] u32 => u64;
 }
 
 /// The flows, which the programs fill.

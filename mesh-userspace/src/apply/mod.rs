@@ -10,6 +10,7 @@ mod lower;
 mod maps;
 #[cfg(test)]
 pub(crate) mod memory;
+mod ports;
 #[cfg(test)]
 mod remembered;
 mod rings;
@@ -23,8 +24,8 @@ pub use diff::{Operation, diff, execute, read};
 pub use lower::{Lowered, lower};
 pub use maps::{
     Allowed, AllowedPrefix, Attachments, Backends, Endpoints, Entries, Entry, FastServices, Flows, Full,
-    Locals, Map, MapContents, MapError, MapKind, Maps, Networks, NodeSettings, Nodes, Peers, SLOTS, Services,
-    Stations, SubnetPrefix, Subnets, Targets, Uplinks,
+    Locals, Map, MapContents, MapError, MapKind, Maps, Networks, NodeSettings, Nodes, Peers, PublishedPorts,
+    SLOTS, Services, Stations, SubnetPrefix, Subnets, Targets, Uplinks,
 };
 pub use rings::follow;
 pub use slots::{Block, Blocks};

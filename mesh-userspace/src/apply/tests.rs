@@ -330,7 +330,8 @@ fn what_is_named_is_written_first_and_removed_last() {
             "BACKENDS",
             "SLOTS",
             "SERVICES",
-            "FAST_SERVICES"
+            "FAST_SERVICES",
+            "PUBLISHED_PORTS"
         ]
     );
     written.retain(|name| *name != "SLOTS");

@@ -1,4 +1,4 @@
-//! Draining a backend, and waiting until its last flow has ended.
+//! Draining backends, and waiting until their last flow has ended.
 
 use std::{io, time::Duration};
 
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::api::{
     client::{Client, ClientError},
-    types::{Backend, EndpointState, Removed},
+    types::{Backend, Endpoint, EndpointState, Left, Removed},
 };
 
 /// How often the daemon is asked.
@@ -127,6 +127,38 @@ pub(super) async fn and_detach(
         }
         answer => Ok(answer?),
     }
+}
+
+/// Drains every backend of this node, and leaves the cluster when their last flow has ended or the time is over.
+pub(super) async fn and_leave(
+    client: &Client,
+    screen: &Screen,
+    timeout: Duration,
+) -> Result<Left, DrainError> {
+    if client.status().await?.cluster.is_none() {
+        // Which is refused, and says why.
+        return Ok(client.leave().await?);
+    }
+    let is_here =
+        |endpoint: &Endpoint| !matches!(endpoint.state, EndpointState::Remote | EndpointState::Gone);
+    let here = client.endpoints().await?.into_iter().filter(is_here);
+    let backends: Vec<(String, String)> =
+        here.filter_map(|endpoint| Some((endpoint.service?, endpoint.name))).collect();
+    let started = Instant::now();
+    // All of them before the first is waited for.
+    for (service, name) in &backends {
+        client.weigh_backend(service, name, 0).await?;
+    }
+    for (service, name) in &backends {
+        match drained(client, screen, service, name, timeout.saturating_sub(started.elapsed())).await {
+            Ok(_) => {}
+            Err(DrainError::Late { backend, left, .. }) => {
+                eprintln!("meshctl: {backend} is not drained: {}, which end now", live_flows(left));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(client.leave().await?)
 }
 
 /// Drains a backend of this node; how it is when its last flow has ended.

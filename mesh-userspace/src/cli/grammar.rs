@@ -226,8 +226,18 @@ pub(super) enum Nodes {
     ///
     /// Its backends take no new flow first; then its endpoints and its own entry are withdrawn, the others are told, and the mesh
     /// goes down here as with `meshctl down`. When meshd is started again, the node joins again with what its file says.
-    #[command(after_help = "Example:\n  meshctl nodes leave")]
-    Leave,
+    ///
+    /// With --drain it stays until the last flow of its backends has ended, or the time is over.
+    #[command(after_help = "Examples:\n  meshctl nodes leave\n  meshctl nodes leave --drain --timeout 1h")]
+    Leave {
+        /// Let the flows of its backends end first
+        #[arg(long)]
+        drain: bool,
+        /// Drain no longer than this, as in 90s, 10m or 1h
+        #[arg(long, value_name = "DURATION", default_value = "10m", requires = "drain")]
+        #[arg(value_parser = args::duration)]
+        timeout: Duration,
+    },
     /// Remove a node that does not come back, with its endpoints
     ///
     /// Refused while it is alive: `meshctl nodes leave` there is the way then.

@@ -136,7 +136,14 @@ async fn nodes(client: &Client, screen: &Screen, command: &Nodes) -> Result<(), 
     match command {
         Nodes::Ls => Ok(screen.show(&client.nodes().await?[..], render::nodes)?),
         Nodes::Inspect(of) => Ok(screen.show(&client.node(&of.name).await?, |node, _| render::node(node))?),
-        Nodes::Leave => Ok(screen.show(&client.leave().await?, |left, _| render::left(left))?),
+        Nodes::Leave { drain, timeout } => {
+            let left = if *drain {
+                drain::and_leave(client, screen, *timeout).await?
+            } else {
+                client.leave().await?
+            };
+            Ok(screen.show(&left, |left, _| render::left(left))?)
+        }
         Nodes::Rm { of: Names { names }, wait } => {
             let client = client.clone().waiting(wait.time());
             remove(screen, ("node", "removed"), names, |name| client.remove_node(name)).await

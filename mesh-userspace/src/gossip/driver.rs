@@ -14,6 +14,7 @@ use std::{
 use mesh_cluster::{
     Cluster, Identity, Key, Kind, Member, MemberState, NodeId, Now, Output, Stamp, Store, Write,
     seal::{KeyId, MOST_KEYS, Ring, Secret},
+    stamp::TooFarAhead,
 };
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -41,6 +42,10 @@ const LAST_WORDS: Duration = Duration::from_millis(300);
 
 /// For so long after its start a node does not forget whom it knew before: they may start more slowly.
 const SETTLED: Duration = Duration::from_mins(10);
+
+/// After so long without anything that is not taken because of a clock, clocks are right again: whoever has such a thing offers it
+/// each time that stores are compared.
+const CLOCK_MENDED: Duration = Duration::from_secs(30);
 
 /// How this node calls itself among those that have a key in use.
 pub(super) const HERE: &str = "this node";
@@ -118,6 +123,8 @@ pub(super) struct Driver {
     snapshot: watch::Sender<Arc<Snapshot>>,
     me: Identity,
     disk_failed: Option<String>,
+    /// When something was last not taken because of a clock.
+    not_taken: Option<Duration>,
     /// Whether the keys of an edited keyring are yet to be noted, because the store does not have them on the disk yet.
     keys_due: bool,
 }
@@ -211,6 +218,7 @@ impl Driver {
             snapshot,
             me,
             disk_failed: None,
+            not_taken: None,
             keys_due: has_edits,
         };
         if !has_edits {
@@ -259,6 +267,7 @@ impl Driver {
                 Output::Send { to, message, reliable: false } => self.transport.send(to, message),
                 Output::Changed => has_changed = true,
                 Output::Confirmed { id, missing } => self.confirmed(id, missing),
+                Output::NotTaken(fault) => has_changed |= self.not_taken(fault),
                 Output::Refused { by, why } => {
                     let problem = Problem::new("cluster", format!("{by} refuses this node: {why}"));
                     if self.problems.get("refused") != Some(&problem) {
@@ -278,6 +287,24 @@ impl Driver {
             // Nothing was written that was not there.
             self.keep();
         }
+    }
+
+    /// Says whose clock, or that this node's, is wrong by days; returns whether that is new.
+    fn not_taken(&mut self, TooFarAhead { stamp }: TooFarAhead) -> bool {
+        self.not_taken = Some(monotonic());
+        let members = self.cluster.members();
+        let writer = members.iter().find(|member| member.identity.id == stamp.node);
+        let writer = writer.map_or("a node that is not known here", |member| &member.identity.name);
+        let message = format!(
+            "What {writer} has written is not taken: its clock was more than a day ahead of this node's. Set the clock that is              wrong, and where that is {writer}'s, change there anew what it wrote."
+        );
+        let problem = Problem::new("clock", message);
+        if self.problems.get("clock") == Some(&problem) {
+            return false;
+        }
+        tracing::error!("{problem}");
+        self.problems.insert("clock", problem);
+        true
     }
 
     /// Logs what has become of others.
@@ -374,6 +401,10 @@ impl Driver {
         self.keep();
         if self.problems.contains_key("keyring file") {
             self.keep_ring();
+        }
+        if self.not_taken.is_some_and(|last| monotonic().saturating_sub(last) > CLOCK_MENDED) {
+            self.not_taken = None;
+            self.problems.remove("clock");
         }
         match self.transport.refused() {
             Some(told) => self.problems.insert("refusals", Problem::new("cluster", told)),

@@ -16,8 +16,8 @@ use mesh_common::{
     abi::{
         Address, Allowance, AllowedKey, Attachment, Backend, Counter, Endpoint, EndpointKey, Exit,
         FastService, Flow, FlowKey, FragmentKey, Fragments, Held, Hook, Local, MacKey, Network, Node,
-        NodeIndex, OuterHeader, Pod, Service, ServiceKey, Settings, Shortage, Slot, Station, SubnetKey,
-        TargetKey, Trace, Uplink, capacity,
+        NodeIndex, OuterHeader, PORT_WORDS, Pod, Service, ServiceKey, Settings, Shortage, Slot, Station,
+        SubnetKey, TargetKey, Trace, Uplink, capacity,
     },
     native::NodeTables,
 };
@@ -71,6 +71,7 @@ pub(crate) struct Kernel {
     peers: Hash<Address, NodeIndex>,
     locals: Hash<Address, Local>,
     fast_services: Array<MapData, Raw<FastService>>,
+    published_ports: Array<MapData, Raw<u64>>,
     /// The entries of that in use.
     fast: Vec<u32>,
     outer_headers: PerCpuArray<MapData, Raw<OuterHeader>>,
@@ -177,6 +178,7 @@ impl Kernel {
             peers: map!(programs, HashMap, "PEERS"),
             locals: map!(programs, HashMap, "LOCALS"),
             fast_services: map!(programs, Array, "FAST_SERVICES"),
+            published_ports: map!(programs, Array, "PUBLISHED_PORTS"),
             fast: vec![],
             outer_headers: map!(programs, PerCpuArray, "OUTER_HEADERS"),
             exits: map!(programs, PerCpuArray, "EXITS"),
@@ -208,6 +210,10 @@ impl Kernel {
             self.fast_services.set(*index, Raw(*service), 0)?;
         }
         self.fast = node.fast_services.keys().copied().collect();
+        for word in 0..PORT_WORDS {
+            let ports = node.published_ports.get(&word).copied().unwrap_or(u64::MAX);
+            self.published_ports.set(word, Raw(ports), 0)?;
+        }
         // What the programs keep is of the world before this one.
         let none = vec![Raw(OuterHeader::default()); nr_cpus().map_err(|(_, error)| error)?];
         for index in 0..NODES {

@@ -2,8 +2,8 @@
 //!
 //! A node says hello to the addresses that it was given until somebody welcomes it. Who is dead is said hello to as well,
 //! now and then, and as whom it was declared dead: it becomes somebody greater, and both sides of a partition know each
-//! other again. Nobody is told that others hold it for dead, or that they hold others so: news of deaths from before
-//! would make the living seem dead for a moment.
+//! other again. Who is alone and welcomes another is not in by that: its name may be in use. Nobody is told that others
+//! hold it for dead, or that they hold others so: news of deaths from before would make the living seem dead for a moment.
 
 use std::{collections::BTreeSet, net::SocketAddr, slice, time::Duration};
 
@@ -39,8 +39,8 @@ pub(crate) struct Joining {
     round: Option<Duration>,
     knocks: BTreeSet<NodeId>,
     knocks_at: Duration,
-    /// What was told of a refusal.
-    refused: Option<(String, String)>,
+    /// The reason of a refusal that was told. Another node may give the same, and be no news.
+    refused: Option<String>,
 }
 
 impl Joining {
@@ -105,9 +105,8 @@ impl Cluster {
     }
 
     pub(crate) fn hello(&mut self, now: Now, peer: Peer, held: Option<&Peer>, living: u32) {
-        if let Some(why) = self.clash(&peer) {
-            let by = self.swim.me().name().to_owned();
-            self.out.send(peer.address(), &Message::Refused { by, why });
+        if let Some(why) = self.clash(now, &peer) {
+            self.refuse(&peer, why);
             return;
         }
         if peer.id == self.swim.me().id {
@@ -136,11 +135,21 @@ impl Cluster {
         let others: Vec<Peer> = others.filter_map(|id| Some(self.swim.known(*id)?.0.clone())).collect();
         let welcome = Message::Welcome { peer: self.swim.me().clone(), others, living: self.count() };
         self.out.send(peer.address(), &welcome);
-        self.exchange.soon(now.monotonic, peer.id);
-        self.swim.alive(now.monotonic, &[peer], true, &mut self.out);
+        // Who is alone does not know whose name is in use: it is in when the other speaks to it as to a member.
+        if !self.swim.living().is_empty() {
+            self.exchange.soon(now.monotonic, peer.id);
+            self.swim.alive(now.monotonic, &[peer], true, &mut self.out);
+        }
     }
 
     pub(crate) fn welcomed(&mut self, now: Now, peer: Peer, others: Vec<Peer>, living: u32) {
+        // Of two who both have company, they find out when they have met.
+        if living <= 1
+            && let Some(why) = self.clash(now, &peer)
+        {
+            self.refuse(&peer, why);
+            return;
+        }
         self.joining.refused = None;
         // Who knew nobody has no news for anybody.
         let tell = !self.swim.living().is_empty();
@@ -168,21 +177,24 @@ impl Cluster {
         if !told || by.chars().chain(why.chars()).any(char::is_control) || !self.swim.living().is_empty() {
             return;
         }
-        let refusal = Some((by.clone(), why.clone()));
-        if self.joining.refused != refusal {
-            self.joining.refused = refusal;
+        if self.joining.refused.as_ref() != Some(&why) {
+            self.joining.refused = Some(why.clone());
             self.out.tell(Output::Refused { by, why });
         }
+    }
+
+    fn refuse(&mut self, peer: &Peer, why: String) {
+        let by = self.swim.me().name().to_owned();
+        self.out.send(peer.address(), &Message::Refused { by, why });
     }
 
     /// A message of the failure detector's, of whom nobody has spoken yet perhaps.
     pub(crate) fn probed(&mut self, now: Now, data: &[u8]) {
         let Some(header) = header(data) else { return };
         if self.swim.known(header.src.id).is_none()
-            && let Some(why) = self.clash(&header.src)
+            && let Some(why) = self.clash(now, &header.src)
         {
-            let by = self.swim.me().name().to_owned();
-            self.out.send(header.src.address(), &Message::Refused { by, why });
+            self.refuse(&header.src, why);
             return;
         }
         // It has yet to hear that it is held for dead.
@@ -194,13 +206,26 @@ impl Cluster {
     }
 
     /// Why a node may not be a member: a sentence.
-    fn clash(&self, peer: &Peer) -> Option<String> {
+    fn clash(&self, now: Now, peer: &Peer) -> Option<String> {
         let living = self.swim.all().filter(|(_, state)| state.lives()).map(|(other, _)| other);
         let mut others = living.chain([self.swim.me()]);
-        others.find_map(|other| {
+        let clash = others.find_map(|other| {
             // This node knows that it was not started again elsewhere.
             let moved = other.id != self.swim.me().id;
             if other.id == peer.id { copied(other, peer, moved) } else { taken(other, peer) }
+        });
+        let kept = self.settings.name_kept;
+        clash.or_else(|| {
+            // Its daemon may be restarting, and somebody else may be waiting for just that.
+            let mut dead = self.swim.died_within(now.monotonic, kept).filter(|dead| dead.id != peer.id);
+            let owner = dead.find(|dead| dead.name() == peer.name() && dead.address() != peer.address())?;
+            Some(format!(
+                "the name {:?} is kept for the node at {} until that has been dead for {} s; give this node another name, or \
+                 wait",
+                owner.name(),
+                owner.address(),
+                kept.as_secs()
+            ))
         })
     }
 
@@ -269,7 +294,7 @@ fn taken(other: &Peer, peer: &Peer) -> Option<String> {
     if name == peer.name() {
         return Some(format!(
             "the name {name:?} is in use by a living node at {address}; give this node another name, or stop that one (a \
-             node that lost its state is let in when its old self is found dead, within seconds)"
+             node that lost its state is let in at its old address when its old self is found dead, within seconds)"
         ));
     }
     (address == peer.address()).then(|| {

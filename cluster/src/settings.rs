@@ -25,6 +25,9 @@ pub struct Settings {
     pub knock_period: Duration,
     /// How long a dead node is remembered and tried again.
     pub dead_kept: Duration,
+    /// How long the name of a node that died is kept for it, so that it may be started again; only who comes to its address gets
+    /// the name sooner.
+    pub name_kept: Duration,
     /// How old a deletion has to be before its mark may be forgotten.
     pub marks_kept: Duration,
 }
@@ -42,6 +45,7 @@ impl Default for Settings {
             sync_period: Duration::from_secs(1),
             knock_period: Duration::from_secs(1),
             dead_kept: Duration::from_hours(30 * 24),
+            name_kept: Duration::from_secs(20),
             marks_kept: Duration::from_hours(7 * 24),
         }
     }

@@ -189,6 +189,13 @@ impl Swim {
         self.gone.iter().filter_map(|id| self.known(*id))
     }
 
+    /// All that are held for dead, and not for as long as this.
+    pub(crate) fn died_within(&self, now: Duration, time: Duration) -> impl Iterator<Item = &Peer> {
+        let gone = self.gone.iter().filter_map(|id| self.known.get(id));
+        gone.filter(move |known| known.state == MemberState::Dead && now.saturating_sub(known.since) < time)
+            .map(|known| &known.peer)
+    }
+
     /// Where a living node is reached.
     pub(crate) fn address(&self, id: NodeId) -> Option<SocketAddr> {
         self.lives(id).then(|| self.known.get(&id).map(|known| known.peer.address()))?

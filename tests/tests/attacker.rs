@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use etherparse::{SlicedPacket, TransportSlice};
 use mesh_cluster::seal::{Ring, Sealer, Secret, Session};
-use mesh_tests::lab::{Host, Lab, Mesh, RawSocket, eventually};
+use mesh_tests::lab::{Host, Lab, Mesh, RawSocket, Underlay, eventually};
 
 const PORT: u16 = 7946;
 const NODES: [&str; 3] = ["n1", "n2", "n3"];
@@ -28,6 +28,20 @@ fn mesh() -> Mesh {
         .network("blue", 4097, &["10.0.9.0/24"])
         .service("quarterly-ledger", "blue", "10.0.9.2", "mh", &["9200:9200"])
         .backend("quarterly-ledger", "ledger.1", "n1", "blue", "10.0.9.11")
+}
+
+/// A task of `web` on each node.
+fn with_tasks(underlay: Underlay) -> Mesh {
+    let mesh = Mesh::new(3).underlay(underlay).cluster().network("blue", 4097, &["10.0.9.0/24"]).service(
+        "web",
+        "blue",
+        "10.0.9.2",
+        "mh",
+        &["9200:80"],
+    );
+    (1..).zip(NODES).fold(mesh, |mesh, (number, node)| {
+        mesh.backend("web", &format!("web.{number}"), node, "blue", &format!("10.0.9.1{number}"))
+    })
 }
 
 fn key(byte: u8) -> Secret {
@@ -159,6 +173,19 @@ impl Chance {
 
     fn bytes(&mut self, length: usize) -> Vec<u8> {
         (0..length).map(|_| self.next() as u8).collect()
+    }
+
+    /// A datagram that means nothing: in every second round one that looks as if it were sealed with a key.
+    fn noise(&mut self, round: usize, key: &Secret) -> Result<Vec<u8>> {
+        let length = self.below(1400);
+        let mut noise = self.bytes(length);
+        if round.is_multiple_of(2) && noise.len() > 10 {
+            noise[0] = 1;
+            noise[1] = 1 + (round / 2 % 4) as u8;
+            let id = u64::from_str_radix(&key.id().to_string(), 16)?;
+            noise[2..10].copy_from_slice(&id.to_be_bytes());
+        }
+        Ok(noise)
     }
 }
 
@@ -328,15 +355,8 @@ fn who_has_no_key_changes_nothing_and_is_not_answered() -> Result<()> {
 
         let mut attacker = Attacker::new(lab, "n1")?;
         // Noise, some of which looks like gossip that is sealed with the right key.
-        let id = u64::from_str_radix(&first_key().id().to_string(), 16)?;
         for round in 0..20_000 {
-            let length = attacker.chance.below(1400);
-            let mut noise = attacker.chance.bytes(length);
-            if round % 2 == 0 && noise.len() > 10 {
-                noise[0] = 1;
-                noise[1] = 1 + (round / 2 % 4) as u8;
-                noise[2..10].copy_from_slice(&id.to_be_bytes());
-            }
+            let noise = attacker.chance.noise(round, &first_key())?;
             attacker.send(&noise)?;
         }
         // Another key.
@@ -487,4 +507,112 @@ fn a_removed_key_opens_nothing_any_more() -> Result<()> {
         ensure!(state(lab)? == before, "who has a removed key has changed something");
         spread(lab, "n2", &key(21))
     })
+}
+
+/// Does something while a client floods nodes with noise, so many datagrams a second to each of them; returns how many it sent to
+/// each.
+fn while_flooded(
+    lab: &mut Lab,
+    nodes: &[&str],
+    rate: u32,
+    deed: impl FnOnce(&mut Lab) -> Result<()>,
+) -> Result<u64> {
+    let mut attacker = Attacker::new(lab, "n1")?;
+    let noise: Vec<Vec<u8>> =
+        (0..1000).map(|round| attacker.chance.noise(round, &first_key())).collect::<Result<_>>()?;
+    let socket = attacker.socket;
+    let addresses = nodes.iter().map(|node| Ok(SocketAddr::new(lab.mesh().address(node)?, PORT)));
+    let targets: Vec<SocketAddr> = addresses.collect::<Result<_>>()?;
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let flood = scope.spawn(|| {
+            let began = Instant::now();
+            let mut rounds = 0;
+            for datagram in noise.iter().cycle() {
+                if is_over.load(Ordering::Relaxed) {
+                    break;
+                }
+                for target in &targets {
+                    // Whoever sends faster than its own queue takes is no stronger for it.
+                    let _ = socket.send_to(datagram, target);
+                }
+                rounds += 1;
+                let due = Duration::from_secs(rounds) / rate;
+                if due > began.elapsed() + Duration::from_millis(2) {
+                    thread::sleep(Duration::from_millis(2));
+                }
+            }
+            rounds
+        });
+        let done = deed(lab);
+        is_over.store(true, Ordering::Relaxed);
+        let rounds = flood.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        done.map(|()| rounds)
+    })
+}
+
+/// How many messages a node says that it has refused of late.
+fn refused(lab: &Lab, node: &str) -> Result<u64> {
+    let status = lab.node(node).meshctl("status")?;
+    let messages = status["problems"].as_array().into_iter().flatten();
+    let told = messages.filter_map(|problem| problem["message"].as_str());
+    let told = told.filter(|told| told.starts_with("Messages were refused: "));
+    Ok(told.flat_map(str::split_whitespace).filter_map(|word| word.parse::<u64>().ok()).sum())
+}
+
+/// While the others are flooded, a node that dies is out of every ring in time, and nobody who lives is taken for dead.
+fn deaths_are_noticed_in_a_flood(underlay: Underlay) -> Result<()> {
+    /// Datagrams a second to each node, and how long before and after the death.
+    const RATE: u32 = 20_000;
+    const AROUND: Duration = Duration::from_secs(4);
+    with_tasks(underlay).test(|lab| {
+        let others = ["n1", "n2"];
+        for node in NODES {
+            lab.see(&NODES, node, &["alive"], SOON)?;
+        }
+        let began = Instant::now();
+        let sent = while_flooded(lab, &others, RATE, |lab| {
+            thread::sleep(AROUND);
+            for (node, other) in NODES.into_iter().flat_map(|node| NODES.map(|other| (node, other))) {
+                ensure!(!lab.has_buried(node, other)?, "{node} took {other} for dead, which was not");
+            }
+            lab.node_mut("n3").kill()?;
+            lab.carrier("n3", false)?;
+            let start = Instant::now();
+            lab.without(&others, "web", "web.3", Duration::from_secs(3))?;
+            println!(
+                "n3 was dead, and its backend out of every ring, after {:?} of a flood",
+                start.elapsed()
+            );
+            lab.see(&others, "n3", &["dead"], Duration::from_secs(1))?;
+            thread::sleep(AROUND);
+            for (node, other) in [("n1", "n2"), ("n2", "n1")] {
+                ensure!(!lab.has_buried(node, other)?, "{node} took {other} for dead, which was not");
+                lab.see(&[node], other, &["alive", "suspect"], Duration::ZERO)?;
+                ensure!(lab.has_buried(node, "n3")?, "the log of {node} does not tell of a death");
+                let refused = refused(lab, node)?;
+                ensure!(refused > u64::from(RATE), "{node} has refused {refused} of the flood");
+            }
+            Ok(())
+        })?;
+        let took = began.elapsed();
+        println!("{sent} datagrams to each in {took:?}");
+        ensure!(sent as f64 / took.as_secs_f64() > f64::from(RATE) / 4.0, "{sent} datagrams are no flood");
+        lab.carrier("n3", true)?;
+        lab.node_mut("n3").start()?;
+        for node in NODES {
+            lab.see(&NODES, node, &["alive"], SOON)?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn a_death_in_a_flood_is_noticed_and_nobody_else_is_taken_for_dead() -> Result<()> {
+    deaths_are_noticed_in_a_flood(Underlay::V4)
+}
+
+#[test]
+fn a_death_in_a_flood_is_noticed_over_ipv6() -> Result<()> {
+    deaths_are_noticed_in_a_flood(Underlay::V6)
 }

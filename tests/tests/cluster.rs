@@ -111,32 +111,6 @@ fn ask(lab: &Lab, nodes: &[&str], times: usize) -> Result<Vec<String>> {
     Ok(answers)
 }
 
-/// That these nodes see another in a state.
-fn see(lab: &Lab, nodes: &[&str], other: &str, states: &[&str], within: Duration) -> Result<()> {
-    eventually("the others notice", within, || {
-        for node in nodes {
-            let seen = lab.node(node).meshctl(&format!("nodes inspect {other}"))?["state"].clone();
-            let is_seen = seen.as_str().is_some_and(|seen| states.contains(&seen));
-            ensure!(is_seen, "{node} sees {other} as {seen}");
-        }
-        Ok(())
-    })
-}
-
-/// That a node's backend is in no ring of these nodes: each says that it is gone.
-fn without(lab: &Lab, nodes: &[&str], backend: &str, within: Duration) -> Result<()> {
-    eventually("the backend is gone", within, || {
-        for node in nodes {
-            let backends = lab.node(node).meshctl("backends ls web")?;
-            let mut list = backends.as_array().into_iter().flatten();
-            let state =
-                list.find(|entry| entry["endpoint"] == backend).map(|entry| entry["state"]["is"].clone());
-            ensure!(state.as_ref().is_none_or(|state| state == "gone"), "{node} says {state:?}");
-        }
-        Ok(())
-    })
-}
-
 #[test]
 fn what_changes_on_both_sides_of_a_partition_is_one_table_after_it() -> Result<()> {
     mesh().test(|lab| {
@@ -146,8 +120,8 @@ fn what_changes_on_both_sides_of_a_partition_is_one_table_after_it() -> Result<(
         lab.part(many)?;
         for node in few {
             for other in many {
-                see(lab, &[node], other, &["dead"], Duration::from_secs(10))?;
-                see(lab, &[other], node, &["dead"], Duration::from_secs(10))?;
+                lab.see(&[node], other, &["dead"], Duration::from_secs(10))?;
+                lab.see(&[other], node, &["dead"], Duration::from_secs(10))?;
             }
         }
         // Each side goes on with its own tasks.
@@ -196,7 +170,7 @@ fn what_changes_on_both_sides_of_a_partition_is_one_table_after_it() -> Result<(
             ensure!(problems == Value::Array(Vec::new()), "{node}: {problems:#}");
         }
         for other in NODES {
-            see(lab, &NODES, other, &["alive"], Duration::from_secs(5))?;
+            lab.see(&NODES, other, &["alive"], Duration::from_secs(5))?;
         }
         let answers = eventually("the tunnels carry again", Duration::from_secs(5), || ask(lab, &NODES, 8))?;
         for name in ["web.1", "web.3", "web.5"] {
@@ -220,11 +194,11 @@ fn a_node_that_dies_is_out_of_every_ring_and_no_request_fails_after_that() -> Re
             lab.node_mut(victim).kill()?;
             lab.carrier(victim, false)?;
             let start = Instant::now();
-            without(lab, &others, &backend, Duration::from_secs(3))?;
+            lab.without(&others, "web", &backend, Duration::from_secs(3))?;
             println!("{victim} was dead, and its backend out of every ring, after {:?}", start.elapsed());
             let after = ask(lab, &others, 40).context("a request failed after the ring had changed")?;
             ensure!(!after.contains(&backend), "{backend} answers: {after:?}");
-            see(lab, &others, victim, &["dead"], Duration::from_secs(1))?;
+            lab.see(&others, victim, &["dead"], Duration::from_secs(1))?;
 
             // And it comes back as it was.
             lab.carrier(victim, true)?;
@@ -267,7 +241,7 @@ fn a_daemon_that_restarts_keeps_its_place_and_one_whose_machine_dies_does_not() 
         lab.node_mut("n4").stop()?;
         let stopped = Instant::now();
         for node in ["n3", "n4"] {
-            see(lab, &others, node, &["restarting"], Duration::from_secs(4))?;
+            lab.see(&others, node, &["restarting"], Duration::from_secs(4))?;
         }
         while stopped.elapsed() < AWAY {
             for call in &mut calls {
@@ -278,10 +252,10 @@ fn a_daemon_that_restarts_keeps_its_place_and_one_whose_machine_dies_does_not() 
             }
         }
         lab.node_mut("n3").start()?;
-        see(lab, &others, "n3", &["alive"], Duration::from_secs(5))?;
+        lab.see(&others, "n3", &["alive"], Duration::from_secs(5))?;
         // The other one does not come back, and is dead when it has had its time.
-        see(lab, &others, "n4", &["dead"], Duration::from_secs(20))?;
-        without(lab, &others, "web.4", Duration::from_secs(2))?;
+        lab.see(&others, "n4", &["dead"], Duration::from_secs(20))?;
+        lab.without(&others, "web", "web.4", Duration::from_secs(2))?;
         for call in calls.iter_mut().filter(|call| call.server() == "web.3") {
             call.talk().context("a connection broke after its daemon had restarted")?;
         }
@@ -289,7 +263,7 @@ fn a_daemon_that_restarts_keeps_its_place_and_one_whose_machine_dies_does_not() 
         lab.node_mut("n3").stop()?;
         lab.carrier("n3", false)?;
         let start = Instant::now();
-        without(lab, &others, "web.3", Duration::from_secs(3))?;
+        lab.without(&others, "web", "web.3", Duration::from_secs(3))?;
         println!("n3 did not come back, and its backend was out of every ring after {:?}", start.elapsed());
         let answers = ask(lab, &others, 20).context("a request failed after the ring had changed")?;
         ensure!(!answers.iter().any(|answer| answer == "web.3" || answer == "web.4"), "{answers:?}");
@@ -332,7 +306,7 @@ fn all_nodes_die_and_the_mesh_is_as_before() -> Result<()> {
         }
         ensure!(digest(lab, "n2")? == revision, "nothing was written anew");
         for other in NODES {
-            see(lab, &NODES, other, &["alive"], Duration::from_secs(10))?;
+            lab.see(&NODES, other, &["alive"], Duration::from_secs(10))?;
         }
         // Each has long had the time to publish what its file says, and keeps to what was changed since.
         thread::sleep(Duration::from_secs(6));
@@ -440,7 +414,7 @@ fn a_node_leaves_in_good_order_and_a_dead_one_is_removed() -> Result<()> {
         ensure!(refused.status.code() == Some(1) && why.contains("the node n4 is alive"), "{why}");
         lab.node_mut("n4").kill()?;
         lab.carrier("n4", false)?;
-        see(lab, &["n1", "n2", "n3"], "n4", &["dead"], Duration::from_secs(5))?;
+        lab.see(&["n1", "n2", "n3"], "n4", &["dead"], Duration::from_secs(5))?;
         lab.node("n1").meshctl_text("nodes rm n4 --wait")?;
         for node in ["n1", "n2", "n3"] {
             let told = table(lab, node)?.to_string();
@@ -458,46 +432,178 @@ fn a_node_leaves_in_good_order_and_a_dead_one_is_removed() -> Result<()> {
     })
 }
 
-#[test]
-fn who_comes_with_anothers_address_is_told_and_harms_nobody() -> Result<()> {
-    Mesh::new(3).cluster().network("blue", 4097, &["10.0.9.0/24"]).test(|lab| {
+/// Three nodes, two tasks of `web` on the first two, and a client.
+fn three() -> Mesh {
+    Mesh::new(3)
+        .cluster()
+        .network("blue", 4097, &["10.0.9.0/24"])
+        .service("web", "blue", "10.0.9.2", "mh", &["9200:80"])
+        .backend("web", "web.1", "n1", "blue", "10.0.9.11")
+        .backend("web", "web.2", "n2", "blue", "10.0.9.12")
+}
+
+/// Waits until three nodes have found one another.
+fn three_together(lab: &Lab) -> Result<()> {
+    for node in &NODES[..3] {
+        eventually("the nodes find one another", TOGETHER, || {
+            let counts = lab.node(node).meshctl("status")?["counts"].clone();
+            let told = (counts["nodes"].as_u64(), counts["endpoints"].as_u64());
+            ensure!(told == (Some(3), Some(2)), "{node} counts {counts}");
+            Ok(())
+        })?;
+    }
+    agree(lab, &NODES[..3], Duration::from_secs(10))
+}
+
+/// Of three nodes, `n3` starts again by a file that gives it a name, an address and a directory for its state: it says what is
+/// wrong with that, and the others go on as if it were not there.
+fn clash(name: &str, address: &str, state: &str, told: &str) -> Result<()> {
+    three().test(|lab| {
+        three_together(lab)?;
+        let _servers = eventually("the tasks are attached", Duration::from_secs(5), || {
+            let servers = [("web.1", "10.0.9.11:80"), ("web.2", "10.0.9.12:80")];
+            let servers = servers.map(|(host, at)| Greeter::start(lab.host(host), at.parse()?));
+            servers.into_iter().collect::<Result<Vec<_>>>()
+        })?;
         let rest = ["n1", "n2"];
-        let have = |nodes: &[&str], count: u64| {
-            eventually("the nodes find one another", TOGETHER, || {
-                for node in nodes {
-                    let counts = lab.node(node).meshctl("status")?["counts"].clone();
-                    let told = (counts["nodes"].as_u64(), counts["networks"].as_u64());
-                    ensure!(told == (Some(count), Some(1)), "{node} counts {counts}");
-                }
-                Ok(())
-            })
-        };
-        have(&["n1", "n2", "n3"], 3)?;
-        agree(lab, &["n1", "n2", "n3"], Duration::from_secs(10))?;
-        let before = table(lab, "n1")?;
-        // It starts again with a file that gives it the address of n1.
         lab.node_mut("n3").stop()?;
-        let file = lab.configuration("n3");
+        agree(lab, &rest, Duration::from_secs(5))?;
+        let before = (table(lab, "n1")?, digest(lab, "n1")?);
+
         let own = lab.directory().join("n3").display().to_string();
         let text = format!(
-            "node: {{run_dir: {own}/run, state_dir: {own}/state}}\nnodes: {{n3: {{address: 192.0.2.1}}}}\ncluster: {{listen: \
-             \"0.0.0.0:7946\", join: [192.0.2.2], keyring: {own}/keyring}}\n"
+            "node: {{run_dir: {own}/run, state_dir: {own}/{state}}}\nnodes: {{{name}: {{address: {address}}}}}\ncluster: \
+             {{listen: \"0.0.0.0:7946\", join: [192.0.2.2], keyring: {own}/keyring}}\n"
         );
-        std::fs::write(&file, text)?;
+        std::fs::write(lab.configuration("n3"), text)?;
+        lab.node_mut("n3").call(name);
         lab.node_mut("n3").start()?;
         eventually("n3 says what is wrong", TOGETHER, || {
             let problems = lab.node("n3").meshctl("status")?["problems"].to_string();
-            let is_told = problems.contains("has the address 192.0.2.1, which the node");
-            ensure!(is_told, "{problems}");
+            ensure!(problems.contains(told), "{problems}");
             Ok(())
         })?;
-        // It runs on, and the others have what they had.
-        thread::sleep(Duration::from_secs(6));
-        lab.node_mut("n3").daemon()?.check()?;
-        agree(lab, &rest, Duration::from_secs(5))?;
+        // It runs on, longer than it looks for others and takes to say what its file asks for, and the others have what they had.
+        let until = Instant::now() + Duration::from_secs(6);
+        while Instant::now() < until {
+            for node in rest {
+                lab.see(&[node], "n1", &["alive"], Duration::ZERO)?;
+                lab.see(&[node], "n2", &["alive"], Duration::ZERO)?;
+                let now = (table(lab, node)?, digest(lab, node)?);
+                ensure!(now == before, "{node} says {:#} ({}), and before {:#} ({})", now.0, now.1, before.0, before.1);
+                let problems = lab.node(node).meshctl("status")?["problems"].clone();
+                ensure!(problems == Value::Array(Vec::new()), "{node}: {problems:#}");
+            }
+            let answers = ask(lab, &rest, 4)?;
+            ensure!(answers.iter().all(|name| name == "web.1" || name == "web.2"), "{answers:?}");
+        }
+        for (node, other) in [("n1", "n2"), ("n2", "n1")] {
+            ensure!(!lab.has_buried(node, other)?, "{node} held {other} for dead");
+        }
+        // The one that it came as restarts, and takes longer than to be found dead.
+        lab.node_mut("n1").stop()?;
+        thread::sleep(Duration::from_secs(4));
+        lab.see(&["n2"], "n1", &["restarting"], Duration::ZERO)?;
+        lab.node_mut("n1").start()?;
         for node in rest {
-            ensure!(table(lab, node)? == before, "{node} says {:#}", table(lab, node)?);
-            see(lab, &[node], "n1", &["alive"], Duration::from_secs(1))?;
+            lab.see(&rest, node, &["alive"], Duration::from_secs(10))?;
+        }
+        agree(lab, &rest, Duration::from_secs(5))?;
+        ensure!(table(lab, "n2")? == before.0, "{:#}, and before {:#}", table(lab, "n2")?, before.0);
+        let answers = ask(lab, &rest, 16)?;
+        for name in ["web.1", "web.2"] {
+            ensure!(answers.iter().any(|answer| answer == name), "{name} gets nothing: {answers:?}");
+        }
+        lab.node_mut("n3").daemon()?.check()
+    })
+}
+
+#[test]
+fn who_comes_with_anothers_address_is_told_and_harms_nobody() -> Result<()> {
+    clash("n3", "192.0.2.1", "state", "has the address 192.0.2.1, which the node")
+}
+
+#[test]
+fn who_comes_with_anothers_name_is_told_and_harms_nobody() -> Result<()> {
+    clash("n1", "192.0.2.3", "fresh", "the name \\\"n1\\\" is in use by a living node at 192.0.2.1:7946")
+}
+
+/// Does something while a node's daemon stands still, and lets it go on whatever comes of that.
+fn while_halted<T>(lab: &Lab, node: &str, deed: impl FnOnce() -> Result<T>) -> Result<T> {
+    lab.node(node).halt()?;
+    let done = deed();
+    lab.node(node).go_on()?;
+    done
+}
+
+#[test]
+fn who_waits_for_a_daemon_that_stands_still_is_told_of_it_or_waits_until_it_is_dead() -> Result<()> {
+    /// How often one is halted until somebody's wait runs out first.
+    const ROUNDS: usize = 5;
+    /// How long it takes at most until a node's status tells what has come about.
+    const TOLD: Duration = Duration::from_millis(500);
+    three().test(|lab| {
+        three_together(lab)?;
+        let n1 = lab.node("n1");
+        let nodes = &NODES[..3];
+        let mut ran_out = false;
+        for round in 1..=ROUNDS {
+            while_halted(lab, "n3", || {
+                // It is dead after little more than a second: hardly ever sooner.
+                let begin = Instant::now();
+                let output =
+                    n1.meshctl_output(&format!("networks create short{round} --wait --timeout 1s"))?;
+                let took = begin.elapsed();
+                let told = String::from_utf8_lossy(&output.stderr).into_owned();
+                ensure!(took < Duration::from_secs(2), "it took {took:?}: {told}");
+                ran_out = !output.status.success();
+                if ran_out {
+                    ensure!(output.status.code() == Some(1), "{:?}: {told}", output.status);
+                    ensure!(
+                        told.contains(
+                            "it is done here and the others are told, but n3 has not applied it within 1 s"
+                        ),
+                        "{told}"
+                    );
+                    ensure!(took >= Duration::from_secs(1), "it gave up after {took:?}");
+                } else {
+                    lab.see(&["n1"], "n3", &["dead"], TOLD)?;
+                }
+                // What was not applied everywhere is done here and there all the same.
+                for node in ["n1", "n2"] {
+                    eventually("who lives has it", Duration::from_secs(1), || {
+                        lab.node(node).meshctl(&format!("networks inspect short{round}")).map(drop)
+                    })?;
+                }
+                // Who waits for longer waits until it is dead, and no longer.
+                let begin = Instant::now();
+                n1.meshctl_text(&format!("networks create long{round} --wait"))?;
+                let took = begin.elapsed();
+                println!(
+                    "n3 stood still: a wait of a second ran out: {ran_out}; another ended after {took:?}"
+                );
+                ensure!(took < Duration::from_secs(3), "it took {took:?}");
+                lab.see(&["n1"], "n3", &["dead"], TOLD)
+            })?;
+            agree(lab, nodes, Duration::from_secs(10))?;
+            for node in nodes {
+                lab.see(nodes, node, &["alive"], Duration::from_secs(5))?;
+            }
+            if ran_out {
+                break;
+            }
+        }
+        ensure!(ran_out, "no wait has run out in {ROUNDS} rounds");
+        ensure!(lab.has_buried("n1", "n3")?, "the log of n1 does not tell that n3 was dead");
+        // Whoever stood still has not taken the others for dead.
+        for other in ["n1", "n2"] {
+            ensure!(!lab.has_buried("n3", other)?, "n3 held {other} for dead");
+        }
+        // Everybody is waited for again.
+        n1.meshctl_text("networks create last --wait --timeout 10s")?;
+        let told = lab.node("n3").meshctl("networks ls")?.to_string();
+        ensure!(told.contains("\"last\""), "n3 was not waited for: {told}");
+        for node in nodes {
             let problems = lab.node(node).meshctl("status")?["problems"].clone();
             ensure!(problems == Value::Array(Vec::new()), "{node}: {problems:#}");
         }

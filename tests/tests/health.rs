@@ -21,6 +21,8 @@ const RISE: u32 = 2;
 const FALL: u32 = 3;
 /// What a machine with other things to do may need beyond the time that is promised.
 const SLACK: Duration = Duration::from_secs(1);
+/// How long nodes that have just started take to find one another and attach their tasks, at most.
+const TOGETHER: Duration = Duration::from_secs(20);
 /// The status of a server that hears and says nothing.
 const SILENT: u16 = 0;
 
@@ -75,24 +77,48 @@ impl Drop for Healthz {
     }
 }
 
-/// Two tasks of `web` on `n1`, and a check of them.
-fn mesh(check: Value) -> Mesh {
+/// Nodes with the service `web`, which has no tasks yet, and a check of them.
+fn service(nodes: u8, check: Value) -> Mesh {
     let mut check = check;
     check["interval"] = json!("400ms");
     check["timeout"] = json!("200ms");
     check["rise"] = json!(RISE);
     check["fall"] = json!(FALL);
-    Mesh::new(2)
+    Mesh::new(nodes)
         .network("blue", 4097, &["10.0.9.0/24", "fd00:9::/64"])
         .service("web", "blue", "10.0.9.2", "rr", &["9200:80"])
         .health_check(check)
-        .backend("web", "web.1", "n1", "blue", "10.0.9.11")
-        .backend("web", "web.2", "n1", "blue", "10.0.9.12")
         .task("tool", "n1", "blue", "10.0.9.40")
 }
 
+/// Two tasks of `web` on `n1`, and a check of them.
+fn mesh(check: Value) -> Mesh {
+    service(2, check).backend("web", "web.1", "n1", "blue", "10.0.9.11").backend(
+        "web",
+        "web.2",
+        "n1",
+        "blue",
+        "10.0.9.12",
+    )
+}
+
 fn http() -> Mesh {
-    mesh(json!({ "http": "/healthz", "port": 8080 }))
+    mesh(get())
+}
+
+fn get() -> Value {
+    json!({ "http": "/healthz", "port": 8080 })
+}
+
+/// A cluster whose `n1` has no task of `web`: it knows of them by what the others tell.
+fn cluster() -> Mesh {
+    service(3, get()).cluster().backend("web", "web.1", "n2", "blue", "10.0.9.11").backend(
+        "web",
+        "web.2",
+        "n3",
+        "blue",
+        "10.0.9.12",
+    )
 }
 
 fn greet(lab: &Lab) -> Result<Vec<Greeter>> {
@@ -382,4 +408,140 @@ fn datagrams_do_not_stay_with_a_sick_task() -> Result<()> {
             Ok(())
         })
     })
+}
+
+/// Which backends a node's own ring has. Whom a request reaches does not tell: a node that gets one for a sick task of its own
+/// sends it on.
+fn ring(lab: &Lab, node: &str) -> Result<Vec<String>> {
+    let (from, to) = (lab.mesh().address_v4("client")?, lab.mesh().address_v4(node)?);
+    let told = lab.node(node).meshctl(&format!("explain --from {from} --to {to}:9200"))?;
+    let shares = told["choice"]["shares"].as_array().with_context(|| format!("no shares: {told}"))?;
+    let mut names: Vec<String> =
+        shares.iter().filter_map(|share| share["backend"].as_str()).map(str::to_owned).collect();
+    names.sort();
+    Ok(names)
+}
+
+/// The nodes' rings come to have these backends and no others, in time; returns when the last of them had.
+fn rings_have(lab: &Lab, nodes: &[&str], expected: &[&str], within: Duration) -> Result<Instant> {
+    eventually(&format!("the rings of {nodes:?} have {expected:?}"), within, || {
+        for node in nodes {
+            let has = ring(lab, node)?;
+            ensure!(has == expected, "the ring of {node} has {has:?}");
+        }
+        Ok(Instant::now())
+    })
+}
+
+#[test]
+fn other_nodes_leave_out_a_sick_task_and_take_it_back() -> Result<()> {
+    const NODES: [&str; 3] = ["n1", "n2", "n3"];
+    cluster().test(|lab| {
+        // A task of a cluster's is attached when its node has heard the others.
+        let _servers = eventually("the tasks are attached", TOGETHER, || greet(lab))?;
+        let [first, _second] = healthz(lab)?;
+        rings_have(lab, &NODES, &["web.1", "web.2"], TOGETHER)?;
+        reaches(lab, &["web.1", "web.2"], Duration::from_secs(5))?;
+        let mut calls: Vec<Call> = (0..6).map(|_| dial(lab, "n1")).collect::<Result<_>>()?;
+        let vip = "10.0.9.2:80".parse()?;
+        calls.extend((0..4).map(|_| Call::dial(lab.host("tool"), vip)).collect::<Result<Vec<_>>>()?);
+        let to_first = calls.iter().filter(|call| call.server() == "web.1").count();
+        ensure!(to_first >= 4, "web.1 has {to_first} connections");
+
+        first.says(503);
+        let since = Instant::now();
+        let left = rings_have(lab, &NODES, &["web.2"], INTERVAL * FALL + SLACK)? - since;
+        ensure!(left > INTERVAL * (FALL - 1), "it left after {left:?}: too soon");
+        println!("web.1 was sick, and out of each node's ring after {left:?}");
+        let told = backend(lab, "web.1")?;
+        ensure!(told["weight"] == 1 && told["health"]["is"] == "unhealthy", "{told}");
+        let why = told["health"]["why"].as_str().unwrap_or_default().to_owned();
+        ensure!(why == "GET /healthz on 10.0.9.11:8080 was answered with 503 Service Unavailable", "{why}");
+        let table = lab.node("n1").meshctl_text("backends ls web")?;
+        ensure!(table.contains("unhealthy "), "{table}");
+        let status = lab.node("n1").meshctl("status")?["problems"].to_string();
+        ensure!(status.contains("endpoint web.1") && status.contains(&why), "{status}");
+        for _ in 0..5 {
+            calls.iter_mut().try_for_each(Call::talk).context("a connection to the sick task broke")?;
+            let names = reached(lab)?;
+            ensure!(!names.contains(&"web.1".to_owned()), "the sick task was reached: {names:?}");
+            thread::sleep(INTERVAL / 2);
+        }
+
+        first.says(200);
+        let since = Instant::now();
+        let back = rings_have(lab, &NODES, &["web.1", "web.2"], INTERVAL * RISE + SLACK)? - since;
+        ensure!(back > INTERVAL * (RISE - 1), "it came back after {back:?}: too soon");
+        reaches(lab, &["web.1", "web.2"], SLACK)?;
+        ensure!(backend(lab, "web.1")?["health"]["is"] == "healthy");
+        calls.iter_mut().try_for_each(Call::talk)?;
+        for node in NODES {
+            let status = lab.node(node).meshctl("status")?["problems"].to_string();
+            ensure!(status == "[]", "{node}: {status}");
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn a_new_task_elsewhere_takes_nothing_until_it_is_well() -> Result<()> {
+    cluster().test(|lab| {
+        let _servers = eventually("the tasks are attached", TOGETHER, || greet(lab))?;
+        let _healthz = healthz(lab)?;
+        rings_have(lab, &["n1"], &["web.1", "web.2"], TOGETHER)?;
+        // It answers whoever comes, and says that it is not well.
+        let task = lab.add_host("web.3")?;
+        let _server = Greeter::start(task, "0.0.0.0:80".parse()?)?;
+        let own = Healthz::start(task, "0.0.0.0:8080", 503)?;
+        let netns = lab.namespace_name("web.3");
+        let attach =
+            format!("attach --network blue --netns {netns} --service web --address 10.0.9.13 --name web.3");
+        let is_over = AtomicBool::new(false);
+        thread::scope(|scope| -> Result<()> {
+            let asking = scope.spawn(|| -> Result<usize> {
+                let mut count = 0;
+                while !is_over.load(Ordering::Relaxed) {
+                    let call = dial(lab, "n1").context("somebody was turned away")?;
+                    ensure!(call.server() != "web.3", "web.3 is not well, and got connection {count}");
+                    count += 1;
+                }
+                Ok(count)
+            });
+            let watched = watch_the_new(lab, &attach);
+            is_over.store(true, Ordering::Relaxed);
+            let asked = asking.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            watched?;
+            let asked = asked?;
+            ensure!(asked > 50, "{asked} connections show little");
+            Ok(())
+        })?;
+        own.says(200);
+        rings_have(lab, &["n1"], &["web.1", "web.2", "web.3"], INTERVAL * (RISE + 1) + SLACK)?;
+        reaches(lab, &["web.1", "web.2", "web.3"], SLACK)
+    })
+}
+
+/// Has `n2` attach the task `web.3`, which is not well, and looks at what `n1` makes of it until it has failed as often as it may.
+fn watch_the_new(lab: &Lab, attach: &str) -> Result<()> {
+    lab.node("n2").meshctl(attach)?;
+    let end = Instant::now() + INTERVAL * (FALL + 1) + SLACK;
+    let mut states = Vec::new();
+    while Instant::now() < end {
+        let ring = ring(lab, "n1")?;
+        ensure!(!ring.contains(&"web.3".to_owned()), "n1 gives it new connections: {ring:?}");
+        if let Ok(told) = backend(lab, "web.3") {
+            let health = &told["health"];
+            let seconds = health["seconds"].as_u64().with_context(|| format!("no health: {told}"))?;
+            ensure!(seconds < 30, "it has not been there for so long: {told}");
+            states.push(health["is"].as_str().unwrap_or_default().to_owned());
+        }
+    }
+    states.dedup();
+    ensure!(states == ["starting", "unhealthy"], "n1 said that it was {states:?}");
+    let why = backend(lab, "web.3")?["health"]["why"].clone();
+    ensure!(
+        why == "GET /healthz on 10.0.9.13:8080 was answered with 503 Service Unavailable",
+        "n1 tells why: {why}"
+    );
+    Ok(())
 }

@@ -252,13 +252,65 @@ fn a_name_or_an_address_in_use_is_refused_with_a_sentence() {
     );
     assert_eq!(network.cluster(clash).members().len(), 1);
     assert_eq!(network.cluster(0).members().len(), 3);
+    // The other one restarts, and keeps its name.
+    network.kill(1);
+    network.run(15 * SECOND);
+    assert_eq!(network.cluster(clash).members().len(), 1);
+    network.start(1, &[address(0)]);
+    network.run(2 * SECOND);
+    assert_eq!(network.sees(0, 1), Some(MemberState::Alive));
+    assert_eq!(network.cluster(clash).members().len(), 1);
     // The clash ends.
     network.kill(1);
-    assert!(network.until(6 * SECOND, Network::all_know_all).is_some());
+    assert!(network.until(26 * SECOND, Network::all_know_all).is_some());
     let names = |network: &Network| -> Vec<String> {
         network.cluster(0).members().into_iter().map(|member| member.identity.name).collect()
     };
     assert_eq!(names(&network), ["n0", "n1", "n2"]);
+}
+
+#[test]
+fn who_is_refused_does_not_come_in_at_a_place_that_others_say_hello_to() {
+    for seed in seeds(20) {
+        let mut network = Network::mesh(seed, 3);
+        let own = network.nodes[1].identity.id;
+        network.kill(2);
+        if seed % 2 == 0 {
+            network.run(3 * SECOND);
+        }
+        // It comes up where a dead node was, which the others look for, or will in a moment.
+        let other = network.add();
+        let other = network.nodes[other].identity.id;
+        network.nodes[2].identity.id = other;
+        network.nodes[2].identity.name = "n1".to_owned();
+        network.call(0, |cluster, now| cluster.join(now, &[address(1), address(2)]));
+        network.start(2, &[address(0)]);
+        for _ in 0..500 {
+            network.run(Duration::from_millis(20));
+            for index in [0, 1] {
+                let members = network.cluster(index).members();
+                let lives = |id| members.iter().any(|of| of.identity.id == id && of.state.lives());
+                assert!(lives(own) && !lives(other), "seed {seed}: {members:?}");
+            }
+            assert_eq!(network.cluster(2).members().len(), 1, "seed {seed}");
+        }
+        // Each reason is told once, however many give it and however often. The address is in use too, until its node is dead.
+        let refused = &network.nodes[2].refused;
+        assert!(refused.len() <= if seed % 2 == 0 { 1 } else { 2 }, "seed {seed}: {refused:?}");
+        assert!(refused[refused.len() - 1].contains("the name \"n1\" is in use"), "seed {seed}: {refused:?}");
+        // The one of that name restarts, and leaves another alone who looks for both of them.
+        network.kill(1);
+        for round in 0..300 {
+            network.run(Duration::from_millis(50));
+            if round == 200 {
+                network.start(1, &[address(0)]);
+            }
+            let members = network.cluster(0).members();
+            assert!(members.iter().all(|of| of.identity.id != other), "seed {seed}: {members:?}");
+            assert_eq!(network.cluster(2).members().len(), 1, "seed {seed}");
+        }
+        assert_eq!(network.sees(0, 1), Some(MemberState::Alive), "seed {seed}");
+    }
 }
 
 #[test]

@@ -401,21 +401,18 @@ impl Driver {
         self.keep();
         if self.problems.contains_key("keyring file") {
             self.keep_ring();
-            self.publish();
         }
         if self.not_taken.is_some_and(|last| monotonic().saturating_sub(last) > CLOCK_MENDED) {
             self.not_taken = None;
             self.problems.remove("clock");
-            self.publish();
         }
-        let refused = self.transport.refused().map(|told| Problem::new("cluster", told));
-        let before = match refused {
-            Some(problem) => self.problems.insert("refusals", problem),
+        match self.transport.refused() {
+            Some(told) => self.problems.insert("refusals", Problem::new("cluster", told)),
             None => self.problems.remove("refusals"),
         };
-        if self.problems.get("refusals") != before.as_ref() {
-            self.publish();
-        }
+        // That somebody is suspected, or no longer is, comes about without a word as well.
+        self.tell_members();
+        self.publish();
     }
 
     /// Notes where the members are, so that this node finds them again after a restart.

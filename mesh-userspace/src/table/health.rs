@@ -119,7 +119,7 @@ impl<'de> Deserialize<'de> for Period {
 pub struct Health {
     /// What holds.
     pub state: HealthState,
-    /// Since when it holds, in seconds since 1970.
+    /// Since when it holds, in seconds since 1970; 0 where its node has not told yet.
     pub since: u64,
     /// Why its last failed check failed; none for a healthy task whose last check succeeded.
     #[serde(default, deserialize_with = "plain_reason")]

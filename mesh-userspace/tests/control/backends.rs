@@ -310,22 +310,24 @@ async fn explain_says_that_every_backend_drains() {
 #[tokio::test]
 async fn health_is_told_with_its_reason() {
     let server = Server::start();
-    let health = |state, reason: Option<&str>| Health { state, since: 0, reason: reason.map(str::to_owned) };
+    let health =
+        |state, since, reason: Option<&str>| Health { state, since, reason: reason.map(str::to_owned) };
     server.fake.edit(|snapshot| {
-        let sick = health(HealthState::Unhealthy, Some("nothing listens on 10.0.9.11:80"));
+        let sick = health(HealthState::Unhealthy, 1, Some("nothing listens on 10.0.9.11:80"));
         snapshot.healths.insert("search.1".to_owned(), sick);
-        snapshot.healths.insert("search.2".to_owned(), health(HealthState::Healthy, None));
+        snapshot.healths.insert("search.2".to_owned(), health(HealthState::Starting, 0, None));
     });
     let client = server.client();
     let told: Vec<_> = client.backends(Some("search")).await.unwrap().into_iter().map(|b| b.health).collect();
-    let [Some(sick), Some(well), None] = &told[..] else { panic!("{told:?}") };
+    let [Some(sick), Some(unheard), None] = &told[..] else { panic!("{told:?}") };
     assert_eq!(
         (sick.is, sick.why.as_deref()),
         (HealthState::Unhealthy, Some("nothing listens on 10.0.9.11:80"))
     );
     // It has been so since 1970.
     assert!(sick.seconds > 1_000_000_000);
-    assert_eq!((well.is, &well.why), (HealthState::Healthy, &None));
+    // Of this one its node has not told anything yet.
+    assert_eq!((unheard.is, unheard.seconds, &unheard.why), (HealthState::Starting, 0, &None));
     assert_eq!(
         client.endpoint("search.1").await.unwrap().health.as_ref().map(|health| health.is),
         Some(sick.is)

@@ -9,6 +9,7 @@ mod command;
 mod forget;
 mod host;
 mod keyboard;
+mod members;
 mod mesh;
 mod namespace;
 mod node;

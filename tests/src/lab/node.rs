@@ -84,6 +84,8 @@ pub struct Node {
     daemon: Option<Process>,
     /// The daemon's program, where it is another than the lab's.
     program: Option<PathBuf>,
+    /// What the daemon calls itself, where that is not the node's name.
+    alias: Option<String>,
     /// Where the daemon says that it is ready, as to systemd.
     readiness: Option<UnixDatagram>,
 }
@@ -99,6 +101,7 @@ impl Node {
             record,
             daemon: None,
             program: None,
+            alias: None,
             readiness: None,
         }
     }
@@ -117,6 +120,11 @@ impl Node {
         self.program = program;
     }
 
+    /// Has the daemon call itself otherwise than the node, from its next start on.
+    pub fn call(&mut self, alias: &str) {
+        self.alias = Some(alias.to_owned());
+    }
+
     /// Starts the daemon, and leaves it to [`Self::wait_until_ready`] to see whether it became ready.
     ///
     /// # Errors
@@ -130,7 +138,8 @@ impl Node {
         self.readiness = Some(UnixDatagram::bind(&readiness).context("cannot bind the readiness socket")?);
         let program = self.program.clone().map_or_else(meshd_path, Ok)?;
         let mut command = self.namespace.command(program)?;
-        command.arg("--config").arg(self.directory.join("mesh.yaml")).args(["--node", &self.name]);
+        let name = self.alias.as_ref().unwrap_or(&self.name);
+        command.arg("--config").arg(self.directory.join("mesh.yaml")).args(["--node", name]);
         command.env("NOTIFY_SOCKET", &readiness);
         if env::var_os("RUST_LOG").is_none() {
             command.env("RUST_LOG", "info,mesh_userspace=debug");
@@ -174,13 +183,22 @@ impl Node {
         self.daemon.as_mut().with_context(|| format!("no daemon runs on {}", self.name))
     }
 
-    /// Halts the daemon where it stands, until the lab ends.
+    /// Halts the daemon where it stands, until it is to [`Self::go_on`] or the lab ends.
     ///
     /// # Errors
     /// If it is not running.
     pub fn halt(&self) -> Result<()> {
         let daemon = self.daemon.as_ref().with_context(|| format!("no daemon runs on {}", self.name))?;
         daemon.signal(Signal::SIGSTOP)
+    }
+
+    /// Lets a daemon that was halted go on.
+    ///
+    /// # Errors
+    /// If it is not running.
+    pub fn go_on(&self) -> Result<()> {
+        let daemon = self.daemon.as_ref().with_context(|| format!("no daemon runs on {}", self.name))?;
+        daemon.signal(Signal::SIGCONT)
     }
 
     /// Ends the daemon as systemd would.

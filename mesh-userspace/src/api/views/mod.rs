@@ -286,7 +286,8 @@ fn health(snapshot: &Snapshot, name: &str) -> Option<Health> {
     let known = snapshot.healths.get(name)?;
     // A clock that was set back makes it 0 rather than an error.
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    Some(Health { is: known.state, seconds: now.saturating_sub(known.since), why: known.reason.clone() })
+    let seconds = if known.since == 0 { 0 } else { now.saturating_sub(known.since) };
+    Some(Health { is: known.state, seconds, why: known.reason.clone() })
 }
 
 fn mac(bytes: [u8; 6]) -> String {

@@ -6,6 +6,8 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+use aya::maps::{HashMap, Map, MapData, MapError};
+use mesh_common::abi::{Address, Local};
 use serde_json::{Value, json};
 
 use super::case::{Case, Family, Scheduler, Way};
@@ -88,6 +90,14 @@ impl<'a> Stage<'a> {
                 Ok(())
             })?;
         }
+        // The interface may have had its program before it had its addresses.
+        for family in [Family::V4, Family::V6] {
+            let address = vip(family);
+            eventually(&format!("the mesh answers at {address}"), Duration::from_secs(60), || {
+                ensure!(is_local(lab, address)?, "its programs do not know the address");
+                Ok(())
+            })?;
+        }
         // Packets do not need it, and it would take the processor that they are measured on.
         lab.node(NODE).halt()?;
         Ok(stage)
@@ -141,6 +151,19 @@ impl<'a> Stage<'a> {
             _ => SocketAddr::new(vip(case.family), PORT),
         };
         Ok(Aim { from: mac(self.wire, CLIENTS)?, to: mac(self.director, CLIENTS)?, destination })
+    }
+}
+
+/// Whether the node's programs know an address as the node's own.
+fn is_local(lab: &Lab, address: IpAddr) -> Result<bool> {
+    type Key = [u8; size_of::<Address>()];
+    type Value = [u8; size_of::<Local>()];
+    let map = Map::HashMap(MapData::from_pin(lab.node(NODE).map_pin("LOCALS")?)?);
+    let locals = HashMap::<_, Key, Value>::try_from(map)?;
+    match locals.get(&Address::from(address).octets(), 0) {
+        Ok(_) => Ok(true),
+        Err(MapError::KeyNotFound) => Ok(false),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -174,17 +174,23 @@ fn reaches(lab: &Lab, expected: &[&str], within: Duration) -> Result<()> {
     })
 }
 
+/// Connections by the published port and by the virtual IP, some of them to `web.1`.
+fn calls(lab: &Lab) -> Result<Vec<Call>> {
+    let mut calls: Vec<Call> = (0..6).map(|_| dial(lab, "n1")).collect::<Result<_>>()?;
+    let vip = "10.0.9.2:80".parse()?;
+    calls.extend((0..4).map(|_| Call::dial(lab.host("tool"), vip)).collect::<Result<Vec<_>>>()?);
+    let to_first = calls.iter().filter(|call| call.server() == "web.1").count();
+    ensure!(to_first >= 4, "web.1 has {to_first} connections");
+    Ok(calls)
+}
+
 #[test]
 fn a_sick_task_leaves_and_keeps_its_connections_and_comes_back() -> Result<()> {
     http().test(|lab| {
         let _servers = greet(lab)?;
         let [first, _second] = healthz(lab)?;
         reaches(lab, &["web.1", "web.2"], Duration::from_secs(10))?;
-        let mut calls: Vec<Call> = (0..6).map(|_| dial(lab, "n1")).collect::<Result<_>>()?;
-        let vip = "10.0.9.2:80".parse()?;
-        calls.extend((0..4).map(|_| Call::dial(lab.host("tool"), vip)).collect::<Result<Vec<_>>>()?);
-        let to_first = calls.iter().filter(|call| call.server() == "web.1").count();
-        ensure!(to_first >= 4, "web.1 has {to_first} connections");
+        let mut calls = calls(lab)?;
 
         first.says(503);
         let since = Instant::now();
@@ -442,11 +448,7 @@ fn other_nodes_leave_out_a_sick_task_and_take_it_back() -> Result<()> {
         let [first, _second] = healthz(lab)?;
         rings_have(lab, &NODES, &["web.1", "web.2"], TOGETHER)?;
         reaches(lab, &["web.1", "web.2"], Duration::from_secs(5))?;
-        let mut calls: Vec<Call> = (0..6).map(|_| dial(lab, "n1")).collect::<Result<_>>()?;
-        let vip = "10.0.9.2:80".parse()?;
-        calls.extend((0..4).map(|_| Call::dial(lab.host("tool"), vip)).collect::<Result<Vec<_>>>()?);
-        let to_first = calls.iter().filter(|call| call.server() == "web.1").count();
-        ensure!(to_first >= 4, "web.1 has {to_first} connections");
+        let mut calls = calls(lab)?;
 
         first.says(503);
         let since = Instant::now();

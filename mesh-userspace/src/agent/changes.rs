@@ -376,7 +376,7 @@ mod tests {
             member(3, MemberState::Dead),
         ];
         desired.follow(&Snapshot { version: 1, store, members, problems: Vec::new() });
-        desired.look(Duration::ZERO, Duration::ZERO, |_| false);
+        desired.look(Duration::ZERO, |_| false);
         (directory, desired)
     }
 

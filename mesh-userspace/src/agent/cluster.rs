@@ -145,10 +145,9 @@ impl Cluster {
         desired.follow(&snapshot);
         let (now, since_start) = (monotonic(), self.started.elapsed());
         self.is_grace_over |= since_start >= GRACE;
-        if let Some(replicated) = desired.replicated() {
-            self.restarts.follow(&replicated.ending(now));
-        }
-        desired.look(now, since_start, |life| self.restarts.is_silent(life));
+        let ending = desired.replicated().map(|replicated| replicated.ending(now)).unwrap_or_default();
+        self.restarts.follow(&ending);
+        desired.look(since_start, |life| ending.contains_key(&life) && !self.restarts.is_silent(life));
         let ends = desired.replicated().and_then(|replicated| replicated.restarting().values().min());
         self.restart_ends = ends.map(|ends| Instant::now() + ends.saturating_sub(now));
     }

@@ -133,9 +133,9 @@ impl Desired {
     }
 
     /// Looks which nodes of the cluster are there: see [`Replicated::look`].
-    pub(super) fn look(&mut self, now: Duration, since_start: Duration, is_silent: impl Fn(Life) -> bool) {
+    pub(super) fn look(&mut self, since_start: Duration, is_awaited: impl Fn(Life) -> bool) {
         let Some(replicated) = &mut self.replicated else { return };
-        if replicated.look(now, since_start, is_silent) {
+        if replicated.look(since_start, is_awaited) {
             self.living = Arc::new(replicated.living(&self.table).sharing(&self.living));
             self.revision += 1;
         }

@@ -165,8 +165,9 @@ impl Replicated {
     /// The lives of other daemons that end for others to follow, with their gossip addresses, at a time of the kernel's monotonic
     /// clock.
     pub(super) fn ending(&self, now: Duration) -> BTreeMap<Life, SocketAddr> {
+        let members = self.members();
         let ending = self.objects.nodes().filter_map(|(name, daemon)| {
-            let member = self.members.iter().find(|member| member.identity.name == name)?;
+            let member = *members.get(name)?;
             let is_awaited = name != self.me
                 && restarts(member, daemon)
                 && (member.state.lives() || now.saturating_sub(member.since) < RESTART);
@@ -175,24 +176,18 @@ impl Replicated {
         ending.collect()
     }
 
-    /// Looks who is there, at a time of the kernel's monotonic clock and so long after the agent's start; who restarts is, unless its
-    /// life `is_silent`. Returns whether that is another set than before.
-    pub(super) fn look(
-        &mut self,
-        now: Duration,
-        since_start: Duration,
-        is_silent: impl Fn(Life) -> bool,
-    ) -> bool {
-        let ending = self.ending(now);
-        let is_awaited = |member: &Member| ending.contains_key(&life(member)) && !is_silent(life(member));
+    /// Looks who is there, so long after the agent's start; who is dead is, if another life of it `is_awaited`. Returns whether that
+    /// is another set than before.
+    pub(super) fn look(&mut self, since_start: Duration, is_awaited: impl Fn(Life) -> bool) -> bool {
         self.restarting = self
             .members
             .iter()
-            .filter(|member| member.state == MemberState::Dead && is_awaited(member))
+            .filter(|member| member.state == MemberState::Dead && is_awaited(life(member)))
             .map(|member| (member.identity.name.clone(), member.since + RESTART))
             .collect();
+        let members = self.members();
         let is_there = |name: &str| {
-            let member = self.members.iter().find(|member| member.identity.name == name)?;
+            let member = members.get(name)?;
             Some(member.state.lives() || self.restarting.contains_key(name))
         };
         let gone: BTreeSet<String> =

@@ -296,7 +296,8 @@ impl Driver {
         let writer = members.iter().find(|member| member.identity.id == stamp.node);
         let writer = writer.map_or("a node that is not known here", |member| &member.identity.name);
         let message = format!(
-            "What {writer} has written is not taken: its clock was more than a day ahead of this node's. Set the clock that is              wrong, and where that is {writer}'s, change there anew what it wrote."
+            "What {writer} has written is not taken: its clock was more than a day ahead of this node's. Set the clock that is \
+             wrong, and where that is {writer}'s, change there anew what it wrote."
         );
         let problem = Problem::new("clock", message);
         if self.problems.get("clock") == Some(&problem) {
